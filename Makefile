@@ -1,0 +1,33 @@
+# `make demo` runs the main job on built-in data, `make test` the tests; both set up by themselves, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check check-static format clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+check: check-static
+	$(BIN)/python -m pytest -m "not slow"
+
+check-static: $(VENV)/.ready
+	$(BIN)/ruff check refined_bsrnn scripts tests
+	$(BIN)/ruff format --check refined_bsrnn scripts tests
+	$(BIN)/mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix refined_bsrnn scripts tests
+	$(BIN)/ruff format refined_bsrnn scripts tests
+
+# Installed again only where what is installed has changed.
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	PYTHON=$(PYTHON) sh scripts/setup.sh $(VENV)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

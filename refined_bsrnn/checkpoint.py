@@ -1,0 +1,307 @@
+"""Run folder ↔ objects: strict, atomic, hashed, safetensors.
+
+    runs/<name>/
+      recipe.yaml                   resolved; with it alone the run can be repeated
+      provenance.json               where the run came from and what it cost
+      metrics.jsonl                 one line per log event
+      tracks.parquet                the track table of the data
+      backbone.safetensors          encoder and blocks (not in a transfer: there the recipe's `base` says where it is)
+      heads/<target>.safetensors
+      state/last.safetensors        everything an exact resume needs, in one file
+
+Every weight file says in its metadata what it is and which band edges and STFT it was made for; a head also says which
+backbone it belongs to, by hash. Whatever does not fit exactly is refused with both values shown. No pickle is read.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import CheckpointError, RecipeError
+from .files import atomic_write, read_json
+from .model import BSRNN
+from .recipe import HeadSpec, Recipe, load_recipe
+from .suggest import nearest
+
+FORMAT = "refined_bsrnn/1"
+Tensors = dict[str, Tensor]
+
+
+# --- one weight file --------------------------------------------------------------------------------------------------
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of names, types, shapes and bytes: the same weights have the same hash in whatever file they lie."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\t{tensor.dtype}\t{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Atomic; metadata values other than text are written as JSON."""
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path, CheckpointError) as temporary:
+        try:
+            save_file(plain, temporary, {"format": FORMAT, **texts})
+        except SafetensorError as error:  # its own wording of an OSError
+            raise OSError(None, str(error)) from error
+
+
+def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and metadata of a file of that kind; `CheckpointError` for any other or damaged file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there; expected the {kind} of a run.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path} ({size} bytes) is damaged or no safetensors file: {error}. Copy it again or restore a backup."
+        ) from None
+    if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
+        raise CheckpointError(
+            f"{path} is {metadata.get('kind', 'something')!r} of format {metadata.get('format', 'unknown')!r}; "
+            f"expected {kind!r} of format {FORMAT!r}."
+        )
+    return tensors, metadata
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load every tensor into the module; a missing, extra or misshapen one is a `CheckpointError`."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not part of the network" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {found[name]}, the network {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{where} does not fit the network: {'; '.join(problems[:3])}{more}.")
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+# --- what a file must agree on ----------------------------------------------------------------------------------------
+
+
+def describe_backbone(model: BSRNN) -> dict[str, Any]:
+    """What weights depend on, besides themselves: STFT, band edges and the shape of the backbone."""
+    recipe = model.recipe
+    return {
+        "stft": asdict(recipe.stft),
+        "bands": {"kind": recipe.bands.kind, **recipe.bands.options},
+        "ranges": [list(r) for r in model.ranges],
+        "backbone": asdict(recipe.backbone),
+    }
+
+
+def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:
+    for key, ours in describe_backbone(model).items():
+        theirs = json.loads(metadata.get(key, "null"))
+        if key != "bands" and theirs != json.loads(json.dumps(ours)):  # the edges count, not the scheme's name
+            raise CheckpointError(f"{where} was made for {key} {theirs}; this network has {ours}.")
+
+
+# --- backbone and heads -----------------------------------------------------------------------------------------------
+
+
+def save_backbone(path: Path, model: BSRNN) -> str:
+    """Write the backbone; returns its hash."""
+    tensors = model.backbone.state_dict()
+    digest = tensors_sha256(tensors)
+    write_tensors(path, tensors, {"kind": "backbone", "sha256": digest, **describe_backbone(model)})
+    return digest
+
+
+def load_backbone(path: Path, model: BSRNN) -> str:
+    """Fill the model's backbone strictly; returns its hash, checked against the one in the file."""
+    tensors, metadata = read_tensors(path, "backbone")
+    _check_same(metadata, model, path)
+    load_strict(model.backbone, tensors, str(path))
+    digest = tensors_sha256(model.backbone.state_dict())
+    if digest != metadata.get("sha256"):
+        raise CheckpointError(f"{path} holds weights with hash {digest}, but was written as {metadata.get('sha256')}.")
+    return digest
+
+
+def save_head(path: Path, model: BSRNN, target: str, spec: HeadSpec) -> None:
+    """Write one head; its keys carry no target name, so that it can be attached under any."""
+    metadata = {
+        "kind": "head",
+        "target": target,
+        "head": asdict(spec),
+        "backbone_sha256": tensors_sha256(model.backbone.state_dict()),
+        **describe_backbone(model),
+    }
+    write_tensors(path, model.heads[target].state_dict(), metadata)
+
+
+def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None = None) -> None:
+    """Attach the head in a file as ``target``; refused where it belongs to another backbone.
+
+    ``backbone_sha256`` saves hashing the model's backbone again when several heads are loaded.
+    """
+    tensors, metadata = read_tensors(path, "head")
+    ours = backbone_sha256 or tensors_sha256(model.backbone.state_dict())
+    theirs = metadata.get("backbone_sha256")
+    if theirs != ours:
+        raise CheckpointError(
+            f"{path} is a head of the backbone {theirs}; this one is {ours}. A head works on its own backbone only."
+        )
+    _check_same(metadata, model, path)
+    spec = json.loads(metadata["head"])
+    head = model.add_head(target, HeadSpec(spec["kind"], spec["options"]))
+    load_strict(head, tensors, str(path))
+
+
+# --- run folders ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths in a run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tracks(self) -> Path:
+        return self.path / "tracks.parquet"
+
+    @property
+    def backbone(self) -> Path:
+        return self.path / "backbone.safetensors"
+
+    @property
+    def heads(self) -> Path:
+        return self.path / "heads"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state" / "last.safetensors"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    def head(self, target: str) -> Path:
+        return self.heads / f"{target}.safetensors"
+
+    def head_names(self) -> list[str]:
+        return sorted(p.stem for p in self.heads.glob("*.safetensors") if not p.name.startswith("."))
+
+    def load_recipe(self) -> Recipe:
+        return load_recipe(self.recipe)
+
+
+def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> RunFolder:
+    """A run by its folder, or by its name under ``root``; ``drums`` also finds ``drums-builtin`` where it is alone.
+
+    Raises `RecipeError` that lists the runs there are.
+    """
+    candidates = [Path(name_or_path), Path(root) / name_or_path, Path(root) / f"{name_or_path}-builtin"]
+    for path in candidates:
+        if (path / "recipe.yaml").is_file():
+            return RunFolder(path)
+    runs = sorted(p.parent.name for p in Path(root).glob("*/recipe.yaml"))
+    raise RecipeError(
+        f"there is no run {str(name_or_path)!r}.{nearest(Path(name_or_path).name, runs)} "
+        f"Runs in {root}/: {', '.join(runs) or 'none yet'}."
+    )
+
+
+def backbone_file(run: RunFolder) -> Path:
+    """The file of a run's backbone: its own, or that of the run it was transferred from."""
+    recipe = run.load_recipe()
+    if recipe.base is None:
+        return run.backbone
+    beside = run.path.resolve() / recipe.base.run  # written relative to the run's folder
+    if not (beside / "recipe.yaml").is_file():
+        raise CheckpointError(
+            f"{run.path} was transferred from {recipe.base.run}, and there is no run at {beside}. "
+            f"Put the base back, or correct base.run in {run.recipe}."
+        )
+    return backbone_file(RunFolder(beside))
+
+
+def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
+    """The network of a run with its heads (or those named), on the CPU, in eval mode."""
+    recipe = run.load_recipe()
+    model = BSRNN(recipe, targets=())
+    digest = load_backbone(backbone_file(run), model)
+    if recipe.base is not None and recipe.base.sha256 not in (None, digest):
+        raise CheckpointError(
+            f"the backbone of {recipe.base.run} is {digest}; {run.path} was transferred from {recipe.base.sha256}. "
+            "The base has been trained again since."
+        )
+    available = run.head_names()
+    for name in available if heads is None else heads:
+        if name not in available:
+            raise RecipeError(
+                f"{run.path} has no head {name!r}.{nearest(name, available)} Heads: {', '.join(available) or 'none'}."
+            )
+        load_head(run.head(name), model, name, digest)
+    return model.eval()
+
+
+def save_weights(run: RunFolder, model: BSRNN) -> None:
+    """The run's product: the backbone (unless it is a base's) and a file per head."""
+    if model.recipe.base is None:
+        save_backbone(run.backbone, model)
+    for target in model.targets:
+        save_head(run.head(target), model, target, model.recipe.head)
+
+
+def read_provenance(run: RunFolder) -> dict[str, Any]:
+    return read_json(run.provenance, CheckpointError)
+
+
+# --- exact resume -----------------------------------------------------------------------------------------------------
+
+
+def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], progress: Mapping[str, Any]) -> None:
+    """Groups of tensors (model, optimizer, ...) and plain values in one file, so that they always belong together."""
+    tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+    write_tensors(path, tensors, {"kind": "state", "progress": dict(progress)})
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """What `save_state` wrote."""
+    tensors, metadata = read_tensors(path, "state")
+    groups: dict[str, Tensors] = {}
+    for key, tensor in tensors.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = tensor
+    return groups, json.loads(metadata["progress"])

@@ -1,0 +1,54 @@
+"""Atomic writes: a crash or a full disk leaves the old file as it was."""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path, error: type[UserError] = UserError) -> Iterator[Path]:
+    """Gives a temporary path in the same folder; what is written there replaces ``path`` when the block ends well.
+
+    The data are on disk before the rename. When the block fails the temporary file is removed; a full disk or a folder
+    that cannot be written becomes an ``error`` that names the file.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as problem:
+        why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
+        raise error(f"{path} cannot be written: {why}. Free some space or choose another folder.") from problem
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """JSON without NaN or infinity, which are no JSON: the caller writes null."""
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: Callable[[str], UserError] = UserError) -> Any:
+    """The JSON value in a file; an ``error`` that names the file where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise error(f"{path} is not readable JSON: {problem}.") from None

@@ -1,0 +1,111 @@
+"""What a person sees while work goes on: messages and progress bars, on standard error."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+console = Console(stderr=True, highlight=False)
+
+LINE_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
+
+
+def is_main() -> bool:
+    """Whether this process is the one that talks (of those that `accelerate launch` started)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """A message for people, once over all processes."""
+    if is_main():
+        console.print(text, markup=False, soft_wrap=True)
+
+
+class Bar:
+    """A training's progress: step, loss per target, uSDR, speed and time left. Lines where there is no terminal."""
+
+    def __init__(self, name: str, total: int, done: int, audio_seconds: float, shown: bool = True):
+        self.name, self.total, self.done, self.first = name, total, done, done
+        self.audio_seconds, self.shown = audio_seconds, shown
+        self.started = self.last_line = time.monotonic()
+        self.values: dict[str, float] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+
+    def __enter__(self) -> "Bar":
+        self.task = self.progress.add_task(self.name, total=self.total, completed=self.done, text="")
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, step: int, **values: float) -> None:
+        """``values``: ``<target>/<term>`` losses, summed per target for display, and ``usdr``."""
+        self.done = step
+        self.values.update(values)
+        self.progress.update(self.task, completed=step, text=self.text())
+        now = time.monotonic()
+        if self.shown and not console.is_terminal and (now - self.last_line > LINE_EVERY_SECONDS or step == self.total):
+            self.last_line = now
+            left = (now - self.started) / max(1, step - self.first) * (self.total - step)
+            say(f"{self.name} {step}/{self.total} {self.text()}, {left:.0f} s left")
+
+    def text(self) -> str:
+        """``bass 0.31 drums 0.40 | uSDR 1.2 dB | 24 s audio/s``."""
+        losses: dict[str, float] = {}
+        for key, value in self.values.items():
+            if "/" in key:
+                losses[key.split("/")[0]] = losses.get(key.split("/")[0], 0.0) + value
+        words = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        usdr = f" | uSDR {self.values['usdr']:.2f} dB" if "usdr" in self.values else ""
+        speed = (self.done - self.first) * self.audio_seconds / max(1e-9, time.monotonic() - self.started)
+        return f"{words}{usdr} | {speed:.1f} s audio/s"
+
+
+def _console_progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeRemainingColumn(True),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not (is_main() and console.is_terminal))
+
+
+def track(items: Iterable[T], total: int, text: str) -> Iterator[T]:
+    """Show the progress of a loop; without a terminal, a line every so often."""
+    last_line = time.monotonic()
+    with _console_progress() as progress:
+        for i, item in enumerate(progress.track(items, total=total, description=text), 1):
+            yield item
+            if not console.is_terminal and (time.monotonic() - last_line > LINE_EVERY_SECONDS or i == total):
+                last_line = time.monotonic()
+                say(f"{text} {i}/{total}")
+
+
+@contextmanager
+def share_bar(text: str) -> Iterator[Callable[[float], None]]:
+    """A bar that is set to the share that is done, 0 to 1."""
+    with _console_progress() as progress:
+        task = progress.add_task(text, total=1.0)
+        yield lambda share: progress.update(task, completed=share)

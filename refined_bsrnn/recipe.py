@@ -1,0 +1,438 @@
+"""Recipes: one YAML file that defines a run, as frozen, typed dataclasses.
+
+`load_recipe` reads a file (or the name of a recipe that comes with the package), applies ``extends:`` and
+``key=value`` overrides, and checks every key and type, so that a typo fails before any data is read. Every default
+stands once, in the dataclasses below; the value in the recipe is the value used. This module imports no torch.
+"""
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from .errors import RecipeError
+from .suggest import nearest
+
+# (features N, repeats R) of the backbone; `size=tiny` in a recipe or on the command line sets both.
+SIZES: dict[str, tuple[int, int]] = {"micro": (16, 2), "tiny": (32, 6), "small": (64, 8), "large": (128, 12)}
+
+DATA_ROOT_VARIABLE = "MUSDB18HQ_ROOT"
+
+
+def _number(default: Any, *, above: float | None = None, at_least: float | None = None) -> Any:
+    """A dataclass field with a bound that `load_recipe` checks."""
+    return field(default=default, metadata={"above": above, "at_least": at_least})
+
+
+def _rest(default: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
+    """A field that collects the keys of its section that no other field claims (a component's own options)."""
+    return field(default_factory=lambda: dict(default), metadata={"rest": True})
+
+
+@dataclass(frozen=True)
+class StftSpec:
+    sample_rate_hz: int = _number(44100, above=0)
+    n_fft: int = _number(2048, at_least=16)
+    hop: int = _number(512, above=0)
+
+
+@dataclass(frozen=True)
+class BandsSpec:
+    """``kind`` names an entry of `bands.SCHEMES`; further keys are that scheme's options."""
+
+    kind: str = "tet24"
+    options: Mapping[str, Any] = _rest()
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """``kind`` names an entry of `blocks.BLOCKS`, repeated ``repeats`` times on ``features`` features per band."""
+
+    kind: str = "band_sequence_rnn"
+    features: int = _number(64, above=0)
+    repeats: int = _number(8, at_least=0)
+    norm: str = "gn1"
+    options: Mapping[str, Any] = _rest()
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """``kind`` names an entry of `heads.HEADS`; further keys are that head's options."""
+
+    kind: str = "mlp_mask"
+    options: Mapping[str, Any] = _rest()
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """Further keys are terms of `losses.LOSSES` with their weights."""
+
+    reduction: Literal["sum", "mean"] = "sum"
+    target_weights: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = _rest({"wave_l1": 1.0, "spec_l1": 1.0})
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where the songs are and how their files become a mixture and targets (see `data`)."""
+
+    root: str | None = None
+    channels: Literal[1, 2] = 2
+    # The parts a training mixture is made of; empty: vocals, drums, bass, other where they hold every target, else the
+    # targets and the rest of the mixture.
+    stems: tuple[str, ...] = ()
+    missing_stem: Literal["skip", "silent", "error"] = "skip"
+    # Names or globs of training tracks kept for validation; empty: the 14 official ones of MUSDB18 where they are
+    # present, a folder `valid/`, or a share of the tracks chosen by a hash of their names.
+    validation_tracks: tuple[str, ...] = ()
+    validation_share: float = _number(0.14, at_least=0)
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """What is done to the stems before they are summed to a training mixture."""
+
+    remix: float = _number(1.0, at_least=0)  # share of mixtures whose stems come from different songs
+    gain_db: tuple[float, float] = (-10.0, 10.0)  # range, uniform in dB, per stem
+    channel_swap: float = _number(0.5, at_least=0)  # probability per stem
+    drop: float = _number(0.0, at_least=0)  # probability that a stem is silenced
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """``batch_size`` is the number of excerpts per optimiser step, over all processes and accumulated parts."""
+
+    steps: int = _number(200_000, above=0)
+    batch_size: int = _number(8, above=0)
+    accumulate: int = _number(1, above=0)
+    chunk_seconds: float = _number(3.0, above=0)
+    lr: float = _number(1e-3, above=0)
+    warmup_steps: int = _number(0, at_least=0)
+    decay: Literal["constant", "cosine", "exponential"] = "exponential"
+    decay_rate: float = _number(0.98, above=0)  # exponential: lr is multiplied by this ...
+    decay_every: int = _number(2500, above=0)  # ... every so many steps (the paper: 0.98 every two epochs)
+    clip_norm: float = _number(5.0, above=0)
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, else float32
+    ema: float = _number(0.0, at_least=0)  # decay of the averaged weights that are validated and kept; 0: off
+    seed: int = _number(0, at_least=0)
+    workers: int = _number(2, at_least=0)
+    log_every: int = _number(50, above=0)
+    validate_every: int = _number(5000, above=0)
+    checkpoint_every: int = _number(1000, above=0)
+    patience: int = _number(0, at_least=0)  # stop after so many validations without a better uSDR; 0: never
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    root: str = "runs"
+    name: str | None = None  # None: made from targets, bands and base, see `default_run_name`
+
+
+@dataclass(frozen=True)
+class LogSpec:
+    """wandb: auto = online where an account is set up, else offline; never asks."""
+
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    project: str = "refined_bsrnn"
+    group: str | None = None
+    audio_seconds: float = _number(8.0, at_least=0)  # length of the audio logged at validation; 0: none
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """The run whose backbone a transfer starts from; ``sha256`` is written when the transfer starts."""
+
+    run: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    targets: tuple[str, ...]
+    stft: StftSpec = StftSpec()
+    bands: BandsSpec = BandsSpec()
+    backbone: BackboneSpec = BackboneSpec()
+    head: HeadSpec = HeadSpec()
+    loss: LossSpec = LossSpec()
+    data: DataSpec = DataSpec()
+    augment: AugmentSpec = AugmentSpec()
+    train: TrainSpec = TrainSpec()
+    run: RunSpec = RunSpec()
+    log: LogSpec = LogSpec()
+    base: BaseSpec | None = None
+
+
+# --- from plain values to typed ones ----------------------------------------------------------------------------------
+
+Spec = TypeVar("Spec")
+
+
+def _build(spec: type[Spec], values: Any, where: str) -> Spec:
+    """A spec from a mapping; unknown keys, wrong types and values out of bounds raise `RecipeError`."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{where or 'the recipe'} is {values!r}; expected a mapping of keys to values.")
+    hints = typing.get_type_hints(spec)
+    fields = {f.name: f for f in dataclasses.fields(spec)}  # type: ignore[arg-type]
+    rest = next((name for name, f in fields.items() if f.metadata.get("rest")), None)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key in fields and key != rest:
+            arguments[key] = _coerce(value, hints[key], path)
+            _check_bound(arguments[key], fields[key].metadata, path)
+        elif rest is None:
+            known = [name for name in fields if name != rest]
+            raise RecipeError(f"unknown recipe key {path!r}.{nearest(str(key), known)} Known here: {', '.join(known)}.")
+        else:
+            item_type = typing.get_args(hints[rest])[1]
+            arguments.setdefault(rest, {})[str(key)] = _coerce(value, item_type, path)
+    for name, f in fields.items():
+        if name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise RecipeError(f"the recipe says no {f'{where}.{name}' if where else name!r}, which has no default.")
+    return spec(**arguments)
+
+
+def _coerce(value: Any, hint: Any, path: str) -> Any:
+    """``value`` as the type ``hint`` or a `RecipeError` that shows both."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        inner = [a for a in args if a is not type(None)]
+        return None if value is None and len(inner) < len(args) else _coerce(value, inner[0], path)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
+            raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(map(str, args))}.")
+        return value
+    if origin is tuple:
+        return _coerce_tuple(value, args, path)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{path} is {value!r}; expected a mapping.")
+        return {str(k): _coerce(v, args[1], f"{path}.{k}") for k, v in value.items()}
+    return _coerce_scalar(value, hint, path)
+
+
+def _coerce_tuple(value: Any, args: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise RecipeError(f"{path} is {value!r}; expected a list, e.g. [{value}].")
+    if Ellipsis not in args and len(value) != len(args):
+        raise RecipeError(f"{path} is {list(value)!r}; expected {len(args)} values.")
+    return tuple(_coerce(item, args[0], f"{path}[{i}]") for i, item in enumerate(value))
+
+
+def _coerce_scalar(value: Any, hint: type, path: str) -> Any:
+    if hint is float and not isinstance(value, bool):
+        try:  # PyYAML reads 3e-4 as a string
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif hint is int and not isinstance(value, bool):
+        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+            return int(value)
+    elif hint not in (int, float) and isinstance(value, hint):
+        return value
+    raise RecipeError(f"{path} is {value!r}; expected {_TYPE_WORDS.get(hint, hint.__name__)}.")
+
+
+_TYPE_WORDS = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+
+
+def _check_bound(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    above, at_least = bounds.get("above"), bounds.get("at_least")
+    # `not >` also refuses nan
+    if value is not None and above is not None and not value > above:
+        raise RecipeError(f"{path} is {value}; expected more than {above}.")
+    if value is not None and at_least is not None and not value >= at_least:
+        raise RecipeError(f"{path} is {value}; expected {at_least} or more.")
+
+
+# --- what one field alone cannot say ----------------------------------------------------------------------------------
+
+
+def _check(recipe: Recipe) -> Recipe:
+    targets, train, stft = recipe.targets, recipe.train, recipe.stft
+    if not targets:
+        raise RecipeError("targets is empty; expected at least one, e.g. targets=[vocals].")
+    for name in targets:
+        check_target_name(name)
+    if len(set(targets)) < len(targets):
+        raise RecipeError(f"targets {list(targets)} names one twice.")
+    for name in recipe.loss.target_weights:
+        if name not in targets:
+            raise RecipeError(f"loss.target_weights names {name!r}, which is no target. Targets: {', '.join(targets)}.")
+    if stft.hop > stft.n_fft // 2:
+        raise RecipeError(
+            f"stft.hop is {stft.hop} with n_fft {stft.n_fft}; expected at most half of n_fft, "
+            "otherwise samples between the windows are lost."
+        )
+    if train.batch_size % train.accumulate:
+        raise RecipeError(
+            f"train.batch_size {train.batch_size} cannot be taken in train.accumulate={train.accumulate} equal parts."
+        )
+    if not 0 <= train.ema < 1:
+        raise RecipeError(f"train.ema is {train.ema}; expected 0 (off) or a decay below 1, e.g. 0.999.")
+    _check_augment(recipe.augment)
+    return recipe
+
+
+def _check_augment(augment: AugmentSpec) -> None:
+    for name in ("remix", "channel_swap", "drop"):
+        if getattr(augment, name) > 1:
+            raise RecipeError(f"augment.{name} is {getattr(augment, name)}; expected a probability from 0 to 1.")
+    low_db, high_db = augment.gain_db
+    if not low_db <= high_db:
+        raise RecipeError(f"augment.gain_db is [{low_db}, {high_db}]; expected the lower gain first.")
+
+
+def check_target_name(name: str) -> str:
+    """A target's name becomes a file name and a log key; refuse what cannot be one."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name == "mixture":
+        raise RecipeError(f"{name!r} cannot name a target; expected letters, digits, '_' and '-', and not 'mixture'.")
+    return name
+
+
+# --- files, names, overrides ------------------------------------------------------------------------------------------
+
+
+def recipe_folder() -> Path:
+    """Where the recipes that come with the package are: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
+
+
+def find_recipe(path_or_name: str | os.PathLike[str]) -> Path:
+    """The file of a recipe given by path, or by the name of one that comes with the package."""
+    path = Path(path_or_name)
+    shipped = recipe_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
+    if path.is_file():
+        return path
+    if shipped.is_file() and str(path_or_name) in (shipped.stem, shipped.name, f"recipes/{shipped.name}"):
+        return shipped
+    names = sorted(p.stem for p in recipe_folder().glob("*.yaml"))
+    raise RecipeError(
+        f"there is no recipe {str(path_or_name)!r}.{nearest(path.stem, names)} "
+        f"Recipes that come with the package: {', '.join(names)}."
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}.") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds {type(values).__name__}; expected a mapping of recipe keys.")
+    return values
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, mapping by mapping. Another ``kind`` leaves the options of the old one behind."""
+    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
+        keep = {"features", "repeats", "norm"}  # the backbone's own fields, whatever its blocks are
+        below = {key: value for key, value in below.items() if key in keep}
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _expand_size(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``size: tiny`` written out as the backbone's features and repeats; what the same layer says itself wins."""
+    values = dict(values)
+    if "size" in values:
+        size = values.pop("size")
+        if size not in SIZES:
+            raise RecipeError(f"size is {size!r}; expected one of {', '.join(SIZES)}.")
+        features, repeats = SIZES[size]
+        backbone = values.get("backbone") or {}
+        values["backbone"] = {"features": features, "repeats": repeats, **backbone}
+    return values
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``["train.lr=3e-4", "size=tiny"]`` as nested values, later ones over earlier ones."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
+            raise RecipeError(f"{override!r} is not an override; expected key=value, e.g. train.steps=1000.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise RecipeError(f"the value in {override!r} is not valid YAML.") from None
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        values = merge(values, _expand_size(value))
+    return values
+
+
+def read_recipe_values(path: Path) -> dict[str, Any]:
+    """The plain values of a recipe file, ``extends`` and ``size`` resolved, not yet checked."""
+    values = _read_yaml(path)
+    if "extends" in values:
+        base = find_recipe(path.parent / values.pop("extends"))
+        below = _read_yaml(base)
+        if "extends" in below:
+            raise RecipeError(f"{path} extends {base.name}, which extends another; one level is allowed.")
+        values = merge(_expand_size(below), _expand_size(values))
+    return _expand_size(values)
+
+
+def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a YAML file with ``key=value`` overrides applied.
+
+    ``extends: other.yaml`` (one level, beside the file) names a recipe whose values are taken where this one is silent.
+    Raises `RecipeError` for a file that is not there, an unknown key, a wrong type or a value out of bounds.
+    """
+    return make_recipe(read_recipe_values(find_recipe(path_or_name)), overrides)
+
+
+def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe from plain nested values (what YAML gives) and overrides."""
+    return _check(_build(Recipe, merge(values, parse_overrides(overrides)), ""))
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain nested values, every default written out; `make_recipe` gives the same recipe back."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            values: dict[str, Any] = {}
+            for f in dataclasses.fields(value):
+                item = plain(getattr(value, f.name))
+                values.update(item) if f.metadata.get("rest") else values.update({f.name: item})
+            return values
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return plain(recipe)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe_values(recipe), sort_keys=False, default_flow_style=None, width=120)
+
+
+def default_run_name(recipe: Recipe, builtin: bool) -> str:
+    """``mtl``, ``drums``, ``drums-v7``, ``mtl-to-guitar``; ``-builtin`` behind it when the built-in stems are used."""
+    if recipe.base is not None:
+        base = Path(recipe.base.run).name.removesuffix("-builtin")
+        name = f"{base}-to-{'-'.join(recipe.targets)}"
+    else:
+        name = recipe.targets[0] if len(recipe.targets) == 1 else "mtl"
+        name += "" if recipe.bands.kind == "tet24" else f"-{recipe.bands.kind}"
+    return name + ("-builtin" if builtin else "")

@@ -1,0 +1,573 @@
+"""The one training loop. A single target is multi-target with one target; a transfer trains on a frozen backbone.
+
+    accelerate launch scripts/train_mtl.py recipes/mtl_generic.yaml
+
+One optimiser step consumes `train.batch_size` examples, whose indices follow from the step alone and which are shared
+out over the processes: the loss curve does not depend on how many there are, and a resumed run continues exactly.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .checkpoint import RunFolder, load_state, load_strict, save_state, save_weights
+from .data import (
+    BUILTIN,
+    DataRoot,
+    Parts,
+    RandomMixes,
+    Track,
+    find_root,
+    fingerprint,
+    load_track,
+    make_parts,
+    split_validation,
+    tell_builtin,
+    track_table,
+    tracks_of,
+)
+from .errors import RecipeError, UserError
+from .figures import plot_spectrograms
+from .files import atomic_write, write_text
+from .losses import MultiTargetLoss
+from .metrics import usdr
+from .model import BSRNN, count_parameters
+from .progress import Bar, say
+from .recipe import Recipe, TrainSpec, default_run_name, dump_recipe
+from .separate import Separator
+from .stft import Signal
+from .tracking import Tracker, device_name, environment
+
+DAY = 86400.0
+Batch = dict[str, Tensor]  # "mixture" (B, C, L) and "stems" (B, targets, C, L)
+
+
+class TrainingStopped(UserError):
+    """The loss became NaN or infinite."""
+
+
+class Objective(nn.Module):
+    """Model and loss in one module, so that DDP and autocast wrap the whole step."""
+
+    def __init__(self, model: BSRNN, recipe: Recipe):
+        super().__init__()
+        self.model, self.targets = model, recipe.targets
+        self.loss = MultiTargetLoss(recipe.loss, recipe.targets)
+
+    def forward(self, mixture: Tensor, stems: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mixture (B, C, L) and stems (B, targets, C, L) → loss and its parts."""
+        estimates = self.model.signals(mixture, self.targets)
+        references = {name: stems[:, i] for i, name in enumerate(self.targets)}  # (B, C, L)
+        return self.loss(estimates, {name: Signal(x, self.model.stft(x)) for name, x in references.items()})
+
+
+# --- the data of a run ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    root: DataRoot
+    table: Any  # the datasets table of all tracks
+    parts: Parts
+    validation: list[Track]
+
+    def describe(self) -> dict[str, Any]:
+        """For provenance.json."""
+        return {
+            "name": self.root.name,
+            "root": str(self.root.path),
+            "builtin": self.root.is_builtin,
+            "fingerprint": fingerprint([*self.parts.tracks, *self.validation]),
+            "parts": list(self.parts.names),
+            "train_tracks": [t.name for t in self.parts.tracks],
+            "validation_tracks": [t.name for t in self.validation],
+            "train_seconds": round(sum(t.seconds for t in self.parts.tracks), 1),
+        }
+
+
+def training_data(recipe: Recipe) -> TrainingData:
+    """Everything training reads: listed, split and checked; never the test split."""
+    root = find_root(recipe.data)
+    table = track_table(root.path, ("train", "valid"))
+    train_tracks, validation = split_validation(tracks_of(table), recipe.data)
+    parts = make_parts(train_tracks, recipe.targets, recipe.data)
+    validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
+    return TrainingData(root, table, parts, validation)
+
+
+# --- small pure pieces ------------------------------------------------------------------------------------------------
+
+
+def lr_at(step: int, train: TrainSpec) -> float:
+    """The learning rate of optimiser step ``step`` (from 0): linear warm-up times decay."""
+    warm = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
+    if train.decay == "cosine":
+        return train.lr * warm * 0.5 * (1.0 + math.cos(math.pi * step / train.steps))
+    if train.decay == "exponential":
+        return train.lr * warm * train.decay_rate ** (step // train.decay_every)
+    return train.lr * warm
+
+
+def precision_for(train: TrainSpec, device: torch.device) -> str:
+    """Accelerate's name of the mixed precision: what the recipe says, ``auto`` resolved for this device."""
+    if train.precision != "auto":
+        return train.precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+
+
+def duration(seconds: float) -> str:
+    """``75`` → ``1 min 15 s``."""
+    for unit, size in (("d", DAY), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            smaller = {"d": ("h", 3600.0), "h": ("min", 60.0), "min": ("s", 1.0)}[unit]
+            return f"{int(seconds // size)} {unit} {int(seconds % size // smaller[1])} {smaller[0]}"
+    return f"{seconds:.1f} s"
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block the first Ctrl-C or SIGTERM only sets a flag, which the function given tells; a second ends."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in its state file."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training so far, validation included
+    best_usdr: float | None = None
+    best_step: int = 0
+    looks_without_better: int = 0
+
+
+class Trainer:
+    """Trains the parameters of ``model`` that require a gradient, as the recipe says, into ``run``."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, model: BSRNN, data: TrainingData, accelerator: Accelerator, resume: bool
+    ):
+        self.recipe, self.spec, self.run, self.data = recipe, recipe.train, run, data
+        self.accelerator, self.model = accelerator, model.to(accelerator.device).train()
+        self.progress = Progress()
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.trained.items()} if self.spec.ema else {}
+        optimizer = torch.optim.Adam(self.trained.values(), lr=self.spec.lr)
+        self.objective, self.optimizer = accelerator.prepare(Objective(model, recipe), optimizer)
+        if resume:
+            self._load_state()
+        provenance = self._provenance(resume)
+        self.tracker = Tracker(run, recipe, provenance, accelerator.is_main_process, self.progress.step)
+
+    @property
+    def per_process(self) -> int:
+        """Examples that one process takes at a time."""
+        return self.spec.batch_size // self.spec.accumulate // self.accelerator.num_processes
+
+    # the loop itself
+
+    def fit(self) -> bool:
+        """Train to the last step; False when it was interrupted (its state is then saved)."""
+        self._announce()
+        started, seconds_before = time.monotonic(), self.progress.seconds
+        batches = iter(self._loader())
+        with stop_signals() as stopped, self._bar() as bar:
+            while self.progress.step < self.spec.steps:
+                parts, interrupted = self._step(batches, stopped)
+                self.progress.step += 1
+                self.progress.seconds = seconds_before + time.monotonic() - started
+                bar.update(self.progress.step, **parts)
+                self._log(parts)
+                if interrupted:
+                    self._save_state()
+                    say(
+                        f"Interrupted. State of step {self.progress.step} is in {self.run.state}. {self._resume_hint()}"
+                    )
+                    return False
+                if self._after_step(bar):
+                    break
+        self.progress.seconds = seconds_before + time.monotonic() - started
+        self._finish()
+        return True
+
+    def _step(self, batches: Iterator[Batch], stopped: Callable[[], bool]) -> tuple[dict[str, float], bool]:
+        """One optimiser step; returns the mean loss and its parts over all processes, and whether to stop."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(self.progress.step, self.spec)
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.spec.accumulate):
+            batch = next(batches)
+            with self.accelerator.accumulate(self.objective):
+                loss, parts = self.objective(batch["mixture"], batch["stems"])
+                self.accelerator.backward(loss)
+                for name, value in {"loss": loss.detach(), **parts}.items():
+                    sums[name] = sums.get(name, 0.0) + value.float() / self.spec.accumulate
+        norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.spec.clip_norm)
+        flag = torch.tensor(float(stopped()), device=self.accelerator.device)
+        vector = torch.stack([*sums.values(), norm.detach().float(), flag])
+        *values, norm_value, told = self.accelerator.reduce(vector, "mean").tolist()
+        means = dict(zip(sums, values, strict=True))
+        self._check_finite(means, norm_value)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._update_average()
+        return means, told > 0
+
+    def _check_finite(self, means: Mapping[str, float], norm: float) -> None:
+        """Stop before a NaN reaches the weights. fp16 may overflow: there the gradient scaler skips such a step."""
+        bad = [name for name, value in means.items() if not math.isfinite(value) and name != "loss"]
+        if not bad and (math.isfinite(norm) or self.accelerator.mixed_precision == "fp16"):
+            return
+        what = f"the loss {', '.join(bad)}" if bad else "the gradient"
+        kept = f"The last good state is in {self.run.state}." if self.run.state.exists() else "No state was saved yet."
+        raise TrainingStopped(
+            f"{what} became NaN or infinite at step {self.progress.step + 1}; no weight was changed by it. {kept} "
+            "Lower train.lr or train.clip_norm, use train.precision=no, or check the stems of that target."
+        )
+
+    def _update_average(self) -> None:
+        if self.average:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1.0 - self.spec.ema)
+
+    def _log(self, parts: Mapping[str, float]) -> None:
+        step = self.progress.step
+        if step == 1 or step % self.spec.log_every == 0 or step == self.spec.steps:
+            audio = step * self.spec.batch_size * self.spec.chunk_seconds
+            speed = audio / self.progress.seconds if self.progress.seconds else 0.0
+            values = {
+                **parts,
+                "lr": lr_at(step - 1, self.spec),
+                "audio_seconds": audio,
+                "audio_seconds_per_second": speed,
+            }
+            self.tracker.log(step, self.progress.seconds, values)
+
+    def _after_step(self, bar: Bar) -> bool:
+        """Validate and save where it is time to; True when patience has run out."""
+        step = self.progress.step
+        if step % self.spec.validate_every == 0 or step == self.spec.steps:
+            scores = self._validate()
+            if scores:
+                bar.update(step, usdr=scores["validation/usdr"])
+        if step % self.spec.checkpoint_every == 0 or step == self.spec.steps:
+            self._save_state()
+        patience = self.spec.patience
+        if patience and self.progress.looks_without_better >= patience:
+            say(f"No better uSDR in {patience} validations: stopping at step {step}, best {self.progress.best_step}.")
+            self._save_state()
+            return True
+        return False
+
+    # data, and what is said before the first step
+
+    def _loader(self) -> DataLoader:
+        examples = RandomMixes(self.data.parts, self.recipe, self.spec.steps * self.spec.batch_size)
+        loader = DataLoader(
+            examples,
+            batch_size=self.spec.batch_size // self.spec.accumulate,  # shared out over the processes by Accelerate
+            sampler=range(self.progress.step * self.spec.batch_size, len(examples)),
+            num_workers=self.spec.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        return self.accelerator.prepare(loader)
+
+    def _bar(self) -> Bar:
+        seconds = self.spec.batch_size * self.spec.chunk_seconds
+        shown = self.accelerator.is_main_process
+        return Bar(self.run.name, self.spec.steps, self.progress.step, audio_seconds=seconds, shown=shown)
+
+    def _announce(self) -> None:
+        trained = sum(p.numel() for p in self.trained.values())
+        total = count_parameters(self.model)
+        say(f"{trained:,} parameters train, {total - trained:,} are frozen.")
+        for note in self.data.parts.notes:
+            say(note)
+        seconds = self._time_step()
+        left = seconds * (self.spec.steps - self.progress.step)
+        say(
+            f"{self.run.name}: {total:,} parameters on {device_name(self.accelerator.device)} × "
+            f"{self.accelerator.num_processes}, {len(self.data.parts.tracks)} training and {len(self.data.validation)} "
+            f"validation tracks; {seconds:.2f} s per step measured, {self.spec.steps - self.progress.step} steps: "
+            f"about {duration(left)} without validation; {self._memory()}."
+        )
+        if left > DAY:
+            say(
+                f"That is more than a day. An hour: train.steps={max(1, int(3600 / seconds))}. Faster steps: size=tiny, "
+                "train.batch_size=2, or recipes/micro.yaml, which is made for CPUs."
+            )
+
+    def _time_step(self) -> float:
+        """Seconds of one optimiser step's computing, measured on noise; nothing is changed by it."""
+        noise = torch.Generator(self.accelerator.device).manual_seed(0)
+        length = round(self.spec.chunk_seconds * self.recipe.stft.sample_rate_hz)
+        shape = (self.per_process, len(self.recipe.targets), self.recipe.data.channels, length)
+        stems = torch.randn(shape, generator=noise, device=self.accelerator.device) * 0.1
+        for _ in range(2):  # the first one warms up
+            started = time.monotonic()
+            loss, _ = self.objective(stems.sum(1), stems)
+            # Scaling and Accelerate's step count stay out of it: a plain backward, thrown away.
+            loss.backward()
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.objective.zero_grad(set_to_none=True)
+        return (time.monotonic() - started) * self.spec.accumulate
+
+    def _memory(self) -> str:
+        if self.accelerator.device.type == "cuda":
+            return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory"
+        return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB of memory"
+
+    def _resume_hint(self) -> str:
+        return f"Go on with --resume {self.run.path}."
+
+    # validation
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights, where the recipe asks for them."""
+        current = {name: self.trained[name].detach().clone() for name in self.average}
+        with torch.no_grad():
+            for name, value in self.average.items():
+                self.trained[name].copy_(value)
+            try:
+                yield
+            finally:
+                for name, value in current.items():
+                    self.trained[name].copy_(value)
+
+    def _validate(self) -> dict[str, float]:
+        """uSDR on whole validation tracks, shared out over the processes; keeps the weights when they are the best."""
+        with self._averaged_weights() if self.average else nullcontext():
+            scores = self._scores()
+            if scores:
+                self.tracker.log(self.progress.step, self.progress.seconds, scores)
+                if self.accelerator.is_main_process:
+                    self._log_media()
+            self._keep_best(scores)
+        self.model.train()
+        return scores
+
+    def _scores(self) -> dict[str, float]:
+        """{"validation/<target>/usdr": mean over tracks, ..., "validation/usdr": mean over targets}."""
+        separator = Separator(self.model, str(self.accelerator.device))
+        rows: list[tuple[str, float]] = []
+        for track in self.data.validation[self.accelerator.process_index :: self.accelerator.num_processes]:
+            mixture, stems, _ = load_track(track, self.recipe.targets)
+            estimates = separator.separate(mixture, track.sample_rate_hz, list(stems))
+            # A silent stem has no defined uSDR; the others of the track count.
+            rows += [(name, usdr(stems[name], estimates[name])) for name in stems if stems[name].any()]
+        rows = gather_object(rows)
+        by_target = {name: [value for n, value in rows if n == name] for name in self.recipe.targets}
+        means = {name: sum(values) / len(values) for name, values in by_target.items() if values}
+        scores = {f"validation/{name}/usdr": value for name, value in means.items()}
+        return {**scores, "validation/usdr": sum(means.values()) / len(means)} if means else {}
+
+    def _keep_best(self, scores: Mapping[str, float]) -> None:
+        value = scores.get("validation/usdr")
+        best = self.progress.best_usdr
+        if value is None or best is None or value > best:
+            self.progress = replace(
+                self.progress, best_usdr=value, best_step=self.progress.step, looks_without_better=0
+            )
+            if self.accelerator.is_main_process:
+                save_weights(self.run, self.model)
+        else:
+            self.progress.looks_without_better += 1
+
+    def _log_media(self) -> None:
+        """Audio and spectrograms of mixture, reference and estimate from the first validation track."""
+        seconds = self.recipe.log.audio_seconds
+        if not (self.tracker.wandb and seconds and self.data.validation):
+            return
+        track = self.data.validation[0]
+        mixture, stems, _ = load_track(track, self.recipe.targets)
+        middle, length = track.n_samples // 2, round(seconds * track.sample_rate_hz)
+        window = slice(max(0, middle - length // 2), middle + length // 2)
+        separator = Separator(self.model, str(self.accelerator.device))
+        estimates = separator.separate(mixture[:, window], track.sample_rate_hz, list(stems))
+        audio, pictures = {"mixture": mixture[:, window].numpy()}, {}
+        for name in stems:
+            pair = {f"{name} reference": stems[name][:, window].numpy(), f"{name} estimate": estimates[name].numpy()}
+            audio.update(pair)
+            pictures[name] = plot_spectrograms({"mixture": audio["mixture"], **pair}, track.sample_rate_hz, None)
+        self.tracker.log_media(self.progress.step, audio, pictures, track.sample_rate_hz)
+
+    # state, provenance, end
+
+    def _save_state(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        moments = {
+            f"{name}/{key}": value for name, p in self.trained.items() for key, value in self.optimizer.state[p].items()
+        }
+        groups: dict[str, Mapping[str, Tensor]] = {
+            "trained": self.trained,
+            "optimizer": moments,
+            "average": self.average,
+            "rng": {"cpu": torch.get_rng_state()},
+        }
+        scaler = self.accelerator.scaler
+        progress = {**vars(self.progress), "scaler": scaler.state_dict() if scaler else None}
+        save_state(self.run.state, groups, progress)
+        self.tracker.save_provenance(seconds=round(self.progress.seconds, 1), steps_done=self.progress.step)
+
+    def _load_state(self) -> None:
+        groups, progress = load_state(self.run.state)
+        scaler = progress.pop("scaler")
+        self.progress = Progress(**progress)
+        load_into(self.trained, groups.get("trained", {}), f"{self.run.state} (trained weights)")
+        load_into(self.average, groups.get("average", {}), f"{self.run.state} (averaged weights)")
+        for name, p in self.trained.items():
+            # Adam counts its steps in a tensor that stays on the CPU; its moments live where the weight does.
+            moments = {
+                key.removeprefix(f"{name}/"): value
+                for key, value in groups["optimizer"].items()
+                if key.rpartition("/")[0] == name
+            }
+            self.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments.items()}
+        torch.set_rng_state(groups["rng"]["cpu"])
+        if scaler and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(scaler)
+
+    def _provenance(self, resume: bool) -> dict[str, Any]:
+        old = json.loads(self.run.provenance.read_text()) if resume and self.run.provenance.exists() else {}
+        trained = sum(p.numel() for p in self.trained.values())
+        data = self.data.describe()
+        if old and old["data"]["fingerprint"] != data["fingerprint"]:
+            raise RecipeError(
+                f"{self.run.path} was trained on data with fingerprint {old['data']['fingerprint'][:12]}; "
+                f"{data['root']} has {data['fingerprint'][:12]}. A resumed run needs the same data: set data.root."
+            )
+        return {
+            "format": 1,
+            "run": self.run.name,
+            **environment(),
+            "wandb_id": old.get("wandb_id"),
+            "resumed_at_steps": [*old.get("resumed_at_steps", []), *([self.progress.step] if resume else [])],
+            "seed": self.spec.seed,
+            "data": data,
+            "device": device_name(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "precision": self.accelerator.mixed_precision,
+            "parameters": {"trained": trained, "frozen": count_parameters(self.model) - trained},
+            "seconds": self.progress.seconds,
+            "steps_done": self.progress.step,
+        }
+
+    def _finish(self) -> None:
+        if self.progress.best_usdr is None:  # nothing to validate on: the last weights are the run's
+            with self._averaged_weights() if self.average else nullcontext():
+                self._keep_best({})
+        p = self.progress
+        columns = ["run", "steps", "best step", "best validation uSDR", "seconds"]
+        values = {"best_step": p.best_step, "best_validation_usdr": p.best_usdr, "seconds": round(p.seconds, 1)}
+        rows = [[self.run.name, p.step, p.best_step, p.best_usdr, p.seconds]]
+        self.tracker.finish(columns, rows, steps_done=p.step, **values)
+        self.accelerator.wait_for_everyone()
+
+
+def load_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy tensors into those of the same names; strict, as everything that is loaded."""
+    holder = nn.ParameterDict({str(i): nn.Parameter(t, requires_grad=False) for i, t in enumerate(own.values())})
+    numbers = {name: str(i) for i, name in enumerate(own)}
+    load_strict(holder, {numbers.get(name, name): t for name, t in tensors.items()}, where)
+
+
+# --- from a recipe to a run -------------------------------------------------------------------------------------------
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate as `accelerate launch` (or nothing) set it up, with the recipe's precision and accumulation."""
+    state = PartialState()
+    share = recipe.train.accumulate * state.num_processes
+    if recipe.train.batch_size % share:
+        raise RecipeError(
+            f"train.batch_size {recipe.train.batch_size} cannot be shared out over {state.num_processes} processes "
+            f"× train.accumulate {recipe.train.accumulate}; expected a multiple of {share}."
+        )
+    return Accelerator(
+        mixed_precision=precision_for(recipe.train, state.device),
+        gradient_accumulation_steps=recipe.train.accumulate,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+
+
+def new_run(recipe: Recipe, root: DataRoot) -> tuple[Recipe, RunFolder]:
+    """The folder of a new run (not made yet), and the recipe with its name in it; refused where it exists."""
+    name = recipe.run.name or default_run_name(recipe, root.is_builtin)
+    if root.is_builtin and not name.endswith("-builtin"):
+        name += "-builtin"
+    run = RunFolder(Path(recipe.run.root) / name)
+    if run.path.exists() and any(run.path.iterdir()):
+        hint = f"go on with --resume {run.path}, " if run.state.exists() else ""
+        raise RecipeError(f"{run.path} exists already and is not overwritten: {hint}choose run.name=..., or remove it.")
+    # With the recipe alone the run can be repeated, whatever the environment says then.
+    data = replace(recipe.data, root=BUILTIN if root.is_builtin else str(root.path))
+    return replace(recipe, run=replace(recipe.run, name=name), data=data), run
+
+
+def write_run(run: RunFolder, recipe: Recipe, data: TrainingData) -> None:
+    """Recipe and track table into the run's folder."""
+    write_text(run.recipe, dump_recipe(recipe))
+    with atomic_write(run.tracks) as temporary:
+        data.table.to_parquet(temporary)
+
+
+def run_training(
+    recipe: Recipe, make_model: Callable[[Recipe], BSRNN], resume: RunFolder | None = None
+) -> tuple[RunFolder, bool]:
+    """Train a model into a run folder; returns the folder and whether training came to its end.
+
+    ``make_model`` is called with the seed set, the same in every process.
+    """
+    accelerator = make_accelerator(recipe)
+    data = training_data(recipe)
+    if data.root.is_builtin:
+        tell_builtin(say)
+    if resume is None:
+        recipe, run = new_run(recipe, data.root)
+        accelerator.wait_for_everyone()  # all have looked before one makes the folder
+    else:
+        run = resume
+    set_seed(recipe.train.seed)
+    model = make_model(recipe)
+    if resume is None and accelerator.is_main_process:
+        write_run(run, recipe, data)
+    trainer = Trainer(recipe, run, model, data, accelerator, resume is not None)
+    finished = trainer.fit()
+    accelerator.end_training()
+    return run, finished
+
+
+def train(recipe: Recipe) -> tuple[RunFolder, bool]:
+    """Train a fresh network as the recipe says."""
+    return run_training(recipe, BSRNN.from_recipe)

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Print band schemes and draw them: on a note axis, and their widths in cents.
+
+scripts/plot_bands.py v7 tet24 --png bands.png
+"""
+
+import sys
+
+from refined_bsrnn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["bands", "--png", "bands.png", *sys.argv[1:]]))

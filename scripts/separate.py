@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Separate songs with chosen heads.
+
+scripts/separate.py SONG... --model RUN --head bass --out DIR
+"""
+
+import sys
+
+from refined_bsrnn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["separate", *sys.argv[1:]]))

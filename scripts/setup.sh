@@ -1,0 +1,32 @@
+#!/bin/sh
+# Make the virtual environment $1 with the package and its tools; install FFmpeg where that may be done.
+set -eu
+
+venv=$1
+python=${PYTHON:-python3}
+
+if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; then
+    echo "refined_bsrnn needs Python 3.10 to 3.13; $python is $("$python" --version). Try: make PYTHON=python3.12 ..." >&2
+    exit 2
+fi
+if [ ! -x "$venv/bin/python" ]; then
+    "$python" -m venv "$venv" || {
+        echo "Python cannot make a virtual environment. On Debian or Ubuntu: sudo apt-get install python3-venv" >&2
+        rm -rf "$venv"
+        exit 1
+    }
+fi
+echo "Installing refined_bsrnn and what it needs into $venv (several minutes and about 6 GB the first time)..."
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+
+# torchaudio, musdb and museval use FFmpeg; training and separating wav, flac, ogg and mp3 work without it.
+if ! command -v ffmpeg >/dev/null 2>&1; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "Installing FFmpeg..."
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq ffmpeg >/dev/null ||
+            echo "FFmpeg could not be installed; evaluate --museval needs it: apt-get install ffmpeg" >&2
+    else
+        echo "FFmpeg is missing; evaluate --museval needs it. Install it: sudo apt-get install ffmpeg (Debian," \
+            "Ubuntu) or brew install ffmpeg (macOS)" >&2
+    fi
+fi

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Freeze the backbone of a base and learn fresh heads for new sources.
+
+scripts/transfer.py --base drums --target bass [key=value ...]
+"""
+
+import sys
+
+from refined_bsrnn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["transfer", *sys.argv[1:]]))

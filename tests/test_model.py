@@ -1,0 +1,197 @@
+"""The network: sizes, shapes, independence, masks; properties over all registered components."""
+
+import pytest
+import torch
+
+from refined_bsrnn.bands import band_ranges
+from refined_bsrnn.blocks import BLOCKS, NORMS, GlobalNorm
+from refined_bsrnn.errors import CheckpointError, RecipeError, UserError
+from refined_bsrnn.heads import HEADS
+from refined_bsrnn.model import BSRNN, count_parameters
+from refined_bsrnn.recipe import HeadSpec, make_recipe
+
+MICRO = {
+    "targets": ["vocals", "drums"],
+    "stft": {"sample_rate_hz": 8000, "n_fft": 256, "hop": 64},
+    "bands": {"kind": "custom", "edges_hz": [500, 2000]},
+    "backbone": {"features": 4, "repeats": 1},
+}
+COMPONENTS = [
+    pytest.param(
+        {"backbone": {**MICRO["backbone"], "kind": block, "norm": norm}, "head": {"kind": head}},
+        id=f"{block}-{norm}-{head}",
+    )
+    for block in BLOCKS
+    for norm in NORMS
+    for head in HEADS
+]
+
+
+def micro(**values):
+    torch.manual_seed(0)
+    return BSRNN.from_recipe(make_recipe({**MICRO, **values}))
+
+
+# scheme, N, R, hidden layers of the head, number of targets → parameters (spec, reference sizes)
+@pytest.mark.parametrize(
+    ("kind", "features", "repeats", "hidden_layers", "n_targets", "parameters"),
+    [
+        ("v7", 128, 12, 1, 1, 25_648_264),
+        ("v7", 128, 12, 2, 1, 36_417_160),
+        ("v7", 128, 12, 1, 4, 40_113_556),
+        ("v7", 128, 12, 2, 4, 83_189_140),
+        ("tet24", 128, 12, 1, 1, 25_316_104),
+        ("tet24", 128, 12, 2, 1, 34_771_720),
+        ("tet24", 128, 12, 1, 4, 38_786_836),
+        ("tet24", 128, 12, 2, 4, 76_609_300),
+        ("joint", 128, 12, 1, 1, 26_711_176),
+        ("joint", 128, 12, 2, 4, 104_244_628),
+        ("v7", 64, 8, 1, 1, 5_322_824),
+        ("v7", 64, 8, 2, 1, 8_020_296),
+        ("v7", 64, 8, 2, 4, 21_336_276),
+        ("tet24", 64, 8, 1, 4, 10_210_708),
+        ("tet24", 32, 6, 1, 1, 1_406_536),
+        ("tet24", 32, 6, 2, 4, 5_834_068),
+    ],
+)
+def test_parameter_counts(kind, features, repeats, hidden_layers, n_targets, parameters):
+    recipe = make_recipe(
+        {
+            "targets": list("abcd"[:n_targets]),
+            "bands": {"kind": kind},
+            "backbone": {"features": features, "repeats": repeats},
+            "head": {"hidden_layers": hidden_layers},
+        }
+    )
+    with torch.device("meta"):
+        assert count_parameters(BSRNN.from_recipe(recipe)) == parameters
+
+
+def test_head_and_encoder_sizes_by_formula():
+    model = BSRNN.from_recipe(
+        make_recipe({"targets": ["a"], "backbone": {"features": 64, "repeats": 8}, "bands": {"kind": "v7"}})
+    )
+    assert count_parameters(model.heads["a"]) == 1_741_188
+    assert count_parameters(model.backbone) == 3_581_636
+
+
+@pytest.mark.parametrize("values", COMPONENTS)
+class TestEveryComponent:
+    def test_any_length_and_channel_count_comes_back_exactly(self, values):
+        model = micro(**values).eval()
+        for length in (1, 63, 64, 129, 1000, 1025):
+            for channels in (1, 2, 5):
+                estimates = model(torch.randn(2, channels, length))
+                assert list(estimates) == ["vocals", "drums"]
+                assert all(x.shape == (2, channels, length) for x in estimates.values())
+
+    def test_every_parameter_gets_a_finite_gradient(self, values):
+        model = micro(**values)
+        sum((x**2).sum() for x in model(torch.randn(2, 2, 1000)).values()).backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None, name
+            assert torch.isfinite(p.grad).all(), name
+            assert p.grad.abs().sum() > 0, name
+
+    def test_items_and_channels_are_independent(self, values):
+        model = micro(**values).eval()
+        mixture = torch.randn(3, 2, 1000)
+        alone = model(mixture[1:2, 1:2])["drums"]
+        assert torch.allclose(model(mixture)["drums"][1:2, 1:2], alone, atol=1e-6)
+
+    def test_silence_in_silence_out(self, values):
+        assert not micro(**values).eval()(torch.zeros(1, 2, 1000))["vocals"].any()
+
+    def test_bf16_gives_float32_estimates(self, values):
+        with torch.autocast("cpu", torch.bfloat16):
+            estimate = micro(**values)(torch.randn(1, 1, 1000))["vocals"]
+        assert estimate.dtype == torch.float32
+        assert torch.isfinite(estimate).all()
+
+
+def test_features_are_the_seam():
+    model = micro()
+    frames = 1000 // 64 + 1
+    assert model.features(torch.randn(2, 3, 1000)).shape == (2, 3, 3, frames, 4)  # (B, C, K, T, N)
+
+
+def test_only_the_heads_asked_for_run():
+    model = micro()
+    model.heads["drums"].forward = None  # calling it would fail
+    assert list(model(torch.randn(1, 1, 500), ["vocals"])) == ["vocals"]
+
+
+def test_a_mask_of_one_gives_the_mixture_back():
+    model = micro(targets=["all"])
+    for band in model.heads["all"].bands:
+        last = band[-1]
+        n_bins = last.out_features // 4
+        torch.nn.init.zeros_(last.weight)
+        # rows are (value | gate) × (real | imaginary) × bin: real value 1, imaginary 0, gates open
+        last.bias.data = torch.cat([torch.ones(n_bins), torch.zeros(n_bins), torch.full((2 * n_bins,), 50.0)])
+    mixture = torch.randn(2, 2, 3000)
+    assert (model(mixture)["all"] - mixture).abs().max() < 1e-5
+
+
+def test_global_norm_is_group_norm_with_one_group():
+    x = torch.randn(3, 7, 5)  # (M, S, N)
+    norm, reference = GlobalNorm(5), torch.nn.GroupNorm(1, 5, eps=1e-7)
+    norm.weight.data = reference.weight.data = torch.randn(5)
+    norm.bias.data = reference.bias.data = torch.randn(5)
+    assert torch.allclose(norm(x), reference(x.transpose(1, 2)).transpose(1, 2), atol=1e-6)
+
+
+def test_any_chunk_length_goes_into_the_same_weights():
+    model = micro().eval()
+    for n_frames in (3, 37, 101):
+        assert model(torch.randn(1, 1, 64 * (n_frames - 1)))["vocals"].shape[-1] == 64 * (n_frames - 1)
+        assert all(n_frames not in p.shape for name, p in model.named_parameters() if n_frames > 3)
+
+
+def test_encoder_is_a_loop_over_bands():
+    model = micro()
+    spectrogram = torch.randn(1, 1, 129, 9, dtype=torch.complex64)
+    encoder, ranges = (
+        model.backbone.encoder,
+        band_ranges("custom", sample_rate_hz=8000, n_fft=256, edges_hz=[500, 2000]),
+    )
+    assert model.ranges == ranges
+    for k, (start, stop) in enumerate(ranges):
+        band = spectrogram[0, 0, start:stop].T  # (T, G)
+        x = torch.cat([band.real, band.imag], dim=1)
+        x = (x - x.mean()) / (x.var(unbiased=False) + 1e-7).sqrt()
+        expected = x @ encoder.linears[k].weight.T + encoder.linears[k].bias
+        assert torch.allclose(encoder(spectrogram)[0, 0, k], expected, atol=1e-5)
+
+
+def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
+    model = micro().freeze_backbone().train()
+    assert model.training
+    assert not model.backbone.training
+    model(torch.randn(1, 1, 500))["vocals"].sum().backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert all(p.grad is not None for p in model.heads["vocals"].parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"backbone": {"kind": "band_sequence_rn"}}, "Did you mean 'band_sequence_rnn'"),
+        ({"backbone": {"hiden_factor": 2}}, "no option 'hiden_factor'. Did you mean 'hidden_factor'"),
+        ({"backbone": {"norm": "bn"}}, "norm='bn' is unknown.* Known: gn1, ln"),
+        ({"head": {"kind": "mlp"}}, "head.kind='mlp' is unknown"),
+        ({"head": {"hidden_layers": 3}}, "head.hidden_layers is 3; expected 1"),
+        ({"bands": {"kind": "v8"}}, "bands.kind='v8' is unknown"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(values, message):
+    with pytest.raises(RecipeError, match=message):
+        micro(**values)
+
+
+def test_unknown_and_double_heads():
+    model = micro()
+    with pytest.raises(UserError, match="no head 'drum'. Did you mean 'drums'"):
+        model(torch.randn(1, 1, 500), ["drum"])
+    with pytest.raises(CheckpointError, match="a head 'drums' already"):
+        model.add_head("drums", HeadSpec())

@@ -1,0 +1,163 @@
+"""Recipes: strict keys and types, overrides, extends, names."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.recipe import (
+    default_run_name,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    make_recipe,
+    recipe_folder,
+)
+
+SHIPPED = sorted(recipe_folder().glob("*.yaml"))
+
+
+def test_recipes_ship():
+    assert {p.stem for p in SHIPPED} >= {"mtl_generic", "single_v7", "single_generic", "transfer", "micro", "demo"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_recipe_loads_and_comes_back_from_its_resolved_form(path):
+    recipe = load_recipe(path)
+    assert make_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_recipe_names_no_place_on_a_machine(path):
+    assert not any(line.split("#")[0].count("/home") for line in path.read_text().splitlines())
+    assert load_recipe(path).data.root in (None, "builtin")
+
+
+def test_single_target_recipes_differ_from_the_multi_target_one_as_their_names_say():
+    mtl, v7, generic = (load_recipe(name) for name in ("mtl_generic", "single_v7", "single_generic"))
+    assert v7.train == mtl.train == generic.train
+    assert v7.bands.kind == "v7"
+    assert generic.bands == mtl.bands
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trian": {}}, "unknown recipe key 'trian'. Did you mean 'train'"),
+        ({"train": {"stpes": 3}}, "unknown recipe key 'train.stpes'. Did you mean 'steps'"),
+        ({"train": {"steps": "many"}}, "train.steps is 'many'; expected a whole number"),
+        ({"train": {"steps": 1.5}}, "train.steps is 1.5; expected a whole number"),
+        ({"train": {"steps": True}}, "train.steps is True; expected a whole number"),
+        ({"train": {"steps": 0}}, "train.steps is 0; expected more than 0"),
+        ({"train": {"lr": "fast"}}, "train.lr is 'fast'; expected a number"),
+        ({"train": {"lr": float("nan")}}, "train.lr is nan"),
+        ({"train": 3}, "train is 3; expected a mapping"),
+        ({"train": {"decay": "linear"}}, "expected one of constant, cosine, exponential"),
+        ({"train": {"ema": 1.0}}, "train.ema is 1.0; expected 0"),
+        ({"train": {"batch_size": 6, "accumulate": 4}}, "cannot be taken in train.accumulate=4"),
+        ({"data": {"channels": True}}, "data.channels is True"),
+        ({"data": {"channels": 3}}, "expected one of 1, 2"),
+        ({"stft": {"hop": 2000}}, "stft.hop is 2000 with n_fft 2048"),
+        ({"targets": []}, "targets is empty"),
+        ({"targets": "drums"}, r"targets is 'drums'; expected a list, e.g. \[drums\]"),
+        ({"targets": ["drums", "drums"]}, "names one twice"),
+        ({"targets": ["../drums"]}, "cannot name a target"),
+        ({"targets": ["mixture"]}, "cannot name a target"),
+        ({"loss": {"target_weights": {"flute": 1}}}, "'flute', which is no target"),
+        ({"loss": {"wave_l1": "much"}}, "loss.wave_l1 is 'much'; expected a number"),
+        ({"augment": {"remix": 2}}, "expected a probability"),
+        ({"augment": {"gain_db": [3, -3]}}, "expected the lower gain first"),
+        ({"augment": {"gain_db": [3]}}, "expected 2 values"),
+        ({"base": {}}, "'base.run', which has no default"),
+    ],
+)
+def test_what_is_wrong_is_named(values, message):
+    with pytest.raises(RecipeError, match=message):
+        make_recipe({"targets": ["drums"], **values})
+
+
+def test_targets_have_no_default():
+    with pytest.raises(RecipeError, match="'targets', which has no default"):
+        make_recipe({})
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number():
+    assert yaml.safe_load("3e-4") == "3e-4"  # the trap
+    assert load_recipe("micro", ["train.lr=3e-4"]).train.lr == 3e-4
+
+
+def test_overrides_reach_every_depth_and_later_ones_win():
+    recipe = load_recipe("mtl_generic", ["targets=[drums]", "train.steps=5", "train.steps=6", "data.root=/x"])
+    assert (recipe.targets, recipe.train.steps, recipe.data.root) == (("drums",), 6, "/x")
+
+
+def test_size_sets_the_backbone_and_gives_way_to_what_is_said_after_it():
+    assert load_recipe("mtl_generic", ["size=tiny"]).backbone.features == 32
+    assert load_recipe("mtl_generic", ["size=tiny", "backbone.repeats=3"]).backbone.repeats == 3
+    assert load_recipe("mtl_generic").backbone.repeats == 8
+
+
+def test_another_kind_leaves_the_options_of_the_old_one_behind():
+    recipe = make_recipe({"targets": ["a"], "bands": {"kind": "tet", "divisions": 12}}, ["bands.kind=v7"])
+    assert recipe.bands.options == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps", "expected key=value"),
+        ("train.steps 3", "expected key=value"),
+        ("targets=[drums", "not valid YAML"),
+        ("size=giant", "expected one of micro, tiny, small, large"),
+        ("train.stpes=3", "Did you mean 'steps'"),
+    ],
+)
+def test_bad_overrides(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("micro", [override])
+
+
+def test_unknown_recipe_lists_what_there_is():
+    with pytest.raises(RecipeError, match=r"no recipe 'mtl_genric'. Did you mean 'mtl_generic'\? Recipes that come"):
+        find_recipe("mtl_genric")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "holds list"), ("", "holds NoneType")]
+)
+def test_broken_files(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
+
+
+def test_extends_one_level(tmp_path):
+    (tmp_path / "a.yaml").write_text("targets: [drums]\ntrain: {steps: 3, lr: 1.0}\nsize: tiny\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\ntrain: {steps: 4}\n")
+    (tmp_path / "c.yaml").write_text("extends: b.yaml\n")
+    recipe = load_recipe(tmp_path / "b.yaml")
+    assert (recipe.targets, recipe.train.steps, recipe.train.lr, recipe.backbone.features) == (("drums",), 4, 1.0, 32)
+    with pytest.raises(RecipeError, match="one level is allowed"):
+        load_recipe(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "builtin", "name"),
+    [
+        ({"targets": ["vocals", "drums"]}, False, "mtl"),
+        ({"targets": ["vocals", "drums"], "bands": {"kind": "v7"}}, False, "mtl-v7"),
+        ({"targets": ["drums"]}, False, "drums"),
+        ({"targets": ["drums"], "bands": {"kind": "v7"}}, True, "drums-v7-builtin"),
+        ({"targets": ["bass"], "base": {"run": "runs/drums"}}, False, "drums-to-bass"),
+        ({"targets": ["bass"], "base": {"run": "runs/drums-builtin"}}, True, "drums-to-bass-builtin"),
+    ],
+)
+def test_default_names(values, builtin, name):
+    assert default_run_name(make_recipe(values), builtin) == name
+
+
+def test_recipe_module_imports_no_torch():
+    source = Path(find_recipe.__code__.co_filename).read_text()
+    assert "import torch" not in source
