@@ -24,6 +24,8 @@ OVERRIDES = {
 
 
 def train(args: argparse.Namespace) -> int:
+    """Train a recipe, or continue a run."""
+
     from .recipe import load_recipe
     from .train import train
     from .transfer import resume, transfer
@@ -41,6 +43,8 @@ def train(args: argparse.Namespace) -> int:
 
 
 def transfer(args: argparse.Namespace) -> int:
+    """Learn fresh heads on the frozen backbone of a base."""
+
     from .checkpoint import find_run
     from .recipe import parse_overrides
     from .transfer import transfer, transfer_recipe
@@ -62,6 +66,8 @@ def _trained(run: Any, finished: bool) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
+    """Score a run on whole tracks."""
+
     from .checkpoint import find_run
     from .evaluate import evaluate
     from .progress import console
@@ -77,6 +83,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def separate(args: argparse.Namespace) -> int:
+    """Separate songs with chosen heads."""
+
     from .progress import console, share_bar
     from .separate import Separator, separate_file
 
@@ -95,11 +103,14 @@ def separate(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
+    """Compare evaluated runs."""
+
     from .progress import console
-    from .report import find_results, report
+    from .checkpoint import find_run
+    from .report import report
 
     groups = dict(_pair(group) for group in args.group)
-    result = report([find_results(run, args.root) for run in args.run], args.out, groups=groups)
+    result = report([find_run(run, args.root).path for run in args.run], args.out, groups=groups)
     console.print(result.rich_table())
     print(result.markdown)
     if args.out:
@@ -115,6 +126,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def bands(args: argparse.Namespace) -> int:
+    """Print and draw band schemes."""
+
     from .bands import band_ranges, ranges_hz
     from .figures import plot_bands
     from .recipe import parse_overrides
@@ -135,6 +148,8 @@ def bands(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+
     top = argparse.ArgumentParser(
         prog="refined-bsrnn",
         description="Music source separation with Band-Split RNN: multi-task training, transfer to new sources.",

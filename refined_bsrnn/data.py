@@ -83,6 +83,8 @@ class Track:
 
 @dataclass(frozen=True)
 class DataRoot:
+    """The folder the songs are in, and whether they are the built-in ones."""
+
     path: Path
     is_builtin: bool
 
@@ -133,6 +135,7 @@ def track_table(root: Path, splits: Iterable[str]) -> datasets.Dataset:
 
 
 def tracks_of(table: datasets.Dataset) -> list[Track]:
+    """The rows of a track table as `Track` objects."""
     return [Track(**{**row, "files": json.loads(row["files"])}) for row in table]
 
 
@@ -222,8 +225,8 @@ class Parts:
 def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> Parts:
     """Which parts to draw and sum, for these targets.
 
-    ``data.stems`` when given; else vocals, drums, bass, other where they hold every target and are there; else the
-    targets and the rest of the mixture. A track that lacks a part is left out, taken as silent or refused, as
+    ``data.stems`` when given; else vocals, drums, bass, other, or all stems there are, whichever hold every target and
+    are heard to sum to the mixture; else the targets and the rest of the mixture. A track that lacks a part is left out, taken as silent or refused, as
     ``data.missing_stem`` says. Raises `DataError` where no track has a target.
     """
     names = tuple(spec.stems) or _default_parts(tracks, targets)
@@ -242,9 +245,24 @@ def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
 
 
 def _default_parts(tracks: Sequence[Track], targets: Sequence[str]) -> tuple[str, ...]:
-    if set(targets) <= set(MUSDB_STEMS) and all(set(MUSDB_STEMS) <= set(t.stems) for t in tracks):
-        return MUSDB_STEMS
+    """Names are not trusted: a guitar may lie beside `other` or be a part of it, only listening tells."""
+    everywhere = [stem for stem in tracks[0].stems if all(stem in t.stems for t in tracks)] if tracks else []
+    for names in (MUSDB_STEMS, tuple(everywhere)):
+        if set(targets) <= set(names) <= set(everywhere) and _sum_to_mixture(tracks, names):
+            return names
     return (*targets, REST)
+
+
+def _sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:
+    """Whether mixture − Σ stems lies 30 dB or more below the mixture, in the middle of a few tracks."""
+    for track in [t for t in tracks if MIXTURE in t.files][:: max(1, len(tracks) // 4)]:
+        n_samples = min(track.n_samples, 4 * track.sample_rate_hz)
+        start = (track.n_samples - n_samples) // 2
+        mixture = read_part(track, MIXTURE, (), start, n_samples)
+        rest = read_part(track, REST, names, start, n_samples)
+        if (rest**2).sum() > 1e-3 * (mixture**2).sum():
+            return False
+    return True
 
 
 def _usable(tracks: Sequence[Track], names: Sequence[str], missing: str) -> tuple[list[Track], list[str]]:

@@ -44,7 +44,8 @@ def evaluate(
     recipe = run.load_recipe()
     root = find_root(replace(recipe.data, root=data_root) if data_root else recipe.data)
     targets = run.head_names()
-    tracks = tracks_with(targets, tracks_of(track_table(root.path, (split,))), root, split)
+    listed = tracks_of(track_table(root.path, (split,)))
+    tracks = tracks_with(targets, listed, root, split)
     model = load_model(run)
     separator = Separator(model, device)
     rows, mixtures = [], set()
@@ -58,7 +59,7 @@ def evaluate(
         "split": split,
         "data": {
             "name": root.name,
-            "fingerprint": fingerprint(tracks),
+            "fingerprint": fingerprint(listed),
             "builtin": root.is_builtin,
             "mixture": "+".join(sorted(mixtures)),
         },

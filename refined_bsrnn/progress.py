@@ -58,17 +58,21 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+        if self.shown and not console.is_terminal:
+            self._line()
 
     def update(self, step: int, **values: float) -> None:
         """``values``: ``<target>/<term>`` losses, summed per target for display, and ``usdr``."""
         self.done = step
         self.values.update(values)
         self.progress.update(self.task, completed=step, text=self.text())
-        now = time.monotonic()
-        if self.shown and not console.is_terminal and (now - self.last_line > LINE_EVERY_SECONDS or step == self.total):
-            self.last_line = now
-            left = (now - self.started) / max(1, step - self.first) * (self.total - step)
-            say(f"{self.name} {step}/{self.total} {self.text()}, {left:.0f} s left")
+        if self.shown and not console.is_terminal and time.monotonic() - self.last_line > LINE_EVERY_SECONDS:
+            self._line()
+
+    def _line(self) -> None:
+        self.last_line = time.monotonic()
+        left = (self.last_line - self.started) / max(1, self.done - self.first) * (self.total - self.done)
+        say(f"{self.name} {self.done}/{self.total} {self.text()}, {left:.0f} s left")
 
     def text(self) -> str:
         """``bass 0.31 drums 0.40 | uSDR 1.2 dB | 24 s audio/s``."""

@@ -38,6 +38,8 @@ def _rest(default: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
 
 @dataclass(frozen=True)
 class StftSpec:
+    """The spectrogram; ``hop`` in samples."""
+
     sample_rate_hz: int = _number(44100, above=0)
     n_fft: int = _number(2048, at_least=16)
     hop: int = _number(512, above=0)
@@ -131,6 +133,8 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
+    """Where the run's folder goes."""
+
     root: str = "runs"
     name: str | None = None  # None: made from targets, bands and base, see `default_run_name`
 
@@ -155,6 +159,8 @@ class BaseSpec:
 
 @dataclass(frozen=True)
 class Recipe:
+    """One run: what is separated, with which network, from which data, trained how."""
+
     targets: tuple[str, ...]
     stft: StftSpec = StftSpec()
     bands: BandsSpec = BandsSpec()

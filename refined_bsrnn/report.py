@@ -32,7 +32,7 @@ METRICS = {
 }  # what the table shows: the mean of uSDR and the median of cSDR over tracks
 REFERENCES = {"mixture": "mixture (do nothing)", "silence": "silence"}
 CELL = "uSDR / cSDR"
-DETAILS = ("kind", "bands (K)", "trainable parameters", "steps", "training time")
+DETAILS = ("kind", "bands (K)", "trainable parameters", "steps", "training time (h:mm:ss)")
 
 # What a results file must hold for the table to be made; whatever else is missing becomes a dash.
 NEEDED: dict[str, type] = {
@@ -68,13 +68,15 @@ class Run:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """Everything that must agree before two runs may be compared."""
+        """Everything that must agree before two runs may be compared.
+
+        Not the model's sample rate: estimates are scored at the rate of the tracks.
+        """
         data = self.results["data"]
         return {
             "data fingerprint": data.get("fingerprint"),
             "split": self.results["split"],
             "mixture": data.get("mixture"),
-            "sample rate": self.results.get("sample_rate_hz"),
             "protocol": tuple(sorted(self.results["protocol"].items())),
         }
 
@@ -116,10 +118,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows scored on the same tracks: all of them (no label), or a group chosen by name."""
+    """Rows scored on the same tracks: all of them (no label), or a group whose names fit the glob ``pattern``."""
 
     label: str
-    title: str
+    pattern: str | None
+    counts: str
     rows: tuple[Row, ...]
 
 
@@ -137,13 +140,14 @@ class Report:
         """One table per section and the notes; the best of several comparable runs is bold."""
         blocks = ["# Results", "Scores in dB: uSDR mean / cSDR median over tracks; higher is better."]
         for section in self.sections:
-            blocks += [f"## {section.title}", _markdown_table(section, self.targets)]
+            title = f"{_escape(section.label)}: tracks named `{section.pattern}`" if section.label else "All tracks"
+            blocks += [f"## {title}", f"{_escape(section.counts)}.", _markdown_table(section, self.targets)]
         blocks += ["## Notes", "\n".join(f"- {_escape(note)}" for note in self.notes)]
         return "\n\n".join(blocks) + "\n"
 
     @property
     def csv(self) -> str:
-        """One line per section and row for programs: plain numbers, seconds, and an empty field where one is missing."""
+        """One line per section and row, for programs: plain numbers, seconds, an empty field where one is missing."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         scores = [f"{target}_{what}" for target in self.targets for what in ("usdr_mean", "csdr_median", "n_tracks")]
@@ -156,22 +160,12 @@ class Report:
         return text.getvalue()
 
     def rich_table(self) -> Table:
-        """The same for a terminal: sections below each other in one table, the notes as its caption."""
-        table = Table(box=box.SIMPLE_HEAD, caption=Text("\n".join(self.notes)), caption_justify="left")
-        table.add_column("run", overflow="fold")
-        for target in self.targets:
-            table.add_column(Text(f"{target}\n{CELL}"), justify="right", no_wrap=True)
-        for detail in DETAILS:
-            table.add_column(detail, justify="left" if detail in DETAILS[:2] else "right")
-        for section in self.sections:
-            if section.label:
-                table.add_section()
-                table.add_row(Text(section.title, style="italic"))
-            for row in section.rows:
-                cells = [_rich_cell(row.cells[target]) for target in self.targets]
-                details = [""] * len(DETAILS) if section.label else row.details
-                table.add_row(Text(row.label), *cells, *(Text(detail) for detail in details))
-        return table
+        """For a terminal: the scores, below them what the runs are (side by side would be too wide), the notes."""
+        counts = Text(f"Results in dB, uSDR mean / cSDR median over {self.sections[0].counts}", style="italic")
+        grid = Table.grid()
+        for part in (counts, _rich_scores(self), _rich_runs(self.sections[0]), Text("\n".join(self.notes))):
+            grid.add_row(part)
+        return grid
 
 
 def report(run_folders: Sequence[Path], out: Path | None = None, groups: Mapping[str, str] | None = None) -> Report:
@@ -208,8 +202,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The runs in the order given; a folder given twice is read once."""
     if not folders:
         raise UserError("There is nothing to report on: give the folder of at least one evaluated run.")
-    distinct = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
-    runs = [_read_run(folder) for folder in distinct]
+    distinct: dict[Path, Path] = {}
+    for folder in folders:
+        distinct.setdefault(folder.resolve(), folder)
+    runs = [_read_run(folder) for folder in distinct.values()]
     return [replace(run, name=name) for run, name in zip(runs, _distinct_names(runs), strict=True)]
 
 
@@ -246,6 +242,10 @@ def _read_results(path: Path) -> dict[str, Any]:
         if not isinstance(results.get(key), kind):
             found = f"is {results[key]!r:.40}" if key in results else "is missing"
             raise UserError(f"{path}: {key!r} {found}, expected {kind.__name__}; evaluate the run again.")
+    tracks = results["tracks"]
+    whole = all(isinstance(track, dict) and {"track", "targets"} <= track.keys() for track in tracks)
+    if not whole or not all(isinstance(summary, dict) for summary in results["summary"].values()):
+        raise UserError(f"{path}: a track or a summary lacks its scores; evaluate the run again.")
     return results
 
 
@@ -256,7 +256,7 @@ def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
     """
     if not path.is_file():
         return ()
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    texts = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     lines: list[dict[str, Any]] = []
     for number, text in enumerate(texts, start=1):
         if not text.strip():
@@ -347,8 +347,7 @@ def _section(
         for same in data.values():
             rows = _mark_best(rows, _with(same, target), target, pattern)
     references = [_reference_row(what, data, letter, targets, pattern) for letter in data for what in REFERENCES]
-    title = f"{label}: tracks named `{pattern}`" if pattern is not None else "All tracks"
-    return Section(label, f"{title} ({_track_counts(runs, targets, pattern)})", (*rows, *references))
+    return Section(label, pattern, _track_counts(runs, targets, pattern), (*rows, *references))
 
 
 def _mark_best(rows: Sequence[Row], rivals: Sequence[Run], target: str, pattern: str | None) -> list[Row]:
@@ -414,13 +413,13 @@ def _notes(runs: Sequence[Run], targets: Sequence[str], data: Mapping[str, Seque
     if len(data) > 1:
         first, *others = [members[0].conditions for members in data.values()]
         differ = [key for key in first if any(other[key] != first[key] for other in others)]
+        how = "ON THE SAME DATA" if {"data fingerprint", "split"} & set(differ) else "IN THE SAME WAY"
         notes.append(
-            f"THE RUNS WERE NOT EVALUATED ON THE SAME GROUND (they differ in: {', '.join(differ)}). Scores may only be "
+            f"THE RUNS WERE NOT EVALUATED {how} (they differ in: {', '.join(differ)}). Scores may only be "
             "compared between rows with the same letter; bold and reference rows are per letter."
         )
     notes += [_data_note(letter, members) for letter, members in data.items()]
-    notes += [_metrics_note(letter, members) for letter, members in data.items() if letter in ("", "A")]
-    notes += [_metrics_note(letter, data[letter]) for letter in data if _protocol_differs(letter, data)]
+    notes += _metrics_notes(data)
     notes += [note for letter, members in data.items() for note in _target_notes(letter, members, targets)]
     notes.append("Bold: the best of the runs that may be compared, per target and metric.")
     bases = sorted({_base_name(run) for run in runs if run.results.get("base")})
@@ -428,6 +427,10 @@ def _notes(runs: Sequence[Run], targets: Sequence[str], data: Mapping[str, Seque
         notes.append(
             f"Parameters, steps and time of a transfer are its own, without those of its base ({', '.join(bases)})."
         )
+    trained_on = {run.name: str(run.results["training"].get("data_fingerprint") or "unknown")[:12] for run in runs}
+    if len(set(trained_on.values())) > 1:
+        listed = "; ".join(f"{name}: {fingerprint}" for name, fingerprint in trained_on.items())
+        notes.append(f"The runs were TRAINED on different data, by fingerprint: {listed}.")
     devices = {run.name: str(run.results["training"].get("device") or "unknown") for run in runs}
     same = len(set(devices.values())) == 1
     listed = next(iter(devices.values())) if same else "; ".join(f"{n}: {d}" for n, d in devices.items())
@@ -447,14 +450,16 @@ def _data_note(letter: str, runs: Sequence[Run]) -> str:
     )
 
 
-def _metrics_note(letter: str, runs: Sequence[Run]) -> str:
-    definitions = "; ".join(f"{name}: {text}" for name, text in runs[0].results["protocol"].items())
-    return f"Metrics{f' of data {letter}' if letter else ''}: {definitions or 'not stated in the results'}."
-
-
-def _protocol_differs(letter: str, data: Mapping[str, Sequence[Run]]) -> bool:
-    first = next(iter(data.values()))[0].results["protocol"]
-    return data[letter][0].results["protocol"] != first
+def _metrics_notes(data: Mapping[str, Sequence[Run]]) -> list[str]:
+    """The definitions of the metrics: once, or per data set where they differ."""
+    protocols = {letter: members[0].results["protocol"] for letter, members in data.items()}
+    worded = {letter: "; ".join(f"{name}: {text}" for name, text in p.items()) for letter, p in protocols.items()}
+    if len(set(worded.values())) == 1:
+        worded = {"": next(iter(worded.values()))}
+    return [
+        f"Metrics{f' {letter}' if letter else ''}: {text or 'not stated in the results'}."
+        for letter, text in worded.items()
+    ]
 
 
 def _target_notes(letter: str, members: Sequence[Run], targets: Sequence[str]) -> list[str]:
@@ -471,8 +476,8 @@ def _target_notes(letter: str, members: Sequence[Run], targets: Sequence[str]) -
             )
             continue
         mixture = _cell(runs[0], target, "mixture", None).usdr
-        estimates = [_cell(run, target, "estimate", None).usdr for run in runs]
-        if mixture is not None and all(usdr is None or usdr <= mixture for usdr in estimates):
+        estimates = [usdr for run in runs if (usdr := _cell(run, target, "estimate", None).usdr) is not None]
+        if mixture is not None and estimates and max(estimates) <= mixture:
             no_gain.append(target)
     if no_gain:
         notes.append(f"No run beats the mixture itself in uSDR{where}: {', '.join(no_gain)}.")
@@ -520,7 +525,7 @@ CSV_DETAILS = ("kind", "base", "bands", "n_bands", "trainable_parameters", "step
 
 
 def _db(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"
+    return MISSING if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
 
 
 def _base_name(run: Run) -> str:
@@ -581,6 +586,29 @@ def _markdown_table(section: Section, targets: Sequence[str]) -> str:
         cells = ["".join(f"**{text}**" if bold else text for text, bold in row.cells[t].parts) for t in targets]
         lines.append([_escape(row.label), *cells, *map(_escape, row.details if details else ())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _rich_scores(of: Report) -> Table:
+    table = Table("run", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for target in of.targets:
+        table.add_column(Text(f"{target}\n{CELL}"), justify="right", no_wrap=True)
+    for section in of.sections:
+        if section.label:
+            table.add_section()
+            table.add_row(Text(f"{section.label}: {section.counts}", style="italic"))
+        for row in section.rows:
+            table.add_row(Text(row.label), *(_rich_cell(row.cells[target]) for target in of.targets))
+    return table
+
+
+def _rich_runs(section: Section) -> Table:
+    table = Table("run", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for detail in DETAILS:
+        table.add_column(detail, justify="left" if detail in DETAILS[:2] else "right")
+    for row in section.rows:
+        if row.run is not None:
+            table.add_row(Text(row.label), *(Text(detail) for detail in row.details))
+    return table
 
 
 def _rich_cell(cell: Cell) -> Text:

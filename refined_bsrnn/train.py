@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import psutil
 import torch
 from accelerate import Accelerator, PartialState
@@ -79,6 +80,8 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class TrainingData:
+    """What a run trains and validates on."""
+
     root: DataRoot
     table: Any  # the datasets table of all tracks
     parts: Parts
@@ -166,6 +169,7 @@ class Progress:
     seconds: float = 0.0  # of training so far, validation included
     best_usdr: float | None = None
     best_step: int = 0
+    validated_step: int = 0
     looks_without_better: int = 0
 
 
@@ -200,6 +204,7 @@ class Trainer:
         started, seconds_before = time.monotonic(), self.progress.seconds
         batches = iter(self._loader())
         with stop_signals() as stopped, self._bar() as bar:
+            self._validate_if_due(bar)  # a run may have been interrupted just before it
             while self.progress.step < self.spec.steps:
                 parts, interrupted = self._step(batches, stopped)
                 self.progress.step += 1
@@ -274,10 +279,7 @@ class Trainer:
     def _after_step(self, bar: Bar) -> bool:
         """Validate and save where it is time to; True when patience has run out."""
         step = self.progress.step
-        if step % self.spec.validate_every == 0 or step == self.spec.steps:
-            scores = self._validate()
-            if scores:
-                bar.update(step, usdr=scores["validation/usdr"])
+        self._validate_if_due(bar)
         if step % self.spec.checkpoint_every == 0 or step == self.spec.steps:
             self._save_state()
         patience = self.spec.patience
@@ -286,6 +288,15 @@ class Trainer:
             self._save_state()
             return True
         return False
+
+    def _validate_if_due(self, bar: Bar) -> None:
+        step = self.progress.step
+        due = step and (step % self.spec.validate_every == 0 or step == self.spec.steps)
+        if due and step != self.progress.validated_step:
+            self.progress.validated_step = step
+            scores = self._validate()
+            if scores:
+                bar.update(step, usdr=scores["validation/usdr"])
 
     # data, and what is said before the first step
 
@@ -296,6 +307,7 @@ class Trainer:
             batch_size=self.spec.batch_size // self.spec.accumulate,  # shared out over the processes by Accelerate
             sampler=range(self.progress.step * self.spec.batch_size, len(examples)),
             num_workers=self.spec.workers,
+            generator=torch.Generator(),  # its own, so that making a loader does not move the global one
             pin_memory=self.accelerator.device.type == "cuda",
         )
         return self.accelerator.prepare(loader)
@@ -538,6 +550,7 @@ def new_run(recipe: Recipe, root: DataRoot) -> tuple[Recipe, RunFolder]:
 def write_run(run: RunFolder, recipe: Recipe, data: TrainingData) -> None:
     """Recipe and track table into the run's folder."""
     write_text(run.recipe, dump_recipe(recipe))
+    datasets.disable_progress_bars()  # it is written in no time
     with atomic_write(run.tracks) as temporary:
         data.table.to_parquet(temporary)
 

@@ -1,0 +1,321 @@
+"""From songs on disk to training examples."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE, STEMS, micro_recipe, write_song, write_songs
+
+from refined_bsrnn.data import (
+    MUSDB_VALIDATION_TRACKS,
+    REST,
+    RandomMixes,
+    find_root,
+    fingerprint,
+    load_track,
+    make_parts,
+    read_part,
+    split_validation,
+    track_table,
+    tracks_of,
+)
+from refined_bsrnn.errors import AudioError, DataError
+from refined_bsrnn.recipe import DataSpec
+
+
+def tracks_in(root, splits=("train",)):
+    return tracks_of(track_table(root, splits))
+
+
+# --- where the data are
+
+
+def test_root_is_the_recipes_then_the_environments_then_built_in(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.setattr("refined_bsrnn.data.builtin_root", lambda: tmp_path / "builtin")
+    assert find_root(DataSpec()).is_builtin
+    monkeypatch.setenv("MUSDB18HQ_ROOT", str(tmp_path / "a"))
+    assert find_root(DataSpec()).path == tmp_path / "a"
+    assert find_root(DataSpec(root=str(tmp_path / "b"))).path == tmp_path / "b"
+    assert find_root(DataSpec(root="builtin")).is_builtin
+
+
+@pytest.mark.parametrize("source", ["data.root", "$MUSDB18HQ_ROOT"])
+def test_a_root_that_is_not_there_is_no_reason_to_fall_back(source, tmp_path, monkeypatch):
+    nowhere = str(tmp_path / "nowhere")
+    monkeypatch.setenv("MUSDB18HQ_ROOT", nowhere)
+    with pytest.raises(DataError, match=f"{source.replace('$', '.')} is .*nowhere.* there is no such folder"):
+        find_root(DataSpec(root=nowhere if source == "data.root" else None))
+
+
+# --- the track table
+
+
+def test_table_lists_headers_in_order(songs):
+    table = track_table(songs, ("train", "test"))
+    assert table["name"][:] == ["song-0", "song-1", "song-2", "song-0"]
+    assert table["split"][:] == ["train"] * 3 + ["test"]
+    track = tracks_of(table)[0]
+    assert (track.n_samples, track.sample_rate_hz, track.n_channels, track.seconds) == (2 * RATE, RATE, 2, 2.0)
+    assert sorted(track.stems) == sorted(STEMS)
+
+
+def test_fingerprint_follows_content_not_place(songs, tmp_path):
+    before = fingerprint(tracks_in(songs))
+    shutil.copytree(songs, tmp_path / "elsewhere")
+    assert fingerprint(tracks_in(tmp_path / "elsewhere")) == before
+    path = tmp_path / "elsewhere" / "train" / "song-1" / "bass.wav"
+    samples, rate = soundfile.read(path, dtype="int16")
+    samples[len(samples) // 2] += 1
+    soundfile.write(path, samples, rate)
+    assert fingerprint(tracks_in(tmp_path / "elsewhere")) != before
+
+
+def test_the_test_split_is_not_listed_for_training(songs):
+    assert {t.split for t in tracks_in(songs, ("train", "valid"))} == {"train"}
+
+
+def test_empty_root_and_wrong_layout(tmp_path):
+    with pytest.raises(DataError, match="no tracks in .* found an empty folder"):
+        track_table(tmp_path, ("train",))
+    (tmp_path / "songs").mkdir()
+    with pytest.raises(DataError, match="Expected .*/train/<track>/<stem>.wav; found songs"):
+        track_table(tmp_path, ("train",))
+
+
+def test_empty_track_folder(songs):
+    (songs / "train" / "song-9").mkdir()
+    with pytest.raises(DataError, match="song-9 holds no audio file"):
+        track_table(songs, ("train",))
+
+
+@pytest.mark.parametrize(("seconds", "rate", "unit"), [(1.5, RATE, "samples"), (2.0, 2 * RATE, "")])
+def test_stems_of_another_length_or_rate_are_refused(songs, seconds, rate, unit):
+    soundfile.write(songs / "train" / "song-1" / "bass.wav", np.zeros((round(seconds * rate), 2)), rate)
+    with pytest.raises(DataError, match=rf"song-1 differ in {unit}.*bass \d+"):
+        track_table(songs, ("train",))
+
+
+def test_stems_of_the_same_length_at_another_rate_are_refused(songs):
+    soundfile.write(songs / "train" / "song-1" / "bass.wav", np.zeros((2 * RATE, 2)), 2 * RATE)
+    with pytest.raises(DataError, match="differ in Hz: bass 16000"):
+        track_table(songs, ("train",))
+
+
+def test_unreadable_file_is_named(songs):
+    (songs / "train" / "song-1" / "bass.wav").write_bytes(b"no audio at all")
+    with pytest.raises(AudioError, match="bass.wav .* cannot be read as audio"):
+        track_table(songs, ("train",))
+
+
+def test_two_files_of_one_stem(songs):
+    soundfile.write(songs / "train" / "song-1" / "bass.flac", np.zeros((2 * RATE, 2)), RATE)
+    with pytest.raises(DataError, match="two files for 'bass': bass.flac and bass.wav"):
+        track_table(songs, ("train",))
+
+
+# --- validation
+
+
+def test_official_validation_tracks_are_those_of_the_musdb_package():
+    import importlib.util
+    from pathlib import Path
+
+    import yaml
+
+    # found, not imported: importing musdb needs FFmpeg
+    folder = Path(importlib.util.find_spec("musdb").origin).parent
+    listed = yaml.safe_load((folder / "configs" / "mus.yaml").read_text())["validation_tracks"]
+    assert sorted(MUSDB_VALIDATION_TRACKS) == sorted(listed)
+
+
+def test_official_validation_tracks_are_held_out(songs):
+    write_song(songs / "train" / MUSDB_VALIDATION_TRACKS[0], seed=5)
+    train, valid = split_validation(tracks_in(songs), DataSpec())
+    assert [t.name for t in valid] == [MUSDB_VALIDATION_TRACKS[0]]
+    assert len(train) == 3
+
+
+def test_validation_by_name_by_folder_and_by_share(songs):
+    tracks = tracks_in(songs)
+    train, valid = split_validation(tracks, DataSpec(validation_tracks=("*-1",)))
+    assert ([t.name for t in train], [t.name for t in valid]) == (["song-0", "song-2"], ["song-1"])
+    _, valid = split_validation(tracks, DataSpec(validation_share=0.34))
+    assert len(valid) == 1
+    write_song(songs / "valid" / "held-out", seed=6)
+    train, valid = split_validation(tracks_in(songs, ("train", "valid")), DataSpec())
+    assert ([t.name for t in valid], len(train)) == (["held-out"], 3)
+
+
+def test_share_does_not_move_when_a_song_is_added(songs):
+    before = {t.name for t in split_validation(tracks_in(songs), DataSpec(validation_share=0.34))[1]}
+    write_song(songs / "train" / "song-new", seed=7)
+    after = {t.name for t in split_validation(tracks_in(songs), DataSpec(validation_share=0.25))[1]}
+    assert after in (before, {"song-new"})
+
+
+def test_validation_errors(songs):
+    with pytest.raises(DataError, match=r"\['none-\*'\] match none of 3 tracks"):
+        split_validation(tracks_in(songs), DataSpec(validation_tracks=("none-*",)))
+    with pytest.raises(DataError, match="none is left to train on"):
+        split_validation(tracks_in(songs), DataSpec(validation_tracks=("*",)))
+
+
+# --- parts
+
+
+def test_parts_of_the_four_and_of_a_fifth(songs, tmp_path):
+    assert make_parts(tracks_in(songs), ["drums"], DataSpec()).names == ("vocals", "drums", "bass", "other")
+    root = write_songs(tmp_path / "more", stems=(*STEMS, "guitar"))
+    spec = DataSpec(stems=("guitar", "drums"))
+    assert make_parts(tracks_in(root), ["guitar"], spec).names == ("guitar", "drums")
+
+
+def test_whether_a_fifth_stem_is_a_part_of_other_is_heard_not_guessed(songs, tmp_path):
+    beside = write_songs(tmp_path / "beside", stems=(*STEMS, "guitar"))  # the mixture is the sum of all five
+    assert make_parts(tracks_in(beside), ["drums"], DataSpec()).names == ("bass", "drums", "guitar", "other", "vocals")
+    for folder in (songs / "train").iterdir():  # the mixture is the sum of the four; the guitar is in `other`
+        shutil.copy(folder / "other.wav", folder / "guitar.wav")
+    assert make_parts(tracks_in(songs), ["drums"], DataSpec()).names == ("vocals", "drums", "bass", "other")
+    assert make_parts(tracks_in(songs), ["guitar"], DataSpec()).names == ("guitar", REST)
+
+
+def test_a_stem_that_no_track_has(songs):
+    with pytest.raises(DataError, match="no track has a stem 'vocal'. Did you mean 'vocals'.*bass, drums"):
+        make_parts(tracks_in(songs), ["vocal"], DataSpec())
+    with pytest.raises(DataError, match="'drums' is not among data.stems"):
+        make_parts(tracks_in(songs), ["drums"], DataSpec(stems=("vocals", "bass")))
+
+
+def test_missing_stem_is_skipped_silent_or_refused_and_always_told(songs):
+    write_song(songs / "train" / "with-guitar", seed=8, stems=(*STEMS, "guitar"))
+    tracks = tracks_in(songs)
+    parts = make_parts(tracks, ["guitar"], DataSpec())
+    assert [t.name for t in parts.tracks] == ["with-guitar"]
+    assert "3 of 4 tracks lack a stem and are left out (song-0: guitar" in parts.notes[0]
+    parts = make_parts(tracks, ["guitar"], DataSpec(missing_stem="silent"))
+    assert len(parts.tracks) == 4
+    assert "taken as silence" in parts.notes[0]
+    assert not read_part(tracks[0], "guitar", ["guitar"]).any()
+    with pytest.raises(DataError, match="3 of 4 tracks lack a stem .*missing_stem=skip leaves them out"):
+        make_parts(tracks, ["guitar"], DataSpec(missing_stem="error"))
+
+
+def test_no_mixture_to_take_the_rest_from(songs):
+    for track in tracks_in(songs):
+        track.path("mixture").unlink()
+    with pytest.raises(DataError, match="none of 3 tracks has all of drums, rest"):
+        make_parts(tracks_in(songs), ["drums"], DataSpec(stems=("drums", REST)))
+
+
+def test_rest_is_the_mixture_without_the_targets(songs):
+    track = tracks_in(songs)[0]
+    rest = read_part(track, REST, ["drums"], 100, 500)
+    others = sum(read_part(track, name, [], 100, 500) for name in ("vocals", "bass", "other"))
+    assert torch.allclose(rest, others, atol=1e-6)
+
+
+# --- training examples
+
+
+def mixes(root, n_examples=20, **values):
+    recipe = micro_recipe(root, **values)
+    return RandomMixes(make_parts(tracks_in(root), recipe.targets, recipe.data), recipe, n_examples)
+
+
+def test_example_is_a_sum_of_gained_excerpts(songs):
+    """Recomputed by hand from the files: every stem is a gained, maybe swapped piece of one song."""
+    whole = {t.name: {s: read_part(t, s, []) for s in STEMS} for t in tracks_in(songs)}
+    example = mixes(songs, augment={"gain_db": [-6, 6]})[3]
+    assert example["mixture"].shape == (2, 2000)
+    for stem, name in zip(example["stems"], ("vocals", "drums"), strict=True):
+        assert any(is_gained_piece(stem, song[name], limit_db=6) for song in whole.values())
+
+
+def is_gained_piece(piece, whole, limit_db):
+    for candidate in (whole, whole.flip(0)):
+        windows = candidate.unfold(1, piece.shape[1], 1)  # (C, places, L)
+        gains = (windows * piece[:, None]).sum((0, 2)) / (windows**2).sum((0, 2))
+        errors = ((windows * gains[None, :, None] - piece[:, None]) ** 2).sum((0, 2))
+        place = int(errors.argmin())
+        if errors[place] < 1e-6 * (piece**2).sum():
+            return abs(20 * np.log10(abs(float(gains[place])))) <= limit_db + 1e-3
+    return False
+
+
+def test_mixture_is_the_sum_of_all_parts(songs):
+    example = mixes(songs, targets=list(STEMS))[0]
+    assert torch.allclose(example["mixture"], example["stems"].sum(0), atol=1e-6)
+
+
+def test_without_remix_a_mixture_is_a_piece_of_a_song(songs):
+    example = mixes(songs, augment={"remix": 0, "gain_db": [0, 0], "channel_swap": 0})[1]
+    assert any(is_gained_piece(example["mixture"], load_track(t, [])[0], 1e-3) for t in tracks_in(songs))
+
+
+def test_an_example_depends_on_seed_and_index_alone(songs):
+    one, other = mixes(songs), mixes(songs)
+    assert all(torch.equal(one[7][key], other[7][key]) for key in one[7])
+    assert not torch.equal(one[7]["mixture"], one[8]["mixture"])
+    assert not torch.equal(one[7]["mixture"], mixes(songs, train={"seed": 1})[7]["mixture"])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_change_nothing(songs, workers):
+    loader = torch.utils.data.DataLoader(mixes(songs, 6), batch_size=2, num_workers=workers)
+    got = torch.cat([batch["mixture"] for batch in loader])
+    assert torch.equal(got, torch.stack([mixes(songs)[i]["mixture"] for i in range(6)]))
+
+
+def test_drop_silences_a_stem_and_short_songs_are_followed_by_silence(songs):
+    assert not mixes(songs, augment={"drop": 1.0})[0]["mixture"].any()
+    long = mixes(songs, train={"chunk_seconds": 3.0})[0]["mixture"]
+    assert long.shape == (2, 3 * RATE)
+    assert long[:, : 2 * RATE].any()
+    assert not long[:, 2 * RATE :].any()
+
+
+def test_mono_is_the_mean_of_the_channels(songs):
+    options = {"augment": {"gain_db": [0, 0], "channel_swap": 0}}
+    mono = mixes(songs, data={"root": str(songs), "channels": 1}, **options)[2]["mixture"]
+    stereo = mixes(songs, **options)[2]["mixture"]
+    assert torch.allclose(mono, stereo.mean(0, keepdim=True), atol=1e-6)
+
+
+def test_other_rates_are_resampled_in_place(tmp_path):
+    root = tmp_path / "tone"
+    t = np.arange(3 * 16000) / 16000
+    folder = root / "train" / "a"
+    folder.mkdir(parents=True)
+    for name in (*STEMS, "mixture"):
+        soundfile.write(
+            folder / f"{name}.wav", np.stack([0.5 * np.sin(2 * np.pi * 440 * t)] * 2, 1), 16000, subtype="FLOAT"
+        )
+    example = mixes(root, augment={"gain_db": [0, 0]})[0]["stems"][0][0].double().numpy()
+    n = np.arange(len(example)) / RATE
+    basis = np.stack([np.sin(2 * np.pi * 440 * n), np.cos(2 * np.pi * 440 * n)], 1)
+    weights, residual, *_ = np.linalg.lstsq(basis, example, rcond=None)
+    assert len(example) == 2000
+    assert np.hypot(*weights) == pytest.approx(0.5, abs=1e-3)
+    assert residual[0] / len(example) < 1e-6  # a clean tone up to both ends
+
+
+# --- whole tracks
+
+
+def test_whole_track_and_where_its_mixture_came_from(songs):
+    track = tracks_in(songs, ("test",))[0]
+    mixture, stems, source = load_track(track, ["drums", "flute"])
+    assert (source, list(stems), mixture.shape) == ("file", ["drums"], (2, 2 * RATE))
+    track.path("mixture").unlink()
+    total, _, source = load_track(tracks_in(songs, ("test",))[0], ["drums"])
+    assert source == "sum"
+    assert torch.allclose(total, mixture, atol=1e-6)
+
+
+def test_table_survives_json(songs):
+    assert json.loads(track_table(songs, ("train",))["files"][0])["bass"] == "bass.wav"

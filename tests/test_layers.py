@@ -1,0 +1,74 @@
+"""The layout: which module may import which, what may import torch, how long a function may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "refined_bsrnn"
+LAYERS = [
+    {"errors", "__init__"},
+    {"suggest", "files"},
+    {"recipe", "audio", "metrics", "progress"},
+    {"bands", "stft", "blocks", "synth", "figures"},
+    {"heads", "losses", "data"},
+    {"model"},
+    {"checkpoint"},
+    {"separate", "tracking"},
+    {"train", "evaluate"},
+    {"transfer", "report"},
+    {"cli"},
+]
+LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+MODULES = sorted(PACKAGE.glob("*.py"))
+
+
+def imports(path, top_level_only=False):
+    """(own modules imported, other packages imported)."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    own, other = set(), set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            own |= {node.module or "__init__"}
+        elif isinstance(node, ast.ImportFrom):
+            other.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            other |= {alias.name.split(".")[0] for alias in node.names}
+    return own, other
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_a_module_imports_only_from_lower_layers(path):
+    assert path.stem in LAYER, f"{path.name} has no layer: add it to LAYERS"
+    if path.stem == "__init__":  # the front door: it may name anything
+        return
+    for name in imports(path)[0]:
+        assert LAYER[name] < LAYER[path.stem], f"{path.stem} imports {name}"
+
+
+@pytest.mark.parametrize("name", ["recipe", "report", "figures", "errors", "files", "suggest", "bands", "synth"])
+def test_these_need_no_torch(name):
+    """Neither do the modules they import."""
+    seen, waiting = set(), {name}
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        own, other = imports(PACKAGE / f"{module}.py")
+        assert "torch" not in other, f"{module} imports torch"
+        waiting |= own - seen
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_no_function_is_longer_than_60_lines(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_public_functions_say_what_they_are(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            one_idea = len(node.body) <= 2  # a line or two that says it itself
+            assert ast.get_docstring(node) or one_idea, f"{path.name}: {node.name}"
