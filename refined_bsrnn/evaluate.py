@@ -54,7 +54,7 @@ def evaluate(
         estimates = separator.separate(mixture, track.sample_rate_hz, list(stems))
         rows.append(score_track(track, mixture, stems, estimates, with_museval))
         mixtures.add(mixture_is)
-    results = {
+    results: dict[str, Any] = {
         **describe_run(run, recipe, model),
         "split": split,
         "data": {
@@ -70,7 +70,8 @@ def evaluate(
         "tracks": rows,
         "summary": {target: summarise(target, rows) for target in targets},
     }
-    write_json(run.results, finite(results))
+    results = finite(results)
+    write_json(run.results, results)
     return results
 
 
