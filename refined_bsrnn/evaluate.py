@@ -98,8 +98,8 @@ def score_track(
         per_target[name] = {**scores, "reference_silent": not bool(stem.any())}
     audible = [name for name in stems if not per_target[name]["reference_silent"]]
     if with_museval and audible:
-        arrays = ({n: x[n].numpy() for n in audible} for x in (stems, estimates))
-        for name, frames in museval_scores(*arrays, track.sample_rate_hz).items():
+        true, guess = ({name: x[name].numpy() for name in audible} for x in (stems, estimates))
+        for name, frames in museval_scores(true, guess, track.sample_rate_hz).items():
             medians = {key: nan_median(values) for key, values in frames.items()}
             per_target[name]["estimate"]["museval"] = medians
     return {"track": track.name, "seconds": track.seconds, "targets": per_target}

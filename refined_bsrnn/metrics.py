@@ -14,7 +14,8 @@ targets a model has.
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,7 +118,7 @@ def museval_scores(
     return {name: {"SDR": sdr[i], "ISR": isr[i], "SIR": sir[i], "SAR": sar[i]} for i, name in enumerate(names)}
 
 
-def _import_bss_eval():  # type: ignore[no-untyped-def]
+def _import_bss_eval() -> Callable[..., Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its dependencies' deprecations are not ours to mend

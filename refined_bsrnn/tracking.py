@@ -112,6 +112,7 @@ class Tracker:
         if mode == "disabled":
             return
         options: dict[str, Any] = {
+            "mode": mode,
             "project": recipe.log.project,
             "group": recipe.log.group,
             "name": self.run.name,
@@ -123,10 +124,10 @@ class Tracker:
             "settings": wandb.Settings(silent=True, console="off"),
         }
         try:
-            self.wandb = wandb.init(mode=mode, **options)
+            self.wandb = wandb.init(**options)
         except wandb.Error as error:
             print(f"wandb cannot be reached ({error}); logging offline.", file=sys.stderr)
-            self.wandb = wandb.init(mode="offline", **options)
+            self.wandb = wandb.init(**{**options, "mode": "offline"})
         self.provenance["wandb_id"] = self.wandb.id
 
     def save_provenance(self, **values: Any) -> None:

@@ -20,7 +20,7 @@ import datasets
 import psutil
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_from_env, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -519,7 +519,9 @@ def load_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: s
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate as `accelerate launch` (or nothing) set it up, with the recipe's precision and accumulation."""
-    state = PartialState()
+    # Where there is only a CPU, Accelerate must be told, or several processes would train apart from each other.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=cpu)
     share = recipe.train.accumulate * state.num_processes
     if recipe.train.batch_size % share:
         raise RecipeError(
@@ -527,6 +529,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"× train.accumulate {recipe.train.accumulate}; expected a multiple of {share}."
         )
     return Accelerator(
+        cpu=cpu,
         mixed_precision=precision_for(recipe.train, state.device),
         gradient_accumulation_steps=recipe.train.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),

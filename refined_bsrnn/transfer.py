@@ -14,7 +14,16 @@ from .data import find_root
 from .errors import RecipeError
 from .model import BSRNN
 from .progress import say
-from .recipe import Recipe, find_recipe, make_recipe, merge, parse_overrides, read_recipe_values, recipe_values
+from .recipe import (
+    BaseSpec,
+    Recipe,
+    find_recipe,
+    make_recipe,
+    merge,
+    parse_overrides,
+    read_recipe_values,
+    recipe_values,
+)
 from .train import new_run, run_training
 
 # What the base decides: a head fits this backbone and no other.
@@ -63,14 +72,15 @@ def transfer_model(recipe: Recipe, base: RunFolder) -> tuple[BSRNN, str]:
 
 def transfer(recipe: Recipe) -> tuple[RunFolder, bool]:
     """Train the heads of a transfer recipe into a run of its own; returns it and whether training came to its end."""
-    assert recipe.base is not None
+    if recipe.base is None:
+        raise RecipeError("the recipe names no base; expected base: {run: NAME}.")
     base = find_run(recipe.base.run, recipe.run.root)
-    recipe = replace(recipe, base=replace(recipe.base, run=str(base.path)))
+    recipe = replace(recipe, base=BaseSpec(str(base.path), recipe.base.sha256))
     recipe, run = new_run(recipe, find_root(recipe.data))
     _, digest = transfer_model(recipe, base)
     # Relative to the run's own folder, so that `runs/` can be moved as a whole.
     beside = os.path.relpath(base.path.resolve(), run.path.resolve())
-    recipe = replace(recipe, base=replace(recipe.base, run=Path(beside).as_posix(), sha256=digest))
+    recipe = replace(recipe, base=BaseSpec(Path(beside).as_posix(), digest))
     say(f"Transfer from {base.path}: its backbone is frozen; fresh heads: {', '.join(recipe.targets)}.")
     return run_training(recipe, lambda r: transfer_model(r, base)[0])
 

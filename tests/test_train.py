@@ -502,8 +502,8 @@ def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate):
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     one, _ = train(named(recipe, "one"))
     script = Path(__file__).parent.parent / "scripts" / "train_mtl.py"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, str(script), "recipe.yaml", "run.name=two"],
         env=environment,
@@ -523,8 +523,8 @@ def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate):
 
 def test_batches_that_cannot_be_shared_out_are_refused(songs, monkeypatch):
     class TwoProcesses:
-        num_processes = 2
-        device = torch.device("cpu")
+        def __init__(self, cpu):
+            self.num_processes, self.device = 2, torch.device("cpu")
 
     monkeypatch.setattr(train_module, "PartialState", TwoProcesses)
     with pytest.raises(RecipeError, match="batch_size 3 cannot be shared out over 2 processes .* multiple of 2"):
