@@ -105,8 +105,8 @@ def separate(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Compare evaluated runs."""
 
-    from .progress import console
     from .checkpoint import find_run
+    from .progress import console
     from .report import report
 
     groups = dict(_pair(group) for group in args.group)

@@ -226,8 +226,8 @@ def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
     """Which parts to draw and sum, for these targets.
 
     ``data.stems`` when given; else vocals, drums, bass, other, or all stems there are, whichever hold every target and
-    are heard to sum to the mixture; else the targets and the rest of the mixture. A track that lacks a part is left out, taken as silent or refused, as
-    ``data.missing_stem`` says. Raises `DataError` where no track has a target.
+    are heard to sum to the mixture; else the targets and the rest of the mixture. A track that lacks a part is left
+    out, taken as silent or refused, as ``data.missing_stem`` says. Raises `DataError` where no track has a target.
     """
     names = tuple(spec.stems) or _default_parts(tracks, targets)
     available = {stem for t in tracks for stem in t.stems}

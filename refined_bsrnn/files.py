@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def atomic_write(path: Path, error: type[UserError] = UserError) -> Iterator[Pat
         why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
         raise error(f"{path} cannot be written: {why}. Free some space or choose another folder.") from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -174,18 +174,24 @@ class Progress:
 
 
 class Trainer:
-    """Trains the parameters of ``model`` that require a gradient, as the recipe says, into ``run``."""
+    """Trains the parameters of the model that require a gradient, as the recipe says, into ``run``."""
 
     def __init__(
-        self, recipe: Recipe, run: RunFolder, model: BSRNN, data: TrainingData, accelerator: Accelerator, resume: bool
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        objective: Objective,
+        data: TrainingData,
+        accelerator: Accelerator,
+        resume: bool,
     ):
         self.recipe, self.spec, self.run, self.data = recipe, recipe.train, run, data
-        self.accelerator, self.model = accelerator, model.to(accelerator.device).train()
+        self.accelerator, self.model = accelerator, objective.model.to(accelerator.device).train()
         self.progress = Progress()
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if self.spec.ema else {}
         optimizer = torch.optim.Adam(self.trained.values(), lr=self.spec.lr)
-        self.objective, self.optimizer = accelerator.prepare(Objective(model, recipe), optimizer)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         if resume:
             self._load_state()
         provenance = self._provenance(resume)
@@ -333,8 +339,8 @@ class Trainer:
         )
         if left > DAY:
             say(
-                f"That is more than a day. An hour: train.steps={max(1, int(3600 / seconds))}. Faster steps: size=tiny, "
-                "train.batch_size=2, or recipes/micro.yaml, which is made for CPUs."
+                f"That is more than a day. For an hour: train.steps={max(1, int(3600 / seconds))}. For faster steps: "
+                "size=tiny, train.batch_size=2, or recipes/micro.yaml, which is made for CPUs."
             )
 
     def _time_step(self) -> float:
@@ -566,6 +572,8 @@ def run_training(
     ``make_model`` is called with the seed set, the same in every process.
     """
     accelerator = make_accelerator(recipe)
+    set_seed(recipe.train.seed)
+    objective = Objective(make_model(recipe), recipe)  # a typo in the recipe fails here, before any data are read
     data = training_data(recipe)
     if data.root.is_builtin:
         tell_builtin(say)
@@ -574,11 +582,9 @@ def run_training(
         accelerator.wait_for_everyone()  # all have looked before one makes the folder
     else:
         run = resume
-    set_seed(recipe.train.seed)
-    model = make_model(recipe)
     if resume is None and accelerator.is_main_process:
         write_run(run, recipe, data)
-    trainer = Trainer(recipe, run, model, data, accelerator, resume is not None)
+    trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None)
     finished = trainer.fit()
     accelerator.end_training()
     return run, finished

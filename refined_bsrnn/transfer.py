@@ -74,13 +74,14 @@ def transfer(recipe: Recipe) -> tuple[RunFolder, bool]:
     """Train the heads of a transfer recipe into a run of its own; returns it and whether training came to its end."""
     if recipe.base is None:
         raise RecipeError("the recipe names no base; expected base: {run: NAME}.")
-    base = find_run(recipe.base.run, recipe.run.root)
+    # A resolved recipe names its base relative to its run's own folder: then the run can be repeated from it alone.
+    beside = RunFolder(Path(os.path.normpath(Path(recipe.run.root) / "run" / recipe.base.run)))
+    base = beside if beside.recipe.is_file() else find_run(recipe.base.run, recipe.run.root)
     recipe = replace(recipe, base=BaseSpec(str(base.path), recipe.base.sha256))
     recipe, run = new_run(recipe, find_root(recipe.data))
     _, digest = transfer_model(recipe, base)
-    # Relative to the run's own folder, so that `runs/` can be moved as a whole.
-    beside = os.path.relpath(base.path.resolve(), run.path.resolve())
-    recipe = replace(recipe, base=BaseSpec(Path(beside).as_posix(), digest))
+    relative = os.path.relpath(base.path.resolve(), run.path.resolve())  # `runs/` can be moved as a whole
+    recipe = replace(recipe, base=BaseSpec(Path(relative).as_posix(), digest))
     say(f"Transfer from {base.path}: its backbone is frozen; fresh heads: {', '.join(recipe.targets)}.")
     return run_training(recipe, lambda r: transfer_model(r, base)[0])
 

@@ -47,10 +47,8 @@ def demo() -> None:
     run("separate", str(song), "--model", transferred, "--head", "guitar", "--out", str(root / "separated"))
     run("report", base, transferred, baseline, "--out", str(root / "report"))
 
-    say(
-        f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. The stems are synthetic: the numbers show that it works,"
-    )
-    say("not how good it is.")
+    say(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
+    say("The stems are synthetic: the numbers show that it works, not how good it is.")
     say(f"  training curves   {root}/report/curves.png")
     say(f"  table             {root}/report/report.md")
     say(f"  separated guitar  {root}/separated/mixture/guitar.wav   (the song: {song})")
