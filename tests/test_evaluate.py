@@ -69,6 +69,10 @@ def test_every_score_is_that_of_the_metrics_module(run, songs):
         "mixture": "file",
         "fingerprint": fingerprint(tracks_of(track_table(songs, ("test",)))),
     }
+
+
+def test_results_are_written(run):
+    results = evaluate(run)
     assert json.loads(run.results.read_text()) == results
 
 
