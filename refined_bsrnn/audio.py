@@ -4,10 +4,12 @@ Audio is float32, (channels, samples), full scale at ±1. soundfile reads wav, f
 system package; torchaudio resamples.
 """
 
+import errno
 import math
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -20,7 +22,9 @@ from .files import atomic_write
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".caf", ".au")
 SEEKS_EXACTLY = ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64", "CAF", "AU")
+SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM: the disk, not the audio
 WRITES = {".wav": "FLOAT", ".flac": "PCM_24"}
+MAX_RESAMPLE_KERNEL = 10_000_000  # entries of torchaudio's table; 44.1 <-> 48 kHz takes 24 thousand
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ def read_audio(path: str | PathLike[str], start: int = 0, n_samples: int | None 
     """Samples ``start`` to ``start + n_samples`` (default: to the end) as float32 (channels, samples), and the rate.
 
     Only that part is read, where the format can be entered anywhere; Ogg and MP3 are decoded from the beginning, since
-    they do not land where they are told to. Raises `AudioError` for a missing, foreign, empty or truncated file, a
-    part beyond the end, and NaN or infinite samples.
+    they do not land where they are told to. Raises `AudioError` for a missing, foreign, empty or truncated file, one
+    that does not tell its length, a part beyond the end, and NaN or infinite samples. An Ogg that was cut off carries
+    no length to compare with: what is left of it is read.
     """
     path = Path(path)
     with _open(path) as file:
@@ -93,24 +98,68 @@ def _open(path: Path) -> soundfile.SoundFile:
     if file.frames < 1 or file.channels < 1 or file.samplerate < 1:
         file.close()
         raise AudioError(f"{path} holds no samples ({size} bytes). Copy it again or restore a backup.")
-    _check_size(path, size, file)
+    try:
+        _check_length(path, size, file)
+    except AudioError:
+        file.close()
+        raise
     return file
 
 
-def _check_size(path: Path, size: int, file: soundfile.SoundFile) -> None:
-    """A wav that was cut off: libsndfile quietly takes what is left, the header still says what was there."""
-    if file.format != "WAV":
-        return
+def _check_length(path: Path, size: int, file: soundfile.SoundFile) -> None:
+    """`AudioError` where libsndfile's length is wrong: a file that was cut off, or one that does not tell its length.
+
+    libsndfile quietly takes what is left of a cut wav, aiff, w64 or au, and guesses the length of an untagged MP3 from
+    its first frame: with a variable bit rate it would drop the rest of the song without a word.
+    """
     with path.open("rb") as raw:
-        head = raw.read(8)
-    promised = int.from_bytes(head[4:8], "little") + 8
-    # Streaming writers leave 0 or all ones where they could not know the length.
-    if head[:4] == b"RIFF" and 8 < promised < 0xFFFFFFF0 and size < promised - 1:
-        file.close()
+        head = raw.read(28)
+        promised = _promised_bytes(head)
+        untagged = file.format == "MP3" and not _has_length_tag(raw, head)
+    if promised is not None and size < promised - 1:  # one: some writers leave out the last padding byte
         raise AudioError(
             f"{path} is cut off: its header promises {promised} bytes, and it has {size}. "
             "Copy it again or restore a backup."
         )
+    if untagged or file.frames >= 2**62:  # the largest number there is stands for a streamed flac
+        raise AudioError(
+            f"{path} does not say how long it is. Convert it: ffmpeg -i {path.name} {path.stem}-converted.wav"
+        )
+
+
+def _promised_bytes(head: bytes) -> int | None:
+    """The file size that the first 28 bytes announce; None where the format, or a writer that streamed, does not."""
+    kind, size = head[:4], int.from_bytes(head[4:8], "little")
+    if kind == b"RIFF":
+        # Streaming writers cannot know the length: ffmpeg leaves all ones, sox 2 GiB less a page, others 0.
+        unknown = size == 0 or size >= 0xFFFFFFE8 or 0x7FFFF000 <= size < 0x80000000
+        return None if unknown else size + 8
+    if kind == b"RF64" and head[12:16] == b"ds64":
+        size = int.from_bytes(head[20:28], "little")
+        return size + 8 if 0 < size < 2**62 else None
+    if kind == b"riff":  # w64: a 16-byte id, then the size of all
+        size = int.from_bytes(head[16:24], "little")
+        return size if 0 < size < 2**62 else None
+    size = int.from_bytes(head[4:8], "big")
+    if kind == b"FORM":
+        return size + 8 if 0 < size < 0xFFFFFFE8 else None
+    if kind == b".snd":  # here it is the place of the samples; their size follows
+        n_bytes = int.from_bytes(head[8:12], "big")
+        return size + n_bytes if n_bytes < 0xFFFFFFE8 else None
+    return None
+
+
+def _has_length_tag(raw: BinaryIO, head: bytes) -> bool:
+    """Whether the first frame of an MP3 is an encoder's Xing, Info or VBRI tag, which holds the number of frames."""
+    start = 0
+    while head[:3] == b"ID3" and len(head) >= 10:  # names and pictures, more than once in some files
+        a, b, c, d = head[6:10]
+        start += 10 + (a << 21 | b << 14 | c << 7 | d)  # seven bits each
+        raw.seek(start)
+        head = raw.read(10)
+    raw.seek(start)
+    first_frame = raw.read(4096)  # a frame has at most 1441 bytes; some tag writers leave zeros before it
+    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
 
 
 def _reason(error: Exception) -> str:
@@ -125,14 +174,20 @@ def write_audio(
 ) -> Path:
     """Write (channels, samples) as ``.wav`` (32-bit float) or ``.flac`` (24 bit), or another soundfile ``subtype``.
 
-    Atomic: a crash or a full disk leaves the old file. Raises `AudioError` for other suffixes, for a disk that cannot
-    be written, and where integers would clip (float files keep what lies above full scale).
+    Atomic: a crash or a full disk leaves the old file. Raises `AudioError` for other suffixes, subtypes and shapes, NaN
+    or infinite samples, a disk that cannot be written, and where integers would clip (float files keep what lies above
+    full scale).
     """
-    path, samples = Path(path), np.asarray(audio, dtype=np.float32)
-    if path.suffix.lower() not in WRITES:
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITES:
         raise AudioError(f"{path} cannot be written; expected the suffix {' or '.join(WRITES)}.")
-    subtype = subtype or WRITES[path.suffix.lower()]
-    peak = float(np.abs(samples).max(initial=0.0))
+    subtype = subtype or WRITES[suffix]
+    if not soundfile.check_format(suffix[1:], subtype):
+        known = ", ".join(soundfile.available_subtypes(suffix[1:]))
+        raise AudioError(f"{path} cannot be written with subtype {subtype}; expected one of {known}.")
+    samples = _writable(path, audio)
+    peak = float(np.abs(samples).max())
     if subtype not in ("FLOAT", "DOUBLE") and peak > 1.0:
         raise AudioError(
             f"{path} would clip: the peak is {20 * math.log10(peak):.2f} dB above full scale. "
@@ -140,19 +195,45 @@ def write_audio(
         )
     with atomic_write(path, AudioError) as temporary:
         try:
-            soundfile.write(temporary, samples.T, sample_rate_hz, subtype=subtype)
+            soundfile.write(temporary, samples.T, int(sample_rate_hz), subtype=subtype)
         except soundfile.LibsndfileError as error:
-            raise OSError(None, _reason(error)) from error
+            if error.code == SYSTEM_ERROR:
+                raise OSError(errno.EIO, "the disk is full or does not answer") from error
+            raise AudioError(f"{path} cannot be written: {_reason(error)}") from error
+        except AssertionError as error:  # how soundfile says that fewer samples were written than it was given
+            raise OSError(errno.ENOSPC, "fewer samples were written than there are") from error
     return path
+
+
+def _writable(path: Path, audio: Tensor | np.ndarray) -> np.ndarray:
+    """(channels, samples) float32 on the CPU; `AudioError` for another shape, nothing at all, NaN or infinity."""
+    samples = torch.as_tensor(audio).detach().to("cpu", torch.float32).numpy()
+    if samples.ndim != 2 or 0 in samples.shape:
+        raise AudioError(
+            f"{path} cannot be written: the audio has the shape {samples.shape}; expected (channels, samples), "
+            "neither empty."
+        )
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path} cannot be written: the audio holds NaN or infinite samples.")
+    return samples
 
 
 def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """(..., samples) at another rate, ceil(samples · to / from) long; a windowed sinc of 64 zero crossings.
 
-    Flat to 0.1 dB up to 0.9 of the lower Nyquist frequency; aliases lie more than 80 dB down.
+    Flat to 0.1 dB up to 0.9 of the lower Nyquist frequency; what lies above it is more than 80 dB down. Raises
+    `AudioError` for rates below 1, and for two so unrelated (44100 and 44101) that the filter's table, one row for
+    every position between samples, would take gigabytes.
     """
+    if from_hz < 1 or to_hz < 1:
+        raise AudioError(f"audio at {from_hz} Hz cannot be resampled to {to_hz} Hz; expected rates of at least 1 Hz.")
     if from_hz == to_hz:
         return audio
+    if from_hz * to_hz // math.gcd(from_hz, to_hz) ** 2 > MAX_RESAMPLE_KERNEL:
+        raise AudioError(
+            f"resampling from {from_hz} to {to_hz} Hz would take too much memory; convert the file first: "
+            f"ffmpeg -i in.wav -ar {to_hz} out.wav"
+        )
     return torchaudio_resample(
         audio, from_hz, to_hz, lowpass_filter_width=64, rolloff=0.94, resampling_method="sinc_interp_kaiser", beta=14.77
     )

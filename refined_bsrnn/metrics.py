@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from .errors import UserError
 
@@ -27,7 +28,7 @@ EPS = 1e-7  # as in the published uSDR implementations
 
 def _pair(reference: npt.ArrayLike, estimate: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 (channels, samples); `UserError` where they cannot be compared."""
-    s, e = np.asarray(reference, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
+    s, e = _float64(reference), _float64(estimate)
     if s.ndim != 2 or s.shape != e.shape or 0 in s.shape:
         raise UserError(
             f"reference {s.shape} and estimate {e.shape} differ; expected one (channels, samples) for both."
@@ -36,6 +37,18 @@ def _pair(reference: npt.ArrayLike, estimate: npt.ArrayLike) -> tuple[np.ndarray
         if not np.isfinite(signal).all():
             raise UserError(f"the {name} holds NaN or infinite samples; it cannot be scored.")
     return s, e
+
+
+def _float64(signal: npt.ArrayLike) -> np.ndarray:
+    if isinstance(signal, torch.Tensor):  # of any device and type, in a graph or not
+        signal = signal.detach().to("cpu", torch.float64).numpy()
+    return np.asarray(signal, dtype=np.float64)
+
+
+def _check_rate(sample_rate_hz: int) -> int:
+    if not sample_rate_hz >= 1 or sample_rate_hz != int(sample_rate_hz):  # NaN compares false
+        raise UserError(f"the sample rate is {sample_rate_hz}; expected a positive whole number of Hz.")
+    return int(sample_rate_hz)
 
 
 def usdr(reference: npt.ArrayLike, estimate: npt.ArrayLike) -> float:
@@ -50,15 +63,15 @@ def usdr(reference: npt.ArrayLike, estimate: npt.ArrayLike) -> float:
 def csdr_frames(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate_hz: int) -> np.ndarray:
     """museval's SDR of every whole second, NaN where it is undefined; the rest behind the last whole second is dropped.
 
-    A signal shorter than one second has no frame. A perfect frame is infinite, as in museval. Raises `UserError` for
-    other shapes, NaN samples and a rate below 1.
+    A signal shorter than one second has no frame: museval would score it as one shorter frame, whose value does not
+    compare with the others. A perfect frame is infinite, as in museval. Raises `UserError` for other shapes, NaN
+    samples and a rate that is no positive whole number.
     """
     s, e = _pair(reference, estimate)
-    if sample_rate_hz < 1:
-        raise UserError(f"the sample rate is {sample_rate_hz}; expected a positive number of Hz.")
-    n_frames = s.shape[1] // sample_rate_hz
-    s, e = (x[:, : n_frames * sample_rate_hz].reshape(len(x), n_frames, sample_rate_hz) for x in (s, e))
-    signal, noise = (s**2).sum((0, 2)), ((s - e) ** 2).sum((0, 2))
+    rate = _check_rate(sample_rate_hz)
+    n_frames = s.shape[1] // rate
+    s, e = (x[:, : n_frames * rate].reshape(len(x), n_frames, rate) for x in (s, e))
+    signal, noise = (np.einsum("cfl,cfl->f", x, x) for x in (s, s - e))  # no squares of minutes in memory
     with np.errstate(divide="ignore", invalid="ignore"):
         frames = 10.0 * np.log10(signal / noise)
     for x in (s, e):
@@ -76,14 +89,16 @@ def csdr(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate_hz: int)
 def si_sdr(reference: npt.ArrayLike, estimate: npt.ArrayLike, zero_mean: bool = False) -> float:
     """10 log10(‖αs‖² / ‖αs − e‖²) with α = ⟨e, s⟩ / ‖s‖² (Le Roux et al. 2019), over all samples and channels.
 
-    NaN for a silent reference, −inf for a silent estimate or one orthogonal to the reference. ``zero_mean`` removes
-    each channel's mean first. Raises `UserError` as `usdr`.
+    No eps: NaN for a silent reference, inf for a perfect estimate up to scale, −inf for a silent estimate or one
+    orthogonal to the reference. ``zero_mean`` removes each channel's mean first. Raises `UserError` as `usdr`.
     """
     s, e = _pair(reference, estimate)
+    rounding = 0.0
     if zero_mean:
+        rounding = 1e-28 * (s**2).sum()  # what is left of a constant when its mean is taken off
         s, e = s - s.mean(1, keepdims=True), e - e.mean(1, keepdims=True)
     energy = (s**2).sum()
-    if energy == 0:
+    if energy <= rounding:
         return math.nan
     scaled = (e * s).sum() / energy * s
     signal, noise = (scaled**2).sum(), ((scaled - e) ** 2).sum()
@@ -97,19 +112,28 @@ def museval_scores(
     """{target: {"SDR", "ISR", "SIR", "SAR": per-frame dB}} by museval: BSSEval v4 images, 1 s frames, global filters.
 
     All targets are scored together, as museval does. Slow: minutes per song. Raises `UserError` where museval cannot be
-    imported (it needs FFmpeg), and where a target is silent over the whole track, which museval does not define.
+    imported (it needs FFmpeg), for targets that differ in name or shape, less than a second of audio, and a target that
+    is silent over the whole track, in the sum over channels, which museval does not define.
     """
+    rate = _check_rate(sample_rate_hz)
     names = list(references)
+    if not names or set(names) != set(estimates):
+        raise UserError(f"references {names} and estimates {list(estimates)} differ; expected the same targets.")
     pairs = [_pair(references[name], estimates[name]) for name in names]
-    silent = [name for name, pair in zip(names, pairs, strict=True) if not all(np.any(x) for x in pair)]
+    shapes = {pair[0].shape for pair in pairs}
+    if len(shapes) > 1 or pairs[0][0].shape[1] < rate:
+        raise UserError(
+            f"the targets have the shapes {sorted(shapes)}; expected one for all, (channels, at least {rate} samples)."
+        )
+    silent = [name for name, pair in zip(names, pairs, strict=True) if not all(np.any(x.sum(0)) for x in pair)]
     if silent:
         raise UserError(f"museval does not define scores for a silent signal: {', '.join(silent)}. Leave it out.")
     bss_eval = _import_bss_eval()
     stacked = (np.stack([pair[i].T for pair in pairs]) for i in (0, 1))  # (targets, samples, channels)
     sdr, isr, sir, sar, _ = bss_eval(
         *stacked,
-        window=sample_rate_hz,
-        hop=sample_rate_hz,
+        window=rate,
+        hop=rate,
         compute_permutation=False,
         filters_len=512,
         framewise_filters=False,
@@ -123,7 +147,9 @@ def _import_bss_eval() -> Callable[..., Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its dependencies' deprecations are not ours to mend
             from museval.metrics import bss_eval
-    except (ImportError, RuntimeError, OSError) as error:
+    except ImportError as error:
+        raise UserError(f"museval cannot be imported ({error}); install it: pip install museval") from None
+    except (RuntimeError, OSError) as error:
         raise UserError(
             f"museval cannot be imported ({error}). It needs the FFmpeg programs: apt-get install ffmpeg (Debian, "
             "Ubuntu), brew install ffmpeg (macOS)."

@@ -92,21 +92,52 @@ def test_a_file_without_samples(tmp_path):
         audio_info(tmp_path / "none.wav")
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "au", "flac", "mp3"])
 def test_cut_off_files(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     soundfile.write(path, noise(3.0), RATE)
+    assert read_audio(path)[0].shape == (2, 3 * RATE)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError, match=r"cut.* (is cut off|is damaged)"):
         read_audio(path)
 
 
-def test_a_wav_of_unknown_length_is_read(song):
+@pytest.mark.parametrize("length", [0, 0x7FFFF024, 0xFFFFFFFF])
+def test_a_wav_of_unknown_length_is_read(song, length):
     """Programs that stream a wav cannot go back to write its length."""
     data = bytearray(song.read_bytes())
-    data[4:8] = b"\xff" * 4
+    data[4:8] = length.to_bytes(4, "little")
     song.write_bytes(bytes(data))
     assert read_audio(song)[0].shape == (2, RATE)
+
+
+@pytest.mark.parametrize("read", [audio_info, read_audio])
+def test_an_mp3_without_its_length_is_refused(tmp_path, read):
+    """libsndfile would guess from the first frame and drop the rest of the song."""
+    soundfile.write(tmp_path / "a.mp3", noise(3.0), RATE)
+    data = (tmp_path / "a.mp3").read_bytes()
+    assert data.count(b"Xing") + data.count(b"Info") == 1
+    (tmp_path / "a.mp3").write_bytes(data.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4)))
+    with pytest.raises(AudioError, match="a.mp3 does not say how long it is. Convert it: ffmpeg -i a.mp3 a-converted"):
+        read(tmp_path / "a.mp3")
+
+
+def test_an_mp3_with_names_and_pictures_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", noise(3.0), RATE)
+    picture = b"ID3\x04\0\0" + bytes([0, 1, 2, 3]) + bytes(1 << 14 | 2 << 7 | 3)
+    (tmp_path / "b.mp3").write_bytes(2 * picture + (tmp_path / "a.mp3").read_bytes())
+    assert torch.equal(read_audio(tmp_path / "b.mp3")[0], read_audio(tmp_path / "a.mp3")[0])
+
+
+@pytest.mark.parametrize("read", [audio_info, read_audio])
+def test_a_streamed_flac_is_refused(tmp_path, read):
+    soundfile.write(tmp_path / "a.flac", noise(), RATE)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] &= 0xF0  # STREAMINFO: 36 bits of length, 0 where it is not known
+    data[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(bytes(data))
+    with pytest.raises(AudioError, match="a.flac does not say how long it is"):
+        read(tmp_path / "a.flac")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -158,6 +189,44 @@ def test_unknown_suffix(tmp_path):
         write_audio(tmp_path / "a.xyz", torch.zeros(1, 10), RATE)
 
 
+@pytest.mark.parametrize(
+    ("audio", "rate_hz", "subtype", "message"),
+    [
+        (torch.full((1, 10), torch.nan), RATE, None, "a.flac cannot be written: the audio holds NaN or infinite"),
+        (torch.zeros(10), RATE, None, r"the audio has the shape \(10,\); expected \(channels, samples\)"),
+        (torch.zeros(1, 2, 10), RATE, None, r"the audio has the shape \(1, 2, 10\)"),
+        (torch.zeros(2, 0), RATE, None, r"the audio has the shape \(2, 0\)"),
+        (torch.zeros(1, 10), RATE, "FLOAT", "with subtype FLOAT; expected one of .*PCM_24"),
+        (torch.zeros(1, 10), 1_000_000, None, "a.flac cannot be written: flac does not support this sample rate"),
+        (torch.zeros(9, 10), RATE, None, "a.flac cannot be written"),
+    ],
+)
+def test_audio_that_cannot_be_written(tmp_path, audio, rate_hz, subtype, message):
+    with pytest.raises(AudioError, match=message):
+        write_audio(tmp_path / "a.flac", audio, rate_hz, subtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_in_a_graph_is_written(tmp_path):
+    audio = torch.rand(1, 10, requires_grad=True)
+    assert torch.equal(read_audio(write_audio(tmp_path / "a.wav", audio, RATE))[0], audio.detach())
+
+
+@pytest.mark.parametrize("problem", [soundfile.LibsndfileError(2), AssertionError()])
+def test_libsndfile_on_a_full_disk_leaves_the_old_file(song, monkeypatch, problem):
+    before = song.read_bytes()
+
+    def full(path, *args, **kwargs):
+        path.write_bytes(b"half")
+        raise problem
+
+    monkeypatch.setattr("refined_bsrnn.audio.soundfile.write", full)
+    with pytest.raises(AudioError, match="song.wav cannot be written: the disk is full"):
+        write_audio(song, torch.zeros(1, 10), RATE)
+    assert song.read_bytes() == before
+    assert list(song.parent.iterdir()) == [song]
+
+
 @pytest.mark.parametrize("where", ["refined_bsrnn.audio.soundfile.write", "refined_bsrnn.files.os.fsync"])
 def test_full_disk_leaves_the_old_file_and_nothing_else(song, monkeypatch, where):
     before = song.read_bytes()
@@ -204,6 +273,14 @@ def test_length_is_rounded_up_and_the_same_rate_is_left_alone(length):
     audio = torch.randn(2, length)
     assert resample(audio, 44100, 48000).shape == (2, -(-length * 48000 // 44100))
     assert resample(audio, 44100, 44100) is audio
+
+
+def test_rates_that_cannot_be_resampled():
+    """44100 to 44101 would build a table of 8 GB."""
+    with pytest.raises(AudioError, match="from 44100 to 44101 Hz would take too much memory; convert the file first"):
+        resample(torch.zeros(1, 10), 44100, 44101)
+    with pytest.raises(AudioError, match="audio at 0 Hz cannot be resampled to 44100 Hz"):
+        resample(torch.zeros(1, 10), 0, 44100)
 
 
 def test_channels():

@@ -67,6 +67,10 @@ CASES = {
     "mono": (S[:1], E_[:1]),
     "quiet": (1e-6 * S, 1e-6 * E_),
     "worse than nothing": (S, -S),
+    "sums to zero, not silent": (np.tile([1000.0, -1000.0], (2, RATE)), S[:, : 2 * RATE]),
+    "one silent channel": (S * [[1.0], [0.0]], E_),
+    "the same in both channels": (S[[0, 0]], E_[[0, 0]]),
+    "perfect": (S, S),
 }
 
 
@@ -160,16 +164,55 @@ def test_bad_rate_and_silent_target():
         museval_scores({"a": S, "b": 0 * S}, {"a": E_, "b": E_}, RATE)
 
 
-def test_museval_without_ffmpeg(monkeypatch):
+def test_tensors_of_any_kind_are_scored():
+    x = torch.ones(2, 4, requires_grad=True)
+    assert usdr(x, 0.9 * x) == pytest.approx(20.0, abs=1e-4)
+    assert usdr(x.bfloat16(), 0 * x) == 0.0
+
+
+def test_a_constant_has_no_si_sdr_without_its_mean():
+    assert math.isnan(si_sdr(np.full((1, 1000), 0.1), noise(6, 1, 1000), zero_mean=True))
+
+
+@pytest.mark.parametrize("rate", [-1, 0, 0.5, 4000.5, math.nan])
+def test_rates_that_are_none(rate):
+    for score in (lambda: csdr(S, E_, rate), lambda: museval_scores({"a": S}, {"a": E_}, rate)):
+        with pytest.raises(UserError, match="the sample rate is .*; expected a positive whole number of Hz"):
+            score()
+
+
+@pytest.mark.parametrize(
+    ("references", "estimates", "message"),
+    [
+        ({}, {}, r"references \[\] and estimates \[\] differ"),
+        ({"a": S}, {"b": E_}, r"references \['a'\] and estimates \['b'\] differ; expected the same targets"),
+        ({"a": S, "b": S[:, 9:]}, {"a": S, "b": S[:, 9:]}, r"the targets have the shapes .*; expected one for all"),
+        ({"a": S[:, :3999]}, {"a": S[:, :3999]}, r"expected one for all, \(channels, at least 4000 samples\)"),
+        ({"a": S * [[1.0], [0.0]] - S[[1, 0]] * [[0.0], [1.0]]}, {"a": S}, "silent signal: a"),
+    ],
+)
+def test_what_museval_cannot_score(references, estimates, message):
+    with pytest.raises(UserError, match=message):
+        museval_scores(references, estimates, RATE)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (RuntimeError("ffmpeg or ffprobe could not be found!"), "museval cannot be imported .* apt-get install ffmpeg"),
+        (ImportError("No module named 'museval'"), "museval cannot be imported .* pip install museval"),
+    ],
+)
+def test_without_ffmpeg_or_museval(monkeypatch, problem, message):
     import builtins
 
     real = builtins.__import__
 
     def no_museval(name, *args, **kwargs):
         if name.startswith("museval"):
-            raise RuntimeError("ffmpeg or ffprobe could not be found!")
+            raise problem
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_museval)
-    with pytest.raises(UserError, match="museval cannot be imported .* apt-get install ffmpeg"):
+    with pytest.raises(UserError, match=message):
         museval_scores({"a": S}, {"a": E_}, RATE)

@@ -1,0 +1,45 @@
+"""The names that other programs rely on."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import micro_recipe
+
+import refined_bsrnn
+from refined_bsrnn.bands import SCHEMES, band_ranges
+from refined_bsrnn.metrics import csdr, si_sdr, usdr
+from refined_bsrnn.train import train
+
+
+def test_names_at_the_top():
+    assert set(refined_bsrnn.__all__) == {"BSRNN", "Separator", "__version__", "load_recipe"}
+    with pytest.raises(AttributeError, match="no attribute 'Seperator'"):
+        _ = refined_bsrnn.Seperator
+
+
+def test_the_documented_calls(songs):
+    from refined_bsrnn import BSRNN, Separator, load_recipe
+
+    recipe = load_recipe("recipes/mtl_generic.yaml", ["bands.kind=v7", "targets=[drums]", "size=micro"])
+    assert BSRNN.from_recipe(recipe).targets == ["drums"]
+    assert band_ranges("tet24", sample_rate_hz=44100, n_fft=2048)[-1] == (801, 1025)
+    assert "tet24" in SCHEMES
+    run, _ = train(micro_recipe(songs))
+    separator = Separator.from_pretrained(run.path, device="cpu")
+    assert separator.heads == ["drums", "vocals"]
+    assert not separator.model.training
+    mixture = torch.randn(2, 2, 3000)
+    assert separator.model(mixture, targets=None)["drums"].shape == mixture.shape
+    stems = separator.separate(np.zeros((2, 1000), dtype=np.float32), sample_rate_hz=16000, heads=["vocals"])
+    assert {name: tuple(x.shape) for name, x in stems.items()} == {"vocals": (2, 1000)}
+    stem = mixture[0].numpy()
+    assert all(isinstance(x, float) for x in (usdr(stem, stem), csdr(stem, stem, 1000), si_sdr(stem, stem)))
+
+
+@pytest.mark.parametrize("module", ["refined_bsrnn", "refined_bsrnn.cli", "refined_bsrnn.report", "refined_bsrnn.bands"])
+def test_what_needs_no_torch_does_not_load_it(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
