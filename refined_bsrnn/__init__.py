@@ -1,7 +1,7 @@
 """Multi-task, universal-feature transfer learning in music source separation with Band-Split RNN.
 
-    from refined_bsrnn import Separator
-    stems = Separator.from_pretrained("runs/mtl").separate("song.mp3", heads=["bass"])
+from refined_bsrnn import Separator
+stems = Separator.from_pretrained("runs/mtl").separate("song.mp3", heads=["bass"])
 """
 
 from typing import TYPE_CHECKING, Any

@@ -109,8 +109,11 @@ def report(args: argparse.Namespace) -> int:
     from .progress import console
     from .report import report
 
+    def folder(run: str) -> Path:
+        return Path(run) if (Path(run) / "results.json").is_file() else find_run(run, args.root).path
+
     groups = dict(_pair(group) for group in args.group)
-    result = report([find_run(run, args.root).path for run in args.run], args.out, groups=groups)
+    result = report([folder(run) for run in args.run], args.out, groups=groups)
     console.print(result.rich_table())
     print(result.markdown)
     if args.out:

@@ -9,6 +9,7 @@ out over the processes: the loss curve does not depend on how many there are, an
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_from_env, set_seed
@@ -53,6 +53,7 @@ from .stft import Signal
 from .tracking import Tracker, device_name, environment
 
 DAY = 86400.0
+PROBE_SECONDS = 10.0  # the longest that measuring a whole step may take before training
 Batch = dict[str, Tensor]  # "mixture" (B, C, L) and "stems" (B, targets, C, L)
 
 
@@ -138,6 +139,18 @@ def duration(seconds: float) -> str:
             smaller = {"d": ("h", 3600.0), "h": ("min", 60.0), "min": ("s", 1.0)}[unit]
             return f"{int(seconds // size)} {unit} {int(seconds % size // smaller[1])} {smaller[0]}"
     return f"{seconds:.1f} s"
+
+
+def peak_memory(device: torch.device) -> str:
+    """``1.2 GiB of memory``: the most this process has had so far."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU memory"
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return "memory not measured"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB of memory"
 
 
 @contextmanager
@@ -329,13 +342,14 @@ class Trainer:
         say(f"{trained:,} parameters train, {total - trained:,} are frozen.")
         for note in self.data.parts.notes:
             say(note)
-        seconds = self._time_step()
-        left = seconds * (self.spec.steps - self.progress.step)
+        seconds, measured = self._time_step()
+        steps = self.spec.steps - self.progress.step
+        left = seconds * steps
         say(
             f"{self.run.name}: {total:,} parameters on {device_name(self.accelerator.device)} × "
             f"{self.accelerator.num_processes}, {len(self.data.parts.tracks)} training and {len(self.data.validation)} "
-            f"validation tracks; {seconds:.2f} s per step measured, {self.spec.steps - self.progress.step} steps: "
-            f"about {duration(left)} without validation; {self._memory()}."
+            f"validation tracks; {seconds:.2f} s per step ({measured}), {steps} steps: about {duration(left)} without "
+            f"validation; {peak_memory(self.accelerator.device)}."
         )
         if left > DAY:
             say(
@@ -343,26 +357,29 @@ class Trainer:
                 "size=tiny, train.batch_size=2, or recipes/micro.yaml, which is made for CPUs."
             )
 
-    def _time_step(self) -> float:
-        """Seconds of one optimiser step's computing, measured on noise; nothing is changed by it."""
+    def _time_step(self) -> tuple[float, str]:
+        """Seconds of one optimiser step's computing on noise, and how they were found; nothing is changed by it."""
+        one = self._time_examples(1)
+        if one * self.per_process * self.spec.accumulate > PROBE_SECONDS:
+            return one * self.per_process * self.spec.accumulate, f"measured on 1 of {self.per_process} examples"
+        return self._time_examples(self.per_process) * self.spec.accumulate, "measured"
+
+    def _time_examples(self, n_examples: int) -> float:
+        """Seconds of forward and backward for so many examples, the mean over the processes."""
         noise = torch.Generator(self.accelerator.device).manual_seed(0)
         length = round(self.spec.chunk_seconds * self.recipe.stft.sample_rate_hz)
-        shape = (self.per_process, len(self.recipe.targets), self.recipe.data.channels, length)
+        shape = (n_examples, len(self.recipe.targets), self.recipe.data.channels, length)
         stems = torch.randn(shape, generator=noise, device=self.accelerator.device) * 0.1
-        for _ in range(2):  # the first one warms up
-            started = time.monotonic()
-            loss, _ = self.objective(stems.sum(1), stems)
-            # Scaling and Accelerate's step count stay out of it: a plain backward, thrown away.
-            loss.backward()
-            if self.accelerator.device.type == "cuda":
-                torch.cuda.synchronize()
-            self.objective.zero_grad(set_to_none=True)
-        return (time.monotonic() - started) * self.spec.accumulate
-
-    def _memory(self) -> str:
+        started = time.monotonic()
+        loss, _ = self.objective(stems.sum(1), stems)
+        # Scaling and Accelerate's step count stay out of it: a plain backward, thrown away.
+        loss.backward()
         if self.accelerator.device.type == "cuda":
-            return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory"
-        return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB of memory"
+            torch.cuda.synchronize()
+        self.objective.zero_grad(set_to_none=True)
+        # The same number in every process: they must agree on what is measured next.
+        seconds = torch.tensor(time.monotonic() - started, device=self.accelerator.device)
+        return float(self.accelerator.reduce(seconds, "mean"))
 
     def _resume_hint(self) -> str:
         return f"Go on with --resume {self.run.path}."

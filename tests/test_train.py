@@ -292,15 +292,21 @@ def test_durations(seconds, text):
 
 
 def test_a_long_run_is_announced_with_what_makes_it_short(songs, monkeypatch, capsys):
-    monkeypatch.setattr(Trainer, "_time_step", lambda self: 100.0)
+    monkeypatch.setattr(Trainer, "_time_step", lambda self: (100.0, "measured"))
     train(micro_recipe(songs, train={"steps": 1, "validate_every": 9}))
     assert "more than a day" not in capsys.readouterr().err
-    monkeypatch.setattr(Trainer, "_time_step", lambda self: 100000.0)
+    monkeypatch.setattr(Trainer, "_time_step", lambda self: (100000.0, "measured"))
     train(named(micro_recipe(songs, train={"steps": 1}), "long"))
     said = capsys.readouterr().err
     assert "parameters on cpu" in said
     assert "more than a day" in said
     assert "size=tiny" in said
+
+
+def test_a_slow_step_is_measured_on_one_example(songs, monkeypatch, capsys):
+    monkeypatch.setattr(Trainer, "_time_examples", lambda self, n_examples: 6.0 * n_examples)
+    train(micro_recipe(songs, train={"steps": 1, "validate_every": 9}))
+    assert "12.00 s per step (measured on 1 of 2 examples), 1 steps: about 12.0 s" in capsys.readouterr().err
 
 
 def test_accumulated_parts_give_the_step_of_the_whole_batch(songs):
