@@ -16,12 +16,6 @@ from .errors import RecipeError, UserError
 
 # The modules that need torch are imported by the command that uses them: `--help` and `bands` answer at once.
 
-OVERRIDES = {
-    "metavar": "key=value",
-    "nargs": "*",
-    "help": "recipe overrides, e.g. data.root=/data/musdb18hq size=tiny train.steps=1000",
-}
-
 
 def train(args: argparse.Namespace) -> int:
     """Train a recipe, or continue a run."""
@@ -150,67 +144,117 @@ def bands(args: argparse.Namespace) -> int:
     return 0
 
 
+def info(args: argparse.Namespace) -> int:
+    """Show what a network is made of."""
+    from .checkpoint import find_run
+    from .info import describe, info_table
+    from .progress import console
+    from .recipe import find_recipe, load_recipe
+
+    is_run = (Path(args.network) / "recipe.yaml").is_file() or (
+        Path(args.root) / args.network / "recipe.yaml"
+    ).is_file()
+    path = find_run(args.network, args.root).recipe if is_run else find_recipe(args.network)
+    found = describe(load_recipe(path, args.overrides))
+    if args.json:
+        print(json.dumps(found.values()))
+    else:
+        console.print(info_table(found))
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-
     top = argparse.ArgumentParser(
         prog="refined-bsrnn",
         description="Music source separation with Band-Split RNN: multi-task training, transfer to new sources.",
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, function, help_text, add_arguments in (
+        ("train", train, "train one backbone on the recipe's targets", _train_arguments),
+        ("transfer", transfer, "freeze a base's backbone and learn fresh heads", _transfer_arguments),
+        ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
+        ("separate", separate, "separate songs with chosen heads", _separate_arguments),
+        ("report", report, "compare runs: a table and training curves", _report_arguments),
+        ("info", info, "what a network is made of: shapes, parameters, multiply-accumulates", _info_arguments),
+        ("bands", bands, "print and draw band schemes", _bands_arguments),
+    ):
+        p = commands.add_parser(name, help=help_text, description=function.__doc__)
+        p.set_defaults(function=function)
+        add_arguments(p)
+    return top
 
-    p = commands.add_parser("train", help="train one backbone on the recipe's targets")
+
+def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", nargs="?", help="a YAML file or the name of a shipped recipe")
-    p.add_argument("overrides", **OVERRIDES)  # type: ignore[arg-type]
     p.add_argument("--resume", metavar="RUN", help="continue an interrupted run exactly")
-    p.set_defaults(function=train)
+    _overrides(p)
 
-    p = commands.add_parser("transfer", help="freeze a base's backbone and learn fresh heads")
+
+def _transfer_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--base", required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder")
     p.add_argument("--target", required=True, nargs="+", metavar="NAME", help="the new sources")
     p.add_argument("--recipe", default="transfer", help="training settings (default: recipes/transfer.yaml)")
-    p.add_argument("overrides", **OVERRIDES)  # type: ignore[arg-type]
-    p.set_defaults(function=transfer)
+    _overrides(p)
 
-    p = commands.add_parser("evaluate", help="score a run's heads on whole tracks")
+
+def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="a run's name or folder")
     p.add_argument("--data", metavar="ROOT", help="another data root than the run's")
     p.add_argument("--split", default="test", choices=["train", "valid", "test"])
     p.add_argument("--museval", action="store_true", help="also SDR, ISR, SIR, SAR by museval (slow)")
-    _common(p)
-    p.set_defaults(function=evaluate)
+    _device(p)
+    _root(p)
+    _json(p)
 
-    p = commands.add_parser("separate", help="separate songs with chosen heads")
+
+def _separate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("input", nargs="+", type=Path, metavar="SONG")
     p.add_argument("--model", required=True, metavar="RUN", help="a run's name or folder")
     p.add_argument("--head", default="all", metavar="NAME,...", help="heads to run (default: all)")
     p.add_argument("--out", type=Path, default=Path("separated"), metavar="DIR")
-    _common(p)
-    p.set_defaults(function=separate)
+    _device(p)
+    _root(p)
+    _json(p)
 
-    p = commands.add_parser("report", help="compare runs: a table and training curves")
+
+def _report_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", nargs="+", help="names or folders of evaluated runs")
     p.add_argument("--out", type=Path, metavar="DIR", help="write report.md, report.csv and curves.png there")
-    p.add_argument(
-        "--group", action="append", default=[], metavar="NAME=PATTERN", help="also score the tracks that match"
-    )
-    p.add_argument("--root", default="runs", help="where runs given by name are (default: runs)")
-    p.set_defaults(function=report)
+    p.add_argument("--group", action="append", default=[], metavar="NAME=PATTERN", help="also score matching tracks")
+    _root(p)
 
-    p = commands.add_parser("bands", help="print and draw band schemes")
+
+def _info_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("network", metavar="RECIPE|RUN", help="a recipe or a run")
+    _overrides(p)
+    _root(p)
+    _json(p)
+
+
+def _bands_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("scheme", nargs="*", help="schemes and their options, e.g. v7 tet24, or tet divisions=12")
     p.add_argument("--png", type=Path, metavar="FILE", help="draw them")
     p.add_argument("--sample-rate", type=int, default=44100)
     p.add_argument("--n-fft", type=int, default=2048)
-    p.add_argument("--json", action="store_true")
-    p.set_defaults(function=bands)
-    return top
+    _json(p)
 
 
-def _common(p: argparse.ArgumentParser) -> None:
+def _overrides(p: argparse.ArgumentParser) -> None:
+    text = "recipe overrides, e.g. data.root=/data/musdb18hq size=tiny train.steps=1000"
+    p.add_argument("overrides", metavar="key=value", nargs="*", help=text)
+
+
+def _device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+
+
+def _root(p: argparse.ArgumentParser) -> None:
     p.add_argument("--root", default="runs", help="where runs given by name are (default: runs)")
+
+
+def _json(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="results for programs on standard output")
 
 

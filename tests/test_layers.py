@@ -13,7 +13,7 @@ LAYERS = [
     {"bands", "stft", "blocks", "synth", "figures"},
     {"heads", "losses", "data"},
     {"model"},
-    {"checkpoint"},
+    {"checkpoint", "info"},
     {"separate", "tracking"},
     {"train", "evaluate"},
     {"transfer", "report"},
