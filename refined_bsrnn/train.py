@@ -8,6 +8,7 @@ out over the processes: the loss curve does not depend on how many there are, an
 
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -325,7 +326,8 @@ class Trainer:
             examples,
             batch_size=self.spec.batch_size // self.spec.accumulate,  # shared out over the processes by Accelerate
             sampler=range(self.progress.step * self.spec.batch_size, len(examples)),
-            num_workers=self.spec.workers,
+            # More than there are processors only get in each other's way; the examples do not depend on it.
+            num_workers=min(self.spec.workers, os.cpu_count() or 1),
             generator=torch.Generator(),  # its own, so that making a loader does not move the global one
             pin_memory=self.accelerator.device.type == "cuda",
         )
