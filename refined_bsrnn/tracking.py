@@ -121,7 +121,8 @@ class Tracker:
             "resume": "allow",
             "config": {"recipe": recipe_values(recipe), "provenance": self.provenance},
             "tags": ["built-in synthetic stems"] if self.provenance["data"]["builtin"] else [],
-            "settings": wandb.Settings(silent=True, console="off"),
+            # Its monitor looks at the machine every 15 s by default, which a small CPU feels.
+            "settings": wandb.Settings(silent=True, console="off", x_stats_sampling_interval=60.0),
         }
         try:
             self.wandb = wandb.init(**options)
