@@ -102,14 +102,20 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
 
 def describe_backbone(model: BSRNN) -> dict[str, Any]:
-    """What weights depend on, besides themselves: STFT, band edges and the shape of the backbone."""
+    """What weights depend on, besides themselves: STFT, bands and the shape of the backbone."""
     recipe = model.recipe
     return {
         "stft": asdict(recipe.stft),
         "bands": {"kind": recipe.bands.kind, **recipe.bands.options},
         "ranges": [list(r) for r in model.ranges],
         "backbone": asdict(recipe.backbone),
+        **({"band_weights": {"sha256": weights_sha256(model.bands.weights)}} if model.bands.weights else {}),
     }
+
+
+def weights_sha256(weights: Sequence[Sequence[float]]) -> str:
+    """Hash of the weights of overlapping bands to six decimals: the last digits depend on the machine."""
+    return hashlib.sha256(json.dumps([[f"{weight:.6f}" for weight in band] for band in weights]).encode()).hexdigest()
 
 
 def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:

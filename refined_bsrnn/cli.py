@@ -123,25 +123,62 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def bands(args: argparse.Namespace) -> int:
-    """Print and draw band schemes."""
+    """Print, draw and compare band schemes."""
 
-    from .bands import band_ranges, ranges_hz
+    from .band_table import band_table, matched_table, scheme_label
+    from .bands import band_split, ranges_hz
     from .figures import plot_bands
+
+    schemes = _schemes(args.scheme)
+    if args.match is not None:
+        print(matched_table(args.match, schemes, args.sample_rate))
+        return 0
+    if args.table:
+        print(band_table(schemes, args.sample_rate))
+        return 0
+    schemes = schemes or [("v7", {}), ("tet24", {})]
+    kinds = [kind for kind, _ in schemes]
+    grid = {"sample_rate_hz": args.sample_rate, "n_fft": args.n_fft}
+    splits = {
+        kind if kinds.count(kind) == 1 else scheme_label(kind, options): band_split(kind, **grid, **options)
+        for kind, options in schemes
+    }
+    if args.json:
+        facts = {
+            name: {"n_bands": len(split), "overlapping": split.overlapping, "ranges": split.ranges}
+            for name, split in splits.items()
+        }
+        print(json.dumps(facts))
+    else:
+        for name, split in splits.items():
+            print(f"{name}: {len(split)} bands; {_bins(split)}")
+    if args.png:
+        hz = {name: ranges_hz(split, **grid) for name, split in splits.items()}
+        widths = {name: [stop - start for start, stop in split] for name, split in splits.items()}
+        print(f"Written: {plot_bands(hz, args.png, widths)}", file=sys.stderr)
+    return 0
+
+
+def _schemes(texts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Schemes with the options that stand behind each; options before the first one are for all."""
     from .recipe import parse_overrides
 
-    options = parse_overrides([text for text in args.scheme if "=" in text])
-    names = [text for text in args.scheme if "=" not in text] or ["v7", "tet24"]
-    grid = {"sample_rate_hz": args.sample_rate, "n_fft": args.n_fft}
-    ranges = {name: band_ranges(name, **grid, **options) for name in names}
-    if args.json:
-        print(json.dumps({name: {"n_bands": len(r), "ranges": r} for name, r in ranges.items()}))
-    else:
-        for name, r in ranges.items():
-            print(f"{name}: {len(r)} bands; first bins {' '.join(str(start) for start, _ in r)} | {r[-1][1]}")
-    if args.png:
-        hz = {name: ranges_hz(r, **grid) for name, r in ranges.items()}
-        print(f"Written: {plot_bands(hz, args.png)}", file=sys.stderr)
-    return 0
+    common: list[str] = []
+    schemes: list[tuple[str, list[str]]] = []
+    for text in texts:
+        if "=" not in text:
+            schemes.append((text, list(common)))
+        else:
+            (schemes[-1][1] if schemes else common).append(text)
+    if common and not schemes:
+        raise RecipeError(f"{common[0]!r} is an option of no scheme; write the scheme first, e.g. tet divisions=12.")
+    return [(kind, parse_overrides(options)) for kind, options in schemes]
+
+
+def _bins(split: Any) -> str:
+    if split.overlapping:
+        return f"overlapping bins {' '.join(f'{start}-{stop}' for start, stop in split)}"
+    return f"first bins {' '.join(str(start) for start, _ in split)} | {split.n_bins}"
 
 
 def info(args: argparse.Namespace) -> int:
@@ -178,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
         ("report", report, "compare runs: a table and training curves", _report_arguments),
         ("info", info, "what a network is made of: shapes, parameters, multiply-accumulates", _info_arguments),
-        ("bands", bands, "print and draw band schemes", _bands_arguments),
+        ("bands", bands, "print, draw and compare band schemes", _bands_arguments),
     ):
         p = commands.add_parser(name, help=help_text, description=function.__doc__)
         p.set_defaults(function=function)
@@ -234,7 +271,9 @@ def _info_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _bands_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("scheme", nargs="*", help="schemes and their options, e.g. v7 tet24, or tet divisions=12")
+    p.add_argument("scheme", nargs="*", help="each with its options behind it, e.g. v7 tet divisions=12 erb n_bands=32")
+    p.add_argument("--table", action="store_true", help="compare them in a Markdown table (default: all schemes)")
+    p.add_argument("--match", type=int, metavar="K", help="a table of the schemes that can have exactly K bands")
     p.add_argument("--png", type=Path, metavar="FILE", help="draw them")
     p.add_argument("--sample-rate", type=int, default=44100)
     p.add_argument("--n-fft", type=int, default=2048)

@@ -7,6 +7,7 @@ print. The same data give the same file, byte for byte.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -101,40 +102,63 @@ def band_cents(bands: Bands) -> list[tuple[float, float]]:
     return [(math.sqrt(low * high), 1200 * math.log2(high / low)) for low, high in bands if low > 0]
 
 
-def plot_bands(schemes: Mapping[str, Bands], path: Path) -> Path:
+def plot_bands(
+    schemes: Mapping[str, Bands], path: Path, widths_bins: Mapping[str, Sequence[int]] | None = None
+) -> Path:
     """Write the picture of `bands_figure` and return its path."""
-    return save(bands_figure(schemes), path)
+    return save(bands_figure(schemes, widths_bins), path)
 
 
-def bands_figure(schemes: Mapping[str, Bands]) -> Figure:
+def bands_figure(schemes: Mapping[str, Bands], widths_bins: Mapping[str, Sequence[int]] | None = None) -> Figure:
     """Band schemes over the musical scale; ``schemes[name]`` is ``[(low_hz, high_hz), ...]`` from 0 Hz to Nyquist.
 
-    Above: one row per scheme, its bands as adjacent rectangles in alternating shades over log2 of the frequency, with
-    the notes C0 to C10 below and Hz on top. Below: each band's width in cents at its centre. A band that starts at
-    0 Hz is drawn to the left edge of the upper panel and left out of the lower one, where its width would be infinite.
+    Above: one row per scheme, its bands as rectangles in alternating shades over log2 of the frequency, with the notes
+    C0 to C10 below and Hz on top; overlapping bands are staggered in three lanes. Below: each band's width in cents at
+    its centre, and where ``widths_bins[name]`` is given, in bins. A band that starts at 0 Hz is drawn to the left edge
+    of the upper panel and left out of the others: on these axes it has no centre and in cents no finite width.
     """
     rows_inches = 0.55 * len(schemes) + 0.9
-    figure = _new_figure(rows_inches + 4.4)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(rows_inches, 4.4))
+    heights = [rows_inches, 4.4] if widths_bins is None else [rows_inches, 3.8, 3.8]
+    figure = _new_figure(sum(heights))
+    upper, *lower = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     positive = [edge for bands in schemes.values() for band in bands for edge in band if edge > 0]
     left = math.log2(min([LEFT_EDGE_HZ, *(0.8 * edge for edge in positive)]))
     right = math.log2(max([20000.0, *positive]))
     for row, (_, bands) in enumerate(schemes.items()):
         _draw_row(upper, row, bands, left)
     _label_rows(upper, schemes)
-    _draw_cents(lower, schemes)
-    _frequency_axes(upper, lower, left, right)
+    _draw_widths(lower[0], {name: band_cents(bands) for name, bands in schemes.items()}, CENTS_TICKS)
+    lower[0].set_ylabel("band width (cents)", fontsize=11)
+    if widths_bins is not None:
+        points = {name: _band_bins(bands, widths_bins[name]) for name, bands in schemes.items()}
+        _draw_widths(lower[1], points, {2**i: str(2**i) for i in range(14)})
+        lower[1].set_ylabel("band width (bins)", fontsize=11)
+    _frequency_axes([upper, *lower], left, right)
     longest = max(map(len, schemes), default=0)
-    figure.legend(*lower.get_legend_handles_labels(), loc="outside lower center", ncols=max(1, 120 // (longest + 10)))
+    handles = lower[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=max(1, 120 // (longest + 10)))
     return figure
+
+
+def _band_bins(bands: Bands, widths_bins: Sequence[int]) -> list[tuple[float, float]]:
+    """``(centre in Hz, width in bins)`` per band that starts above 0 Hz."""
+    return [(math.sqrt(low * high), n) for (low, high), n in zip(bands, widths_bins, strict=True) if low > 0]
+
+
+LANES = 3  # a band of a triangular filterbank meets its two neighbours, a rectangular one little more
 
 
 def _draw_row(axes: Axes, row: int, bands: Bands, left: float) -> None:
     colour = COLOURS[row % len(COLOURS)]
+    n_lanes = LANES if any(low < high for (_, high), (low, _) in pairwise(bands)) else 1
+    height = 0.76 / n_lanes
     for i, (low_hz, high_hz) in enumerate(bands):
         start = max(left, math.log2(low_hz)) if low_hz > 0 else left
         stop = max(left, math.log2(high_hz))
-        box = Rectangle((start, row - 0.38), stop - start, 0.76, facecolor=_tint(colour, 0.75 if i % 2 else 0.25))
+        bottom = row - 0.38 + height * (i % n_lanes)
+        # Within a lane neighbours differ in shade too, where there are lanes by every other one of its bands.
+        shade = 0.75 if (i // n_lanes + i % n_lanes) % 2 else 0.25
+        box = Rectangle((start, bottom), stop - start, height, facecolor=_tint(colour, shade))
         box.set(edgecolor="black", linewidth=0.6)
         axes.add_patch(box)
 
@@ -151,28 +175,27 @@ def _label_rows(axes: Axes, schemes: Mapping[str, Bands]) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_cents(axes: Axes, schemes: Mapping[str, Bands]) -> None:
-    widths: list[float] = []
-    for i, (name, bands) in enumerate(schemes.items()):
-        points = band_cents(bands)
-        widths += [cents for _, cents in points]
+def _draw_widths(axes: Axes, curves: Mapping[str, Points], ticks: Mapping[int, str]) -> None:
+    """One curve per scheme over log2 of the centre, widths on a log scale."""
+    widths = [width for points in curves.values() for _, width in points]
+    for i, (name, points) in enumerate(curves.items()):
         x = [math.log2(hz) for hz, _ in points]
         # Schemes share bands: each curve is thinner than the one below it, so that both are seen where they coincide.
-        over = i / max(1, len(schemes) - 1)
+        over = i / max(1, len(curves) - 1)
         size: dict[str, Any] = {"linewidth": 2.8 - 1.7 * over, "markersize": 7.5 - 3.5 * over}
-        axes.plot(x, [cents for _, cents in points], label=name, **size, **curve_style(i))
+        axes.plot(x, [width for _, width in points], label=name, **size, **curve_style(i))
     low, high = min(widths, default=100.0) / 1.15, max(widths, default=1200.0) * 1.15
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    shown = {cents: label for cents, label in CENTS_TICKS.items() if low <= cents <= high}
+    shown = {width: label for width, label in ticks.items() if low <= width <= high}
     axes.set_yticks(list(shown), list(shown.values()))
     axes.set_yticks([], minor=True)
-    axes.set_ylabel("band width (cents)", fontsize=11)
     axes.grid(axis="y", linewidth=0.4, color="0.8")
 
 
-def _frequency_axes(upper: Axes, lower: Axes, left: float, right: float) -> None:
-    """Notes below both panels, Hz on top of the upper one; x is log2 of the frequency in Hz throughout."""
+def _frequency_axes(panels: Sequence[Axes], left: float, right: float) -> None:
+    """Notes below the first and the last panel, Hz on top; x is log2 of the frequency in Hz throughout."""
+    upper, lower = panels[0], panels[-1]
     octaves = range(11)
     lower.set_xticks([math.log2(C0_HZ) + octave for octave in octaves], [f"C{octave}" for octave in octaves])
     lower.set_xlim(left, right)
@@ -181,7 +204,7 @@ def _frequency_axes(upper: Axes, lower: Axes, left: float, right: float) -> None
     top = upper.secondary_xaxis("top")
     top.set_xticks([math.log2(hz) for hz in TICKS_HZ], [_hz_label(hz) for hz in TICKS_HZ])
     top.set_xlabel("frequency (Hz)", fontsize=11)
-    for axes in (upper, lower):
+    for axes in panels:
         axes.grid(axis="x", linewidth=0.4, color="0.8")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bands import BinRange, band_ranges
+from .bands import BinRange, band_split
 from .blocks import BLOCKS, make_norm
 from .errors import CheckpointError, UserError
 from .heads import HEADS
@@ -24,7 +24,10 @@ from .suggest import bind_options, nearest, pick
 
 
 class Encoder(nn.Module):
-    """The band split: per band, norm and linear layer from the real and imaginary parts to N features."""
+    """The band split: per band, norm and linear layer from the real and imaginary parts to N features.
+
+    Bands may overlap; each takes its bins as they are.
+    """
 
     def __init__(self, ranges: Sequence[BinRange], features: int, norm: str):
         super().__init__()
@@ -61,21 +64,23 @@ class Backbone(nn.Module):
 class BSRNN(nn.Module):
     """A backbone and one head per target.
 
-    Attributes: ``ranges`` (the K bin ranges), ``stft``, ``backbone``, ``heads`` (a ModuleDict by target), ``targets``.
+    Attributes: ``bands`` (the `BandSplit`), ``ranges`` (its K bin ranges), ``stft``, ``backbone``, ``heads`` (a
+    ModuleDict by target), ``targets``.
     """
 
     def __init__(self, recipe: Recipe, targets: Sequence[str]):
         super().__init__()
         self.recipe = recipe
         self.sample_rate_hz = recipe.stft.sample_rate_hz
-        self.ranges = band_ranges(
+        self.bands = band_split(
             recipe.bands.kind,
             sample_rate_hz=recipe.stft.sample_rate_hz,
             n_fft=recipe.stft.n_fft,
             **recipe.bands.options,
         )
+        self.ranges = list(self.bands.ranges)
         self.stft = STFT(recipe.stft.n_fft, recipe.stft.hop)
-        self.backbone = Backbone(self.ranges, recipe.backbone)
+        self.backbone = Backbone(self.bands, recipe.backbone)
         self.heads = nn.ModuleDict()
         self.backbone_is_frozen = False
         for target in targets:
@@ -97,7 +102,7 @@ class BSRNN(nn.Module):
         kind = pick("head.kind", spec.kind, HEADS)
         options = bind_options(f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "features", "norm"))
         backbone = self.recipe.backbone
-        self.heads[target] = kind(self.ranges, backbone.features, backbone.norm, **options)
+        self.heads[target] = kind(self.bands, backbone.features, backbone.norm, **options)
         return self.heads[target]
 
     def freeze_backbone(self) -> "BSRNN":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Print band schemes and draw them: on a note axis, and their widths in cents.
+"""Print band schemes and draw them: on a note axis, and their widths in cents and in bins.
 
-scripts/plot_bands.py v7 tet24 --png bands.png
+scripts/plot_bands.py v7 tet24 erb n_bands=32 --png bands.png
 """
 
 import sys

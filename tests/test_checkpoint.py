@@ -4,11 +4,13 @@ import errno
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import micro_recipe
 from safetensors.torch import load_file, save_file
 
+from refined_bsrnn import bands
 from refined_bsrnn.checkpoint import (
     RunFolder,
     find_run,
@@ -139,6 +141,15 @@ def test_other_band_edges_are_refused(run):
     run.recipe.write_text(text.replace("[500, 2000]", "[500, 2500]"))
     assert text != run.recipe.read_text()
     with pytest.raises(CheckpointError, match=r"was made for ranges \[\[0, 16\].*; this network has"):
+        load_model(run)
+
+
+def test_other_weights_of_the_same_bands_are_refused(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "mel", bands={"kind": "mel", "n_bands": 8})
+    load_model(run)
+    # the same extents, but averaged where they overlap
+    monkeypatch.setitem(bands.SCHEMES, "mel", lambda grid, *, n_bands: np.ceil(bands.mel(grid, n_bands=n_bands)))
+    with pytest.raises(CheckpointError, match="was made for band_weights"):
         load_model(run)
 
 

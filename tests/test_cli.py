@@ -89,6 +89,33 @@ def test_bands(capsys, tmp_path):
     assert "tet: 87 bands" in capsys.readouterr().out
 
 
+def test_options_of_bands_belong_to_the_scheme_before_them(capsys):
+    assert main(["bands", "v7", "mel", "n_bands=32", "mel", "n_bands=48", "--json"]) == 0
+    bands = json.loads(capsys.readouterr().out)
+    assert {name: (b["n_bands"], b["overlapping"]) for name, b in bands.items()} == {
+        "v7": (41, False),
+        "mel n_bands=32": (32, True),
+        "mel n_bands=48": (48, True),
+    }
+    assert bands["mel n_bands=32"]["ranges"][:2] == [[0, 8], [4, 13]]
+    assert main(["bands", "rounding=floor", "v7", "bass"]) == 0
+    first_bins = [line.split("first bins ")[1][:5] for line in capsys.readouterr().out.splitlines()]
+    assert first_bins == ["0 4 8", "0 2 4"]
+    assert main(["bands", "mel", "n_bands=32"]) == 0
+    assert "mel: 32 bands; overlapping bins 0-8 4-13" in capsys.readouterr().out
+
+
+def test_band_tables(capsys):
+    assert main(["bands", "v7", "--table"]) == 0
+    assert "| `v7` | 41 | 41 | 41 |" in capsys.readouterr().out
+    assert main(["bands", "--match", "36", "v7", "erb"]) == 0
+    out = capsys.readouterr().out
+    assert "`erb n_bands=36`" in out
+    assert "v7" not in out
+    assert main(["bands", "v7", "--match", "2"]) == 2
+    assert "no scheme has 2 bands" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -104,7 +131,8 @@ def test_bands(capsys, tmp_path):
         (["evaluate", "mtl"], 2, "there is no run 'mtl'"),
         (["separate", "song.wav", "--model", "mtl"], 2, "there is no run 'mtl'"),
         (["report", "mtl"], 2, "there is no run 'mtl'"),
-        (["bands", "v8"], 2, "Known: bass, custom, drums, joint, tet"),
+        (["bands", "divisions=12"], 2, "write the scheme first"),
+        (["bands", "v8"], 2, "Known: bass, bs_roformer, custom, drums"),
     ],
 )
 def test_errors_are_one_sentence_and_an_exit_code(arguments, code, message, capsys):

@@ -1,6 +1,7 @@
 """Figures: what is drawn is checked through the Figure objects, what is written by decoding it again."""
 
 import math
+from itertools import pairwise
 
 import matplotlib.image
 import numpy as np
@@ -117,8 +118,29 @@ def test_bands_picture_is_legible_in_size(schemes, tmp_path):
     assert_drawn(image)
 
 
+def test_widths_in_bins_are_a_third_panel(schemes):
+    ranges = {name: band_ranges(name) for name in schemes}
+    widths = {name: [stop - start for start, stop in r] for name, r in ranges.items()}
+    upper, cents, bins = bands_figure(schemes, widths).axes
+    assert len(upper.patches) == 41 + 36
+    v7, tet24 = bins.get_lines()[:2]
+    assert list(v7.get_ydata()) == widths["v7"][1:]
+    assert list(tet24.get_xdata()) == list(cents.get_lines()[1].get_xdata())
+    assert (bins.get_ylabel(), bins.get_yscale()) == ("band width (bins)", "log")
+    assert bins.get_xticklabels()[0].get_text() == "C0"
+
+
+def test_overlapping_bands_do_not_hide_each_other():
+    upper, _ = bands_figure({"erb": scheme("erb", n_bands=32), "v7": scheme("v7")}).axes
+    boxes = [(b.get_x(), b.get_x() + b.get_width(), b.get_y()) for b in upper.patches[:32]]
+    assert all(a[2] != b[2] for a, b in pairwise(boxes)), "neighbours lie in different lanes"
+    assert all(a[1] <= b[0] for i, a in enumerate(boxes) for b in boxes[i + 1 :] if a[2] == b[2])
+    assert all(b.get_y() > -0.5 and b.get_y() + b.get_height() < 0.5 for b in upper.patches[:32]), "inside its row"
+    assert {round(b.get_height(), 2) for b in upper.patches[32:]} == {0.76}
+
+
 def test_all_schemes_in_one_picture(tmp_path):
-    options = {"tet": {"divisions": 4}, "custom": {"edges_hz": [500.0, 5000.0]}}
+    options = {"tet": {"divisions": 4}, "even": {"n_bands": 33}, "custom": {"edges_hz": [500.0, 5000.0]}}
     everything = {name: scheme(name, **options.get(name, {})) for name in SCHEMES}
     figure = bands_figure(everything)
     figure.draw_without_rendering()

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from refined_bsrnn.bands import band_ranges
+from refined_bsrnn.bands import SCHEMES, band_ranges, band_split
 from refined_bsrnn.blocks import BLOCKS, NORMS, GlobalNorm
 from refined_bsrnn.errors import CheckpointError, RecipeError, UserError
-from refined_bsrnn.heads import HEADS
+from refined_bsrnn.heads import HEADS, MergeBands
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import HeadSpec, make_recipe
 
@@ -162,6 +162,58 @@ def test_encoder_is_a_loop_over_bands():
         x = (x - x.mean()) / (x.var(unbiased=False) + 1e-7).sqrt()
         expected = x @ encoder.linears[k].weight.T + encoder.linears[k].bias
         assert torch.allclose(encoder(spectrogram)[0, 0, k], expected, atol=1e-5)
+
+
+# --- overlapping bands ------------------------------------------------------------------------------------------------
+
+BAND_OPTIONS = {"tet": {"divisions": 4}, "even": {"n_bands": 33}, "custom": {"edges_bins": [20, 300]}}
+OVERLAPPING = ("musical", "mel", "tbark", "erb", "mel_band_roformer")
+
+
+def masks_of_one(split):
+    return [torch.ones(1, 2, 3, stop - start, dtype=torch.complex64) for start, stop in split]
+
+
+@pytest.mark.parametrize("kind", SCHEMES)
+def test_masks_of_one_give_the_mixture_back(kind):
+    split = band_split(kind, **BAND_OPTIONS.get(kind, {}))
+    spectrogram = torch.randn(1, 2, 1025, 3, dtype=torch.complex64)
+    estimate = MergeBands(split)(masks_of_one(split)) * spectrogram
+    if split.overlapping:
+        assert torch.allclose(estimate, spectrogram, rtol=1e-6, atol=0)
+    else:
+        assert torch.equal(estimate, spectrogram)
+
+
+def test_overlapping_masks_are_weighted_and_summed():
+    split = band_split("mel", n_bands=32)
+    masks = [(k + 1j) * mask for k, mask in enumerate(masks_of_one(split))]
+    merged = MergeBands(split)(masks)[0, 0, :, 0]
+    k, (start, stop) = 1, split[1]  # from bin 8 on shared with band 2, until then with band 0
+    upper = split.weights[2][: stop - split[2][0]]
+    expected = [*split.weights[k][: 8 - start], *(k + weight for weight in upper)]
+    assert torch.allclose(merged[start:stop], torch.tensor(expected) + 1j)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", OVERLAPPING)
+def test_overlapping_bands_in_the_network(kind, head):
+    stft = {"sample_rate_hz": 8000, "n_fft": 512, "hop": 128}
+    model = micro(stft=stft, bands={"kind": kind, "n_bands": 8}, head={"kind": head})
+    assert len(model.ranges) == 8
+    mixture = torch.randn(1, 2, 1501)
+    estimate = model(mixture)["vocals"]
+    assert estimate.shape == mixture.shape
+    estimate.square().sum().backward()
+    used = [p for name, p in model.named_parameters() if "drums" not in name]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in used)
+    assert all(p.grad.abs().sum() > 0 for p in model.backbone.encoder.linears.parameters())
+
+
+def test_how_bands_are_merged_is_not_saved():
+    partition, overlapping = micro(), micro(bands={"kind": "mel", "n_bands": 3})
+    assert not [key for key in overlapping.state_dict() if "merge" in key]
+    assert set(partition.state_dict()) == set(overlapping.state_dict())
 
 
 def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
