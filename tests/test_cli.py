@@ -166,7 +166,7 @@ def test_ctrl_c(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("refined_bsrnn.bands.band_ranges", interrupted)
+    monkeypatch.setattr("refined_bsrnn.bands.band_split", interrupted)
     assert main(["bands"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
