@@ -257,7 +257,10 @@ def backbone_file(run: RunFolder) -> Path:
 
 
 def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
-    """The network of a run with its heads (or those named), on the CPU, in eval mode."""
+    """The network of a run with its heads (or those named), on the CPU, in eval mode.
+
+    Where the recipe ties its targets together, all heads are loaded, whichever are named.
+    """
     recipe = run.load_recipe()
     model = BSRNN(recipe, targets=())
     digest = load_backbone(backbone_file(run), model)
@@ -266,12 +269,14 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
             f"the backbone of {recipe.base.run} is {digest}; {run.path} was transferred from {recipe.base.sha256}. "
             "The base has been trained again since."
         )
-    available = run.head_names()
-    for name in available if heads is None else heads:
+    files = run.head_names()
+    available = [*files, *([model.headless] if model.headless else [])]
+    for name in heads or ():
         if name not in available:
             raise RecipeError(
                 f"{run.path} has no head {name!r}.{nearest(name, available)} Heads: {', '.join(available) or 'none'}."
             )
+    for name in files if heads is None or recipe.together != "none" else heads:
         load_head(run.head(name), model, name, digest)
     return model.eval()
 
@@ -280,7 +285,7 @@ def save_weights(run: RunFolder, model: BSRNN) -> None:
     """The run's product: the backbone (unless it is a base's) and a file per head."""
     if model.recipe.base is None:
         save_backbone(run.backbone, model)
-    for target in model.targets:
+    for target in model.heads:
         save_head(run.head(target), model, target, model.recipe.head)
 
 
