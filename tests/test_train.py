@@ -18,6 +18,7 @@ from refined_bsrnn import train as train_module
 from refined_bsrnn.checkpoint import RunFolder, load_model, load_state, read_tensors, tensors_sha256
 from refined_bsrnn.errors import CheckpointError, DataError, RecipeError
 from refined_bsrnn.evaluate import evaluate
+from refined_bsrnn.losses import JOINT_LOSSES
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe, make_recipe
 from refined_bsrnn.train import Objective, Trainer, TrainingStopped, duration, lr_at, train
@@ -164,10 +165,13 @@ def test_average_by_hand(songs, monkeypatch):
 # --- resume
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers):
+@pytest.mark.parametrize(
+    ("workers", "loss"), [(0, {}), (1, {}), (0, {"weighting": "uncertainty", "combined_weighted_sdr": 1.0})]
+)
+def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers, loss):
     recipe = micro_recipe(
         songs,
+        loss=loss,
         train={"steps": 20, "ema": 0.9, "decay": "cosine", "warmup_steps": 3, "validate_every": 5, "workers": workers},
     )
     straight, _ = train(named(recipe, "straight"))
@@ -186,6 +190,44 @@ def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, worke
     for group, tensors in one[0].items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, other[0][group][name]), f"{group}/{name}"
+
+
+def test_learned_weights_train_are_logged_and_stay_out_of_the_network(songs, capsys):
+    run, _ = train(micro_recipe(songs, loss={"weighting": "uncertainty", "wave_l1": 1.0}, train={"lr": 0.01}))
+    lines = [line for line in metrics(run) if "loss" in line]
+    for target in ("vocals", "drums"):
+        values = [line[f"{target}/log_variance"] for line in lines]
+        assert values[0] == 0.0
+        assert values[1] == pytest.approx(-0.01, abs=1e-4)  # Adam's first step is the learning rate
+        assert values == sorted(values, reverse=True)  # the errors are far below one: all weights grow
+    line = lines[-1]
+    by_hand = sum(
+        0.5 * math.exp(-line[f"{t}/log_variance"]) * line[f"{t}/wave_l1"] + 0.5 * line[f"{t}/log_variance"]
+        for t in ("vocals", "drums")
+    )
+    assert math.isclose(line["loss"], by_hand, rel_tol=1e-4)
+    state = load_state(run.state)[0]
+    assert state["trained"]["loss.log_variances"].shape == (2,)
+    assert state["optimizer"]["loss.log_variances/exp_avg"].shape == (2,)
+    model = load_model(run)
+    assert not [name for name in model.state_dict() if "variance" in name]
+    n_parameters = sum(p.numel() for p in model.parameters())
+    assert f"{n_parameters + 2:,} parameters train, 0 are frozen." in capsys.readouterr().err
+    assert json.loads(run.provenance.read_text())["parameters"] == {"trained": n_parameters + 2, "frozen": 0}
+
+
+def test_a_state_without_the_learned_weights_is_refused(songs):
+    run, _ = train(micro_recipe(songs, loss={"weighting": "uncertainty", "wave_l1": 1.0}))
+    other, _ = train(named(micro_recipe(songs), "other"))
+    run.state.write_bytes(other.state.read_bytes())
+    with pytest.raises(CheckpointError, match="loss.log_variances is missing|1 is missing"):
+        resume(run)
+
+
+def test_joint_terms_train_and_are_logged(songs):
+    joint = {name: 0.1 for name in JOINT_LOSSES}
+    run, _ = train(micro_recipe(songs, loss={"mrstft": 1.0, "l1snr": 0.1, "si_sdr": 0.1, **joint}))
+    assert metrics(run)[0].keys() >= {*(f"all/{name}" for name in JOINT_LOSSES), "drums/mrstft", "vocals/si_sdr"}
 
 
 def test_a_run_that_was_killed_repeats_the_steps_after_its_last_state(songs, monkeypatch):
