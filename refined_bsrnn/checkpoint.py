@@ -83,7 +83,13 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load every tensor into the module; a missing, extra or misshapen one is a `CheckpointError`."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_tensors(module.state_dict(), tensors, where)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """`CheckpointError` unless the tensors have the names and shapes of one's own."""
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not part of the network" for name in found if name not in expected]
@@ -95,7 +101,6 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{where} does not fit the network: {'; '.join(problems[:3])}{more}.")
-    module.load_state_dict(dict(tensors), strict=True)
 
 
 # --- what a file must agree on ----------------------------------------------------------------------------------------

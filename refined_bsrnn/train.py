@@ -24,7 +24,7 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import RunFolder, load_state, load_strict, save_state, save_weights
+from .checkpoint import RunFolder, check_tensors, load_state, save_state, save_weights
 from .data import (
     BUILTIN,
     DataRoot,
@@ -533,9 +533,10 @@ def count_frozen(model: BSRNN) -> int:
 
 def load_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy tensors into those of the same names; strict, as everything that is loaded."""
-    holder = nn.ParameterDict({str(i): nn.Parameter(t, requires_grad=False) for i, t in enumerate(own.values())})
-    numbers = {name: str(i) for i, name in enumerate(own)}
-    load_strict(holder, {numbers.get(name, name): t for name, t in tensors.items()}, where)
+    check_tensors(own, tensors, where)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
 
 
 # --- from a recipe to a run -------------------------------------------------------------------------------------------
