@@ -212,7 +212,9 @@ def test_learned_weights_train_are_logged_and_stay_out_of_the_network(songs, cap
     model = load_model(run)
     assert not [name for name in model.state_dict() if "variance" in name]
     n_parameters = sum(p.numel() for p in model.parameters())
-    assert f"{n_parameters + 2:,} parameters train, 0 are frozen." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{n_parameters + 2:,} parameters train, 0 are frozen." in said
+    assert f"vocals {line['vocals/wave_l1']:.3f} drums {line['drums/wave_l1']:.3f} |" in said
     assert json.loads(run.provenance.read_text())["parameters"] == {"trained": n_parameters + 2, "frozen": 0}
 
 
@@ -225,7 +227,7 @@ def test_a_state_without_the_learned_weights_is_refused(songs):
 
 
 def test_joint_terms_train_and_are_logged(songs):
-    joint = {name: 0.1 for name in JOINT_LOSSES}
+    joint = dict.fromkeys(JOINT_LOSSES, 0.1)
     run, _ = train(micro_recipe(songs, loss={"mrstft": 1.0, "l1snr": 0.1, "si_sdr": 0.1, **joint}))
     assert metrics(run)[0].keys() >= {*(f"all/{name}" for name in JOINT_LOSSES), "drums/mrstft", "vocals/si_sdr"}
 
@@ -536,11 +538,14 @@ def test_results_hold_scores_beside_doing_nothing_and_silence(base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate):
+@pytest.mark.parametrize(
+    ("accumulate", "loss"),
+    [(1, {}), (2, {}), (1, {"weighting": "uncertainty", "wave_l1": 1.0, "combined_weighted_sdr": 0.1})],
+)
+def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate, loss):
     """The same global batch, 10 steps; only the main process writes, and both end."""
-    values = micro_values(songs, train={"steps": 10, "batch_size": 4, "accumulate": accumulate, "validate_every": 5})
-    recipe = make_recipe(values)
+    train_values = {"steps": 10, "batch_size": 4, "accumulate": accumulate, "validate_every": 5}
+    recipe = make_recipe(micro_values(songs, train=train_values, loss=loss))
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     one, _ = train(named(recipe, "one"))
     script = Path(__file__).parent.parent / "scripts" / "train_mtl.py"
