@@ -83,7 +83,13 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load every tensor into the module; a missing, extra or misshapen one is a `CheckpointError`."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_tensors(module.state_dict(), tensors, where)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """`CheckpointError` unless the tensors have the names and shapes of one's own."""
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not part of the network" for name in found if name not in expected]
@@ -95,7 +101,6 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{where} does not fit the network: {'; '.join(problems[:3])}{more}.")
-    module.load_state_dict(dict(tensors), strict=True)
 
 
 # --- what a file must agree on ----------------------------------------------------------------------------------------
@@ -263,7 +268,10 @@ def backbone_file(run: RunFolder) -> Path:
 
 
 def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
-    """The network of a run with its heads (or those named), on the CPU, in eval mode."""
+    """The network of a run with its heads (or those named), on the CPU, in eval mode.
+
+    Where the recipe ties its targets together, all heads are loaded, whichever are named.
+    """
     recipe = run.load_recipe()
     model = BSRNN(recipe, targets=())
     digest = load_backbone(backbone_file(run), model)
@@ -272,12 +280,14 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
             f"the backbone of {recipe.base.run} is {digest}; {run.path} was transferred from {recipe.base.sha256}. "
             "The base has been trained again since."
         )
-    available = run.head_names()
-    for name in available if heads is None else heads:
+    files = run.head_names()
+    available = [*files, *([model.headless] if model.headless else [])]
+    for name in heads or ():
         if name not in available:
             raise RecipeError(
                 f"{run.path} has no head {name!r}.{nearest(name, available)} Heads: {', '.join(available) or 'none'}."
             )
+    for name in files if heads is None or recipe.together != "none" else heads:
         load_head(run.head(name), model, name, digest)
     return model.eval()
 
@@ -286,7 +296,7 @@ def save_weights(run: RunFolder, model: BSRNN) -> None:
     """The run's product: the backbone (unless it is a base's) and a file per head."""
     if model.recipe.base is None:
         save_backbone(run.backbone, model)
-    for target in model.targets:
+    for target in model.heads:
         save_head(run.head(target), model, target, model.recipe.head)
 
 

@@ -43,10 +43,10 @@ def evaluate(
     """
     recipe = run.load_recipe()
     root = find_root(replace(recipe.data, root=data_root) if data_root else recipe.data)
-    targets = run.head_names()
+    model = load_model(run)
+    targets = model.targets
     listed = tracks_of(track_table(root.path, (split,)))
     tracks = tracks_with(targets, listed, root, split)
-    model = load_model(run)
     separator = Separator(model, device)
     rows, mixtures = [], set()
     for track in progress(tracks, len(tracks), f"evaluating {run.name}"):

@@ -1,17 +1,25 @@
 """Loss terms by name, and their sum over targets.
 
-A term compares an estimate with its stem, both as `Signal`, and gives one number. A new term is one function and one
-line in `LOSSES`; the names are the keys of the recipe's ``loss:`` and of the log.
+A term compares one target's estimate with its stem, both as `Signal`, and gives one number: `LOSSES`. A joint term
+sees all targets and the mixture at once: `JOINT_LOSSES`. A new one is one function and one line in its dict; the names
+are the keys of the recipe's ``loss:`` and of the log.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from .errors import RecipeError
 from .recipe import LossSpec
 from .stft import Signal
 from .suggest import pick
+
+Signals = Mapping[str, Signal]  # by target
+
+# --- terms of one target ----------------------------------------------------------------------------------------------
 
 
 def wave_l1(estimate: Signal, stem: Signal) -> Tensor:
@@ -25,25 +33,223 @@ def spec_l1(estimate: Signal, stem: Signal) -> Tensor:
     return difference.abs().mean() * 2
 
 
-LOSSES: dict[str, Callable[[Signal, Signal], Tensor]] = {"wave_l1": wave_l1, "spec_l1": spec_l1}
+MRSTFT_WINDOWS, MRSTFT_HOP, MRSTFT_SHORTEST = (4096, 2048, 1024, 512, 256), 147, 2048
 
 
-class MultiTargetLoss:
-    """The weighted terms of every target, summed over the targets (or averaged: ``reduction: mean``)."""
+def mrstft(estimate: Signal, stem: Signal) -> Tensor:
+    """Multi-resolution STFT: mean modulus of the complex difference, summed over five window lengths (BS-RoFormer).
+
+    Windows of 4096 to 256 samples every 147, as published; windows under 2048 samples are zero-padded to that, as in
+    its code. The STFT is linear, so that of the difference is taken: half the transforms.
+    """
+    difference = (estimate.waveform - stem.waveform).flatten(0, 1).float()  # (B·C, L)
+    total = difference.new_zeros(())
+    with torch.autocast(difference.device.type, enabled=False):
+        for window in MRSTFT_WINDOWS:
+            n_fft = max(window, MRSTFT_SHORTEST)
+            padded = F.pad(difference, (0, max(0, n_fft // 2 + 1 - difference.shape[-1])))  # what reflecting needs
+            hann = torch.hann_window(window, device=difference.device)
+            total = total + torch.stft(padded, n_fft, MRSTFT_HOP, window, hann, return_complex=True).abs().mean()
+    return total
+
+
+L1SNR_EPS = 1e-3
+
+
+def l1snr(estimate: Signal, stem: Signal) -> Tensor:
+    """Negative L1 signal-to-noise ratio in dB of waveform, real and imaginary part, added (Bandit, section III-D).
+
+    −20·log10((mean|y| + 1e-3) / (mean|ŷ − y| + 1e-3)) per item, then the mean over items; the published constant keeps
+    silent stems finite. Can be negative.
+    """
+    pairs = (
+        (estimate.waveform, stem.waveform),
+        (estimate.spectrogram.real, stem.spectrogram.real),
+        (estimate.spectrogram.imag, stem.spectrogram.imag),
+    )
+    ratios_db = []
+    for ours, theirs in pairs:
+        signal = theirs.abs().flatten(1).mean(1)  # (B, C, ...) → (B,)
+        error = (ours - theirs).abs().flatten(1).mean(1)  # (B, C, ...) → (B,)
+        ratios_db.append(20 * torch.log10((signal + L1SNR_EPS) / (error + L1SNR_EPS)))
+    return -torch.stack(ratios_db).sum(0).mean()
+
+
+SI_SDR_EPS = 1e-8  # of mean power: −80 dB below a signal of RMS 1
+
+
+def si_sdr(estimate: Signal, stem: Signal) -> Tensor:
+    """Negative SI-SDR in dB of each item over its channels and samples, then the mean (Le Roux et al. 2019).
+
+    A small power is added to numerator and denominator: a silent stem asks for a silent estimate, a silent estimate
+    has 0 dB, and both have finite gradients. Can be negative.
+    """
+    ours, theirs = estimate.waveform.flatten(1), stem.waveform.flatten(1)  # (B, C·L)
+    scale = (ours * theirs).mean(1, keepdim=True) / (theirs.square().mean(1, keepdim=True) + SI_SDR_EPS)  # (B, 1)
+    signal, error = (scale * theirs).square().mean(1), (scale * theirs - ours).square().mean(1)  # (B,)
+    return -10 * torch.log10((signal + SI_SDR_EPS) / (error + SI_SDR_EPS)).mean()
+
+
+LOSSES: dict[str, Callable[[Signal, Signal], Tensor]] = {
+    "wave_l1": wave_l1,
+    "spec_l1": spec_l1,
+    "mrstft": mrstft,
+    "l1snr": l1snr,
+    "si_sdr": si_sdr,
+}
+NEGATIVE_LOSSES = {"l1snr", "si_sdr"}  # the others are zero at best
+
+# --- terms of all targets at once -------------------------------------------------------------------------------------
+
+
+def magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal) -> Tensor:
+    """Mean squared error of the magnitude spectrograms, mean over targets (X-UMX's multi-domain loss, L_freq)."""
+    return _magnitude_errors(estimates, stems).square().mean()
+
+
+def weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal) -> Tensor:
+    """1 + the weighted SDR loss, mean over targets (X-UMX's multi-domain loss, L_time); from 0 (best) to 2."""
+    return _weighted_sdr(estimates, stems, mixture, [(name,) for name in stems])
+
+
+def combined_magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal) -> Tensor:
+    """As `magnitude_mse`, mean over all combinations of targets, whose magnitudes are added (X-UMX, L_freq).
+
+    The mean over the 2^J − 2 combinations of J targets is a quadratic form in the errors d_j of the targets: two
+    different ones stand together in 2^(J−2) − 1 combinations, one is in as many and 2^(J−2) more.
+    """
+    errors = _magnitude_errors(estimates, stems)  # (J, B, C, F, T)
+    n_targets = len(errors)
+    if n_targets == 1:
+        return errors.square().mean()
+    alone, together = 2 ** (n_targets - 2), 2 ** (n_targets - 2) - 1
+    total = alone * errors.square().sum(0) + together * errors.sum(0).square()  # (B, C, F, T)
+    return total.mean() / (2**n_targets - 2)
+
+
+def combined_weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal) -> Tensor:
+    """As `weighted_sdr`, mean over all combinations of targets, whose waveforms are added (X-UMX, L_time).
+
+    The time it takes doubles with every further target: meant for up to about eight.
+    """
+    return _weighted_sdr(estimates, stems, mixture, subsets(list(stems)))
+
+
+JOINT_LOSSES: dict[str, Callable[[Signals, Signals, Signal], Tensor]] = {
+    "magnitude_mse": magnitude_mse,
+    "weighted_sdr": weighted_sdr,
+    "combined_magnitude_mse": combined_magnitude_mse,
+    "combined_weighted_sdr": combined_weighted_sdr,
+}
+
+
+def subsets(targets: Sequence[str]) -> list[tuple[str, ...]]:
+    """The 2^J − 2 proper, non-empty combinations of J targets, smallest first; of one target that target."""
+    sizes = range(1, max(2, len(targets)))
+    return [chosen for size in sizes for chosen in combinations(targets, size)]
+
+
+def _magnitude_errors(estimates: Signals, stems: Signals) -> Tensor:
+    """|Ŷ_j| − |Y_j|, (J, B, C, F, T)."""
+    return torch.stack([estimates[name].spectrogram.abs() - stems[name].spectrogram.abs() for name in stems])
+
+
+WSDR_EPS, WSDR_CROP = 1e-10, 200
+
+
+def _weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, chosen: Sequence[tuple[str, ...]]) -> Tensor:
+    """1 − mean over combinations, items and channels of α·cos(ŷ, y) + (1 − α)·cos(n̂, n), with n = x − y.
+
+    α = ‖y‖² / (‖y‖² + ‖n‖²). As published, the first and last 200 samples do not count (where there are more than 400:
+    the ends of an iSTFT are its worst part), and 1e-10 is added to every squared norm and denominator.
+    """
+    crop = slice(WSDR_CROP, -WSDR_CROP) if mixture.waveform.shape[-1] > 2 * WSDR_CROP else slice(None)
+    x = mixture.waveform[..., crop]  # (B, C, L')
+    ours = {name: estimates[name].waveform[..., crop] for name in stems}
+    theirs = {name: stems[name].waveform[..., crop] for name in stems}
+    scores = []
+    for names in chosen:
+        y_hat = torch.stack([ours[name] for name in names]).sum(0)
+        y = torch.stack([theirs[name] for name in names]).sum(0)
+        signal, noise = y.square().sum(-1), (x - y).square().sum(-1)  # (B, C)
+        alpha = signal / (signal + noise + WSDR_EPS)
+        scores.append((alpha * _cosine(y_hat, y) + (1 - alpha) * _cosine(x - y_hat, x - y)).mean())
+    return 1 - torch.stack(scores).mean()
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Of the angle between two signals (B, C, L), (B, C); 0 where one is silent."""
+    norms = [(x.square().sum(-1) + WSDR_EPS).sqrt() for x in (a, b)]
+    return (a * b).sum(-1) / (norms[0] * norms[1] + WSDR_EPS)
+
+
+# --- their sum --------------------------------------------------------------------------------------------------------
+
+
+class MultiTargetLoss(nn.Module):
+    """The weighted terms of every target, summed over the targets (or averaged: ``reduction: mean``).
+
+    With ``weighting: uncertainty`` a target's sum L counts as ½·exp(−s)·L + ½·s with a learned log-variance s that
+    begins at 0 (Kendall et al. 2018, equation 10): targets with a large error are weighted down. Joint terms are
+    means over targets already and are added with their own weight alone.
+    """
 
     def __init__(self, spec: LossSpec, targets: Sequence[str]):
-        self.terms = {name: (pick("loss", name, LOSSES), weight) for name, weight in spec.terms.items()}
+        super().__init__()
+        known = {**LOSSES, **JOINT_LOSSES}
+        for name in spec.terms:
+            pick("loss", name, known)
+        self.terms = {name: (LOSSES[name], weight) for name, weight in spec.terms.items() if name in LOSSES}
+        self.joint = {name: (JOINT_LOSSES[name], weight) for name, weight in spec.terms.items() if name in JOINT_LOSSES}
         scale = 1.0 if spec.reduction == "sum" else 1.0 / len(targets)
         self.weights = {target: scale * spec.target_weights.get(target, 1.0) for target in targets}
+        self.log_variances: nn.Parameter | None = None  # (targets,)
+        if spec.weighting == "uncertainty":
+            _check_uncertainty([name for name, (_, weight) in self.terms.items() if weight])
+            self.log_variances = nn.Parameter(torch.zeros(len(targets)))
 
-    def __call__(
-        self, estimates: Mapping[str, Signal], stems: Mapping[str, Signal]
+    def forward(
+        self, estimates: Signals, stems: Signals, mixture: Signal | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise, and every term by itself, unweighted, as ``<target>/<term>``."""
+        """The loss to minimise, and every term by itself, unweighted, as ``<target>/<term>`` or ``all/<joint term>``.
+
+        ``mixture`` is for the joint terms (default: the sum of the stems). Learned log-variances are among the parts,
+        as ``<target>/log_variance``.
+        """
         parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=next(iter(estimates.values())).waveform.device)
-        for target, target_weight in self.weights.items():
+        for i, (target, target_weight) in enumerate(self.weights.items()):
+            value = torch.zeros_like(total)
             for name, (term, weight) in self.terms.items():
-                parts[f"{target}/{name}"] = value = term(estimates[target], stems[target])
-                total = total + target_weight * weight * value
-        return total, {name: value.detach() for name, value in parts.items()}
+                parts[f"{target}/{name}"] = part = term(estimates[target], stems[target])
+                value = value + weight * part
+            if self.log_variances is not None:
+                parts[f"{target}/log_variance"] = s = self.log_variances[i]
+                value = 0.5 * (torch.exp(-s) * value + s)
+            total = total + target_weight * value
+        if self.joint:
+            whole = mixture or add_signals(stems)
+            for name, (joint_term, weight) in self.joint.items():
+                parts[f"all/{name}"] = part = joint_term(estimates, stems, whole)
+                total = total + weight * part
+        return total, {name: part.detach() for name, part in parts.items()}
+
+
+def add_signals(signals: Signals) -> Signal:
+    """The sum of all, waveforms and spectrograms."""
+    waveforms, spectrograms = zip(*signals.values(), strict=True)
+    return Signal(torch.stack(waveforms).sum(0), torch.stack(spectrograms).sum(0))
+
+
+def _check_uncertainty(terms: Sequence[str]) -> None:
+    negative = sorted(NEGATIVE_LOSSES & set(terms))
+    if negative:
+        raise RecipeError(
+            f"loss.weighting is uncertainty with loss.{negative[0]}, which can be negative: its learned weight would "
+            "grow without end. Leave that term out, or set loss.weighting=fixed."
+        )
+    if not terms:
+        raise RecipeError(
+            "loss.weighting is uncertainty, and no term belongs to one target: there is nothing to weigh. "
+            f"Add one of {', '.join(sorted(LOSSES.keys() - NEGATIVE_LOSSES))}, or set loss.weighting=fixed."
+        )

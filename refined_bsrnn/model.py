@@ -18,9 +18,11 @@ from .bands import BinRange, band_split
 from .blocks import BLOCKS, make_norm
 from .errors import CheckpointError, UserError
 from .heads import HEADS
+from .level import NORMALISERS, OF_WHOLE_TRACKS, Level
 from .recipe import BackboneSpec, HeadSpec, Recipe
 from .stft import STFT, Signal
 from .suggest import bind_options, nearest, pick
+from .together import TOGETHER
 
 
 class Encoder(nn.Module):
@@ -65,7 +67,7 @@ class BSRNN(nn.Module):
     """A backbone and one head per target.
 
     Attributes: ``bands`` (the `BandSplit`), ``ranges`` (its K bin ranges), ``stft``, ``backbone``, ``heads`` (a
-    ModuleDict by target), ``targets``.
+    ModuleDict by target), ``targets`` (one more than the heads where the recipe says ``together: subtract_last``).
     """
 
     def __init__(self, recipe: Recipe, targets: Sequence[str]):
@@ -80,11 +82,13 @@ class BSRNN(nn.Module):
         )
         self.ranges = list(self.bands.ranges)
         self.stft = STFT(recipe.stft.n_fft, recipe.stft.hop)
+        self.normaliser = pick("input.normalise", recipe.input.normalise, {"none": None, **NORMALISERS})
         self.backbone = Backbone(self.bands, recipe.backbone)
         self.heads = nn.ModuleDict()
         self.backbone_is_frozen = False
         for target in targets:
-            self.add_head(target, recipe.head)
+            if target != self.headless:
+                self.add_head(target, recipe.head)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> "BSRNN":
@@ -93,12 +97,22 @@ class BSRNN(nn.Module):
 
     @property
     def targets(self) -> list[str]:
-        return list(self.heads)
+        """What can be separated: every head, and the target that is what they leave of the mixture."""
+        rest = self.headless
+        complete = set(self.recipe.targets) - {rest} <= set(self.heads)
+        return [*self.heads, rest] if rest and complete else list(self.heads)
+
+    @property
+    def headless(self) -> str | None:
+        """The target that is the mixture minus all others, where the recipe says so."""
+        return self.recipe.targets[-1] if self.recipe.together == "subtract_last" else None
 
     def add_head(self, target: str, spec: HeadSpec) -> nn.Module:
         """Attach a fresh head; `CheckpointError` where one of that name is already attached."""
         if target in self.heads:
             raise CheckpointError(f"there is a head {target!r} already; heads: {', '.join(self.heads)}.")
+        if target == self.headless:
+            raise CheckpointError(f"{target!r} has no head: it is what the others leave (together: subtract_last).")
         kind = pick("head.kind", spec.kind, HEADS)
         options = bind_options(f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "features", "norm"))
         backbone = self.recipe.backbone
@@ -117,36 +131,70 @@ class BSRNN(nn.Module):
             self.backbone.eval()
         return self
 
-    def features(self, mixture: Tensor) -> Tensor:
-        """Waveform (B, C, L) → the universal features (B, C, K, T, N)."""
-        return self._features(self.stft(mixture))
+    def features(self, mixture: Tensor, level: Level | None = None) -> Tensor:
+        """Waveform (B, C, L) → the universal features (B, C, K, T, N); ``level`` as in `forward`."""
+        level = level or self.level(mixture)
+        return self._features(self.stft(mixture if level is None else level.apply(mixture)))
+
+    def level(self, mixture: Tensor) -> Level | None:
+        """What (B, C, L) is normalised by for the backbone, or None: see `level`."""
+        return None if self.normaliser is None else self.normaliser(mixture)
+
+    def track_level(self, mixture: Tensor) -> Level | None:
+        """The level of a whole track (B, C, L), to be used for each of its parts; None where each has its own."""
+        return self.level(mixture) if self.recipe.input.normalise in OF_WHOLE_TRACKS else None
 
     def _features(self, spectrogram: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
             return self.backbone(spectrogram)
 
-    def forward(self, mixture: Tensor, targets: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Waveform (B, C, L) → {target: waveform (B, C, L)}, only the heads asked for (default: all)."""
-        return {target: signal.waveform for target, signal in self.signals(mixture, targets).items()}
+    def forward(
+        self, mixture: Tensor, targets: Iterable[str] | None = None, level: Level | None = None
+    ) -> dict[str, Tensor]:
+        """Waveform (B, C, L) → {target: waveform (B, C, L)}, only the heads asked for (default: all).
 
-    def signals(self, mixture: Tensor, targets: Iterable[str] | None = None) -> dict[str, Signal]:
-        """As `forward`, with each estimate's masked spectrogram beside its waveform: what the losses compare."""
+        ``level`` is that of the whole track where ``mixture`` is a part of one (default: measured on ``mixture``).
+        """
+        return {target: signal.waveform for target, signal in self.signals(mixture, targets, level).items()}
+
+    def signals(
+        self, mixture: Tensor, targets: Iterable[str] | None = None, level: Level | None = None
+    ) -> dict[str, Signal]:
+        """As `forward`, with each estimate's masked spectrogram beside its waveform: what the losses compare.
+
+        Where the recipe ties its targets together, all of their heads run, whichever are asked for.
+        """
         wanted = self.check_targets(targets)
         spectrogram = self.stft(mixture)
-        features = self._features(spectrogram)
-        masked = {target: self.heads[target](features) * spectrogram for target in wanted}
+        features = self._features(spectrogram) if self.normaliser is None else self.features(mixture, level)
+        tied = self._tied_to(wanted)
+        run = [target for target in dict.fromkeys([*wanted, *tied]) if target != self.headless]
+        masked = {target: self.heads[target](features) * spectrogram for target in run}
+        if tied:
+            masked |= TOGETHER[self.recipe.together](masked, spectrogram, tied)
         length = mixture.shape[-1]
-        return {target: Signal(self.stft.inverse(spectrum, length), spectrum) for target, spectrum in masked.items()}
+        return {target: Signal(self.stft.inverse(masked[target], length), masked[target]) for target in wanted}
 
     def check_targets(self, targets: Iterable[str] | None) -> list[str]:
         """The heads asked for, in that order, or all; `UserError` for one that is not there."""
-        wanted = self.targets if targets is None else list(targets)
+        wanted, there = self.targets if targets is None else list(targets), self.targets
         for target in wanted:
-            if target not in self.heads:
-                raise UserError(
-                    f"there is no head {target!r}.{nearest(target, self.heads)} Heads here: {', '.join(self.heads)}."
-                )
+            if target not in there:
+                raise UserError(f"there is no head {target!r}.{nearest(target, there)} Heads here: {', '.join(there)}.")
         return wanted
+
+    def _tied_to(self, wanted: Sequence[str]) -> Sequence[str]:
+        """The targets that must be estimated together for those asked for; `UserError` where a head is missing."""
+        together = self.recipe.together
+        if together == "none" or not set(wanted) & set(self.recipe.targets):
+            return ()
+        missing = [name for name in self.recipe.targets if name not in self.targets]
+        if missing:
+            raise UserError(
+                f"together is {together}: the targets {', '.join(self.recipe.targets)} are estimated together, and "
+                f"there is no head {missing[0]!r}. Heads here: {', '.join(self.heads) or 'none'}."
+            )
+        return self.recipe.targets
 
 
 def count_parameters(module: nn.Module, of: Callable[[nn.Parameter], Any] = lambda p: True) -> int:

@@ -78,7 +78,7 @@ class Bar:
         """``bass 0.31 drums 0.40 | uSDR 1.2 dB | 24 s audio/s``."""
         losses: dict[str, float] = {}
         for key, value in self.values.items():
-            if "/" in key:
+            if "/" in key and not key.endswith("/log_variance"):  # a learned weight is no loss
                 losses[key.split("/")[0]] = losses.get(key.split("/")[0], 0.0) + value
         words = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         usdr = f" | uSDR {self.values['usdr']:.2f} dB" if "usdr" in self.values else ""

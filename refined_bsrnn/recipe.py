@@ -73,10 +73,21 @@ class HeadSpec:
 
 
 @dataclass(frozen=True)
+class InputSpec:
+    """``normalise``: none, or an entry of `level.NORMALISERS`, which decides the level at which the network hears.
+
+    The same gain is applied to the stems before the loss, so that loud and quiet songs count alike.
+    """
+
+    normalise: str = "none"
+
+
+@dataclass(frozen=True)
 class LossSpec:
-    """Further keys are terms of `losses.LOSSES` with their weights."""
+    """Further keys are terms of `losses.LOSSES` and `losses.JOINT_LOSSES` with their weights."""
 
     reduction: Literal["sum", "mean"] = "sum"
+    weighting: Literal["fixed", "uncertainty"] = "fixed"  # uncertainty: one learned weight per target
     target_weights: Mapping[str, float] = field(default_factory=dict)
     terms: Mapping[str, float] = _rest({"wave_l1": 1.0, "spec_l1": 1.0})
 
@@ -166,6 +177,9 @@ class Recipe:
     bands: BandsSpec = BandsSpec()
     backbone: BackboneSpec = BackboneSpec()
     head: HeadSpec = HeadSpec()
+    # How the estimates of all targets are made to sum to the mixture, see `together`.
+    together: Literal["none", "consistent", "subtract_last"] = "none"
+    input: InputSpec = InputSpec()
     loss: LossSpec = LossSpec()
     data: DataSpec = DataSpec()
     augment: AugmentSpec = AugmentSpec()
@@ -288,7 +302,23 @@ def _check(recipe: Recipe) -> Recipe:
     if not 0 <= train.ema < 1:
         raise RecipeError(f"train.ema is {train.ema}; expected 0 (off) or a decay below 1, e.g. 0.999.")
     _check_augment(recipe.augment)
+    _check_together(recipe)
     return recipe
+
+
+def _check_together(recipe: Recipe) -> None:
+    if recipe.together == "none":
+        return
+    if len(recipe.targets) < 2:
+        raise RecipeError(
+            f"together is {recipe.together} with the target {recipe.targets[0]} alone, which would be the mixture "
+            "itself; expected two or more targets, or together=none."
+        )
+    if recipe.base is not None:
+        raise RecipeError(
+            f"together is {recipe.together} in a transfer: fresh heads do not know the other targets of the mixture, "
+            "to which theirs would have to add up. Leave it at together=none."
+        )
 
 
 def _check_augment(augment: AugmentSpec) -> None:

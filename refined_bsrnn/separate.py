@@ -58,7 +58,10 @@ class Separator:
         root: str = "runs",
         **options: float,
     ) -> "Separator":
-        """A separator from a run's name or folder or an exported folder; ``heads`` loads only those."""
+        """A separator from a run's name or folder or an exported folder.
+
+        ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
+        """
         run = find_run(path_or_id, root)
         return cls(load_model(run, None if heads is None else list(heads)), device, **options)
 
@@ -93,12 +96,14 @@ class Separator:
     def _separate_chunks(self, waveform: Tensor, heads: list[str], progress: Progress) -> dict[str, Tensor]:
         """(C, L) at the network's rate → {head: (C, L)}."""
         length = waveform.shape[-1]
+        level = self.model.track_level(waveform[None].to(self.device))  # of the whole track: chunks fit together
+        options = {} if level is None else {"level": level}
         sums = {name: torch.zeros_like(waveform) for name in heads}
         weight = torch.zeros(length)
         for start, stop in chunk_bounds(length, self.chunk, self.overlap):
             chunk = waveform[None, :, start:stop].to(self.device)  # (1, C, chunk)
             fade = fade_weights(stop - start, self.overlap)
-            for name, estimate in self.model(chunk, heads).items():
+            for name, estimate in self.model(chunk, heads, **options).items():
                 sums[name][:, start:stop] += estimate[0].float().cpu() * fade
             weight[start:stop] += fade
             progress(stop / length)

@@ -25,7 +25,7 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import RunFolder, load_state, load_strict, save_state, save_weights
+from .checkpoint import RunFolder, check_tensors, load_state, save_state, save_weights
 from .data import (
     BUILTIN,
     DataRoot,
@@ -71,10 +71,24 @@ class Objective(nn.Module):
         self.loss = MultiTargetLoss(recipe.loss, recipe.targets)
 
     def forward(self, mixture: Tensor, stems: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mixture (B, C, L) and stems (B, targets, C, L) → loss and its parts."""
+        """Mixture (B, C, L) and stems (B, targets, C, L) → loss and its parts.
+
+        Where the recipe normalises the input, mixture and stems get the same gain here, measured on the excerpt.
+        """
+        level = self.model.level(mixture)
+        if level is not None:
+            mixture, stems = mixture * level.gain, stems * level.gain[:, None]  # the gain is (B, 1, 1)
         estimates = self.model.signals(mixture, self.targets)
-        references = {name: stems[:, i] for i, name in enumerate(self.targets)}  # (B, C, L)
-        return self.loss(estimates, {name: Signal(x, self.model.stft(x)) for name, x in references.items()})
+        references = {name: self._signal(stems[:, i]) for i, name in enumerate(self.targets)}  # of (B, C, L)
+        return self.loss(estimates, references, self._signal(mixture) if self.loss.joint else None)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What the optimiser trains: the model's parameters under their own names, the loss's behind ``loss.``."""
+        named = {**dict(self.model.named_parameters()), **dict(self.loss.named_parameters(prefix="loss"))}
+        return {name: p for name, p in named.items() if p.requires_grad}
+
+    def _signal(self, waveform: Tensor) -> Signal:
+        return Signal(waveform, self.model.stft(waveform))
 
 
 # --- the data of a run ------------------------------------------------------------------------------------------------
@@ -188,7 +202,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains the parameters of the model that require a gradient, as the recipe says, into ``run``."""
+    """Trains the parameters of model and loss that require a gradient, as the recipe says, into ``run``."""
 
     def __init__(
         self,
@@ -200,9 +214,10 @@ class Trainer:
         resume: bool,
     ):
         self.recipe, self.spec, self.run, self.data = recipe, recipe.train, run, data
-        self.accelerator, self.model = accelerator, objective.model.to(accelerator.device).train()
+        self.accelerator, self.model = accelerator, objective.model
+        objective.to(accelerator.device).train()
         self.progress = Progress()
-        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.trained = objective.trained()
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if self.spec.ema else {}
         optimizer = torch.optim.Adam(self.trained.values(), lr=self.spec.lr)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
@@ -339,9 +354,8 @@ class Trainer:
         return Bar(self.run.name, self.spec.steps, self.progress.step, audio_seconds=seconds, shown=shown)
 
     def _announce(self) -> None:
-        trained = sum(p.numel() for p in self.trained.values())
-        total = count_parameters(self.model)
-        say(f"{trained:,} parameters train, {total - trained:,} are frozen.")
+        trained, total = sum(p.numel() for p in self.trained.values()), count_parameters(self.model)
+        say(f"{trained:,} parameters train, {count_frozen(self.model):,} are frozen.")
         for note in self.data.parts.notes:
             say(note)
         seconds, measured = self._time_step()
@@ -515,7 +529,7 @@ class Trainer:
             "device": device_name(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
-            "parameters": {"trained": trained, "frozen": count_parameters(self.model) - trained},
+            "parameters": {"trained": trained, "frozen": count_frozen(self.model)},
             "seconds": self.progress.seconds,
             "steps_done": self.progress.step,
         }
@@ -532,11 +546,16 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
 
+def count_frozen(model: BSRNN) -> int:
+    return count_parameters(model, of=lambda p: not p.requires_grad)
+
+
 def load_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy tensors into those of the same names; strict, as everything that is loaded."""
-    holder = nn.ParameterDict({str(i): nn.Parameter(t, requires_grad=False) for i, t in enumerate(own.values())})
-    numbers = {name: str(i) for i, name in enumerate(own)}
-    load_strict(holder, {numbers.get(name, name): t for name, t in tensors.items()}, where)
+    check_tensors(own, tensors, where)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
 
 
 # --- from a recipe to a run -------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from .recipe import (
 from .train import new_run, run_training
 
 # What the base decides: a head fits this backbone and no other.
-BASE_SECTIONS = ("stft", "bands", "backbone")
+BASE_SECTIONS = ("stft", "bands", "backbone", "input")
 
 
 def transfer_recipe(
@@ -38,7 +38,7 @@ def transfer_recipe(
 ) -> Recipe:
     """The recipe of a transfer: the base's, with new targets and what ``settings`` (a recipe) and overrides say.
 
-    Raises `RecipeError` where they would change the STFT, the bands or the backbone.
+    Raises `RecipeError` where they would change the STFT, the bands, the backbone or the input.
     """
     above = merge(read_recipe_values(find_recipe(settings)), parse_overrides(overrides))
     below = recipe_values(base.load_recipe())
@@ -53,6 +53,7 @@ def transfer_recipe(
     fresh: Mapping[str, Any] = {
         "targets": list(targets) or above.get("targets"),
         "base": {"run": str(base.path)},
+        "together": "none",  # it ties all the base's targets, of which none is left
         "loss": {**below["loss"], "target_weights": {}},
         "run": {**below["run"], "name": None},
     }

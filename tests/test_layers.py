@@ -10,7 +10,7 @@ LAYERS = [
     {"errors", "__init__"},
     {"suggest", "files"},
     {"recipe", "audio", "metrics", "progress"},
-    {"bands", "stft", "blocks", "synth", "figures"},
+    {"bands", "stft", "blocks", "level", "together", "synth", "figures"},
     {"heads", "losses", "data", "band_table"},
     {"model"},
     {"checkpoint", "info"},

@@ -8,7 +8,7 @@ from refined_bsrnn.blocks import BLOCKS, NORMS, GlobalNorm
 from refined_bsrnn.errors import CheckpointError, RecipeError, UserError
 from refined_bsrnn.heads import HEADS, MergeBands
 from refined_bsrnn.model import BSRNN, count_parameters
-from refined_bsrnn.recipe import HeadSpec, make_recipe
+from refined_bsrnn.recipe import HeadSpec, load_recipe, make_recipe
 
 MICRO = {
     "targets": ["vocals", "drums"],
@@ -65,6 +65,18 @@ def test_parameter_counts(kind, features, repeats, hidden_layers, n_targets, par
     )
     with torch.device("meta"):
         assert count_parameters(BSRNN.from_recipe(recipe)) == parameters
+
+
+def test_the_first_experiment_by_formula():
+    """Recipe refined_tiny: N 32, R 6, LSTMs of H = 2 N, one hidden layer of M = 256 (spec, formulas of section 2.7)."""
+    n, h, m = 32, 64, 256
+    model = BSRNN.from_recipe(load_recipe("refined_tiny"))
+    widths = [stop - start for start, stop in model.ranges]
+    encoder = sum(4 * g + 2 * g * n + n for g in widths)
+    pair = 2 * (2 * n + 2 * (4 * h * n + 4 * h * h + 8 * h) + 2 * h * n + n)
+    head = sum(2 * n + n * m + m + 4 * g * m + 4 * g for g in widths)
+    assert len(widths) == 38
+    assert count_parameters(model) == encoder + 6 * pair + 4 * head
 
 
 def test_head_and_encoder_sizes_by_formula():

@@ -66,6 +66,8 @@ def test_single_target_recipes_differ_from_the_multi_target_one_as_their_names_s
         ({"targets": ["mixture"]}, "cannot name a target"),
         ({"loss": {"target_weights": {"flute": 1}}}, "'flute', which is no target"),
         ({"loss": {"wave_l1": "much"}}, "loss.wave_l1 is 'much'; expected a number"),
+        ({"loss": {"weighting": "learned"}}, "loss.weighting is 'learned'; expected one of fixed, uncertainty"),
+        ({"input": {"normalize": "peak"}}, "unknown recipe key 'input.normalize'. Did you mean 'normalise'"),
         ({"augment": {"remix": 2}}, "expected a probability"),
         ({"augment": {"gain_db": [3, -3]}}, "expected the lower gain first"),
         ({"augment": {"gain_db": [3]}}, "expected 2 values"),

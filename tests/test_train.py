@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from refined_bsrnn import train as train_module
 from refined_bsrnn.checkpoint import RunFolder, load_model, load_state, read_tensors, tensors_sha256
 from refined_bsrnn.errors import CheckpointError, DataError, RecipeError
 from refined_bsrnn.evaluate import evaluate
+from refined_bsrnn.losses import JOINT_LOSSES
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe, make_recipe
 from refined_bsrnn.train import Objective, Trainer, TrainingStopped, duration, lr_at, train
@@ -164,10 +166,13 @@ def test_average_by_hand(songs, monkeypatch):
 # --- resume
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers):
+@pytest.mark.parametrize(
+    ("workers", "loss"), [(0, {}), (1, {}), (0, {"weighting": "uncertainty", "wave_l1": 1.0, "weighted_sdr": 1.0})]
+)
+def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers, loss):
     recipe = micro_recipe(
         songs,
+        loss=loss,
         train={"steps": 20, "ema": 0.9, "decay": "cosine", "warmup_steps": 3, "validate_every": 5, "workers": workers},
     )
     straight, _ = train(named(recipe, "straight"))
@@ -186,6 +191,46 @@ def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, worke
     for group, tensors in one[0].items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, other[0][group][name]), f"{group}/{name}"
+
+
+def test_learned_weights_train_are_logged_and_stay_out_of_the_network(songs, capsys):
+    run, _ = train(micro_recipe(songs, loss={"weighting": "uncertainty", "wave_l1": 1.0}, train={"lr": 0.01}))
+    lines = [line for line in metrics(run) if "loss" in line]
+    for target in ("vocals", "drums"):
+        values = [line[f"{target}/log_variance"] for line in lines]
+        assert values[0] == 0.0
+        assert values[1] == pytest.approx(-0.01, abs=1e-4)  # Adam's first step is the learning rate
+        assert values == sorted(values, reverse=True)  # the errors are far below one: all weights grow
+    line = lines[-1]
+    by_hand = sum(
+        0.5 * math.exp(-line[f"{t}/log_variance"]) * line[f"{t}/wave_l1"] + 0.5 * line[f"{t}/log_variance"]
+        for t in ("vocals", "drums")
+    )
+    assert math.isclose(line["loss"], by_hand, rel_tol=1e-4)
+    state = load_state(run.state)[0]
+    assert state["trained"]["loss.log_variances"].shape == (2,)
+    assert state["optimizer"]["loss.log_variances/exp_avg"].shape == (2,)
+    model = load_model(run)
+    assert not [name for name in model.state_dict() if "variance" in name]
+    n_parameters = sum(p.numel() for p in model.parameters())
+    said = capsys.readouterr().err
+    assert f"{n_parameters + 2:,} parameters train, 0 are frozen." in said
+    assert f"vocals {line['vocals/wave_l1']:.3f} drums {line['drums/wave_l1']:.3f} |" in said
+    assert json.loads(run.provenance.read_text())["parameters"] == {"trained": n_parameters + 2, "frozen": 0}
+
+
+def test_a_state_without_the_learned_weights_is_refused(songs):
+    run, _ = train(micro_recipe(songs, loss={"weighting": "uncertainty", "wave_l1": 1.0}))
+    other, _ = train(named(micro_recipe(songs), "other"))
+    run.state.write_bytes(other.state.read_bytes())
+    with pytest.raises(CheckpointError, match="does not fit the network: loss.log_variances is missing"):
+        resume(run)
+
+
+def test_joint_terms_train_and_are_logged(songs):
+    joint = dict.fromkeys(JOINT_LOSSES, 0.1)
+    run, _ = train(micro_recipe(songs, loss={"mrstft": 1.0, "l1snr": 0.1, "si_sdr": 0.1, **joint}))
+    assert metrics(run)[0].keys() >= {*(f"all/{name}" for name in JOINT_LOSSES), "drums/mrstft", "vocals/si_sdr"}
 
 
 def test_a_run_that_was_killed_repeats_the_steps_after_its_last_state(songs, monkeypatch):
@@ -331,7 +376,7 @@ def test_wandb_gets_everything_offline(songs, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     recipe = micro_recipe(songs, log={"wandb": "auto", "audio_seconds": 0.5}, train={"steps": 2})
     run, _ = train(recipe)
-    records = read_wandb(next(run.path.glob("wandb/offline-run-*/*.wandb")))
+    records = finished_wandb(next(run.path.glob("wandb/offline-run-*/*.wandb")))
     keys = {key for row in records["history"] for key in row}
     assert keys >= {"loss", "vocals/wave_l1", "validation/drums/usdr", "lr", "seconds"}
     files = {key.removesuffix("/path") for key in keys if key.endswith("/path")}
@@ -340,6 +385,16 @@ def test_wandb_gets_everything_offline(songs, monkeypatch):
     assert logged == losses(run)
     assert records["config"]["recipe"]["targets"] == ["vocals", "drums"]
     assert records["config"]["provenance"]["data"]["fingerprint"]
+
+
+def finished_wandb(path, seconds=60):
+    """`read_wandb` once the last row is there: another process writes the file, and may take its time."""
+    for _ in range(10 * seconds):
+        records = read_wandb(path)
+        if any("summary/path" in row for row in records["history"]):
+            break
+        time.sleep(0.1)
+    return records
 
 
 def read_wandb(path):
@@ -500,11 +555,14 @@ def test_results_hold_scores_beside_doing_nothing_and_silence(base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate):
+@pytest.mark.parametrize(
+    ("accumulate", "loss"),
+    [(1, {}), (2, {}), (1, {"weighting": "uncertainty", "wave_l1": 1.0, "combined_weighted_sdr": 0.1})],
+)
+def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate, loss):
     """The same global batch, 10 steps; only the main process writes, and both end."""
-    values = micro_values(songs, train={"steps": 10, "batch_size": 4, "accumulate": accumulate, "validate_every": 5})
-    recipe = make_recipe(values)
+    train_values = {"steps": 10, "batch_size": 4, "accumulate": accumulate, "validate_every": 5}
+    recipe = make_recipe(micro_values(songs, train=train_values, loss=loss))
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     one, _ = train(named(recipe, "one"))
     script = Path(__file__).parent.parent / "scripts" / "train_mtl.py"
