@@ -1,0 +1,45 @@
+"""What the documents say comes from files in the repository."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from refined_bsrnn.recipe import recipe_folder
+from refined_bsrnn.report import report
+
+ROOT = Path(__file__).parent.parent
+RUNS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/results.json"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def table_rows(text):
+    return {line.strip() for line in text.splitlines() if line.startswith("| ")}
+
+
+def test_every_number_of_the_results_is_that_of_the_results_files():
+    document = (ROOT / "docs" / "results.md").read_text()
+    order = re.findall(r"docs/results/([\w-]+)", document.split("```")[1])
+    folders = [ROOT / "docs" / "results" / name for name in order]
+    assert sorted(folders) == RUNS
+    reported = table_rows(report(folders, groups={"real recordings": "eir_*"}).markdown)
+    rows = table_rows(document)
+    assert rows
+    assert rows <= reported, rows - reported
+    readme = table_rows((ROOT / "README.md").read_text().split("## What it does today")[1].split("##")[0])
+    assert readme
+    assert all(any(set(cells(row)) <= set(cells(line)) for line in reported) for row in readme), readme
+
+
+def cells(row):
+    return [cell.strip() for cell in row.strip("| ").split("|")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_links_and_recipes_of_a_document_are_there(path):
+    text = path.read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in link:
+            assert (path.parent / link).exists(), link
+    for name in re.findall(r"recipes/(\w+)\.yaml", text):
+        assert (recipe_folder() / f"{name}.yaml").exists(), name
