@@ -102,6 +102,21 @@ def separate(args: argparse.Namespace) -> int:
     return 0
 
 
+def import_obsrnn(args: argparse.Namespace) -> int:
+    """Make runs of published oBSRNN checkpoints."""
+
+    from .obsrnn import import_obsrnn
+    from .progress import say
+
+    runs = import_obsrnn(args.checkpoint, args.out)
+    for run in runs:
+        say(f"Written: {run.path}, heads {', '.join(run.head_names())}. A new head on its backbone:")
+        say(f"  refined-bsrnn transfer --base {run.path} --target NAME")
+    if args.json:
+        print(json.dumps({str(run.path): run.head_names() for run in runs}))
+    return 0
+
+
 def report(args: argparse.Namespace) -> int:
     """Compare evaluated runs."""
 
@@ -156,10 +171,16 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _training_commands(commands)
+    _using_commands(commands)
+    return top
 
+
+def _training_commands(commands: Any) -> None:
+    """What makes a run."""
     p = commands.add_parser("train", help="train one backbone on the recipe's targets")
     p.add_argument("recipe", nargs="?", help="a YAML file or the name of a shipped recipe")
-    p.add_argument("overrides", **OVERRIDES)  # type: ignore[arg-type]
+    p.add_argument("overrides", **OVERRIDES)
     p.add_argument("--resume", metavar="RUN", help="continue an interrupted run exactly")
     p.set_defaults(function=train)
 
@@ -167,9 +188,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--base", required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder")
     p.add_argument("--target", required=True, nargs="+", metavar="NAME", help="the new sources")
     p.add_argument("--recipe", default="transfer", help="training settings (default: recipes/transfer.yaml)")
-    p.add_argument("overrides", **OVERRIDES)  # type: ignore[arg-type]
+    p.add_argument("overrides", **OVERRIDES)
     p.set_defaults(function=transfer)
 
+    p = commands.add_parser("import-obsrnn", help="make runs of published oBSRNN checkpoints")
+    p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="e.g. vocals.ckpt or separator.ckpt")
+    p.add_argument(
+        "--out", required=True, type=Path, metavar="RUN", help="a new folder; of several: RUN-<target>"
+    )
+    p.add_argument("--json", action="store_true", help="results for programs on standard output")
+    p.set_defaults(function=import_obsrnn)
+
+
+def _using_commands(commands: Any) -> None:
+    """What uses a run, or needs none."""
     p = commands.add_parser("evaluate", help="score a run's heads on whole tracks")
     p.add_argument("run", help="a run's name or folder")
     p.add_argument("--data", metavar="ROOT", help="another data root than the run's")
@@ -202,7 +234,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n-fft", type=int, default=2048)
     p.add_argument("--json", action="store_true")
     p.set_defaults(function=bands)
-    return top
 
 
 def _common(p: argparse.ArgumentParser) -> None:

@@ -49,9 +49,9 @@ class Backbone(nn.Module):
     def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec):
         super().__init__()
         block = pick("backbone.kind", spec.kind, BLOCKS)
-        options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("features", "norm"))
+        options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("spec", "n_bands"))
         self.encoder = Encoder(ranges, spec.features, spec.norm)
-        self.blocks = nn.Sequential(*(block(spec.features, spec.norm, **options) for _ in range(spec.repeats)))
+        self.blocks = nn.Sequential(*(block(spec, len(ranges), **options) for _ in range(spec.repeats)))
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Complex (B, C, F, T) → features (B, C, K, T, N)."""

@@ -61,6 +61,7 @@ class BackboneSpec:
     features: int = _number(64, above=0)
     repeats: int = _number(8, at_least=0)
     norm: str = "gn1"
+    stereo: Literal["apart", "tac"] = "apart"  # channels share all weights; apart: they never meet, tac: in every block
     options: Mapping[str, Any] = _rest()
 
 
@@ -346,7 +347,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``, mapping by mapping. Another ``kind`` leaves the options of the old one behind."""
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        keep = {"features", "repeats", "norm"}  # the backbone's own fields, whatever its blocks are
+        keep = {"features", "repeats", "norm", "stereo"}  # the backbone's own fields, whatever its blocks are
         below = {key: value for key, value in below.items() if key in keep}
     merged = dict(below)
     for key, value in above.items():

@@ -39,7 +39,9 @@ def test_the_documented_calls(songs):
     assert all(isinstance(x, float) for x in (usdr(stem, stem), csdr(stem, stem, 1000), si_sdr(stem, stem)))
 
 
-@pytest.mark.parametrize("module", ["refined_bsrnn", "refined_bsrnn.cli", "refined_bsrnn.report", "refined_bsrnn.bands"])
+@pytest.mark.parametrize(
+    "module", ["refined_bsrnn", "refined_bsrnn.cli", "refined_bsrnn.report", "refined_bsrnn.bands"]
+)
 def test_what_needs_no_torch_does_not_load_it(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

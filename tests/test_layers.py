@@ -10,13 +10,13 @@ LAYERS = [
     {"errors", "__init__"},
     {"suggest", "files"},
     {"recipe", "audio", "metrics", "progress"},
-    {"bands", "stft", "blocks", "synth", "figures"},
+    {"bands", "stft", "blocks", "synth", "figures", "torchfile"},
     {"heads", "losses", "data"},
     {"model"},
     {"checkpoint"},
     {"separate", "tracking"},
     {"train", "evaluate"},
-    {"transfer", "report"},
+    {"transfer", "report", "obsrnn"},
     {"cli"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
