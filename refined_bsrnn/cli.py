@@ -193,9 +193,7 @@ def _training_commands(commands: Any) -> None:
 
     p = commands.add_parser("import-obsrnn", help="make runs of published oBSRNN checkpoints")
     p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="e.g. vocals.ckpt or separator.ckpt")
-    p.add_argument(
-        "--out", required=True, type=Path, metavar="RUN", help="a new folder; of several: RUN-<target>"
-    )
+    p.add_argument("--out", required=True, type=Path, metavar="RUN", help="a new folder; of several: RUN-<target>")
     p.add_argument("--json", action="store_true", help="results for programs on standard output")
     p.set_defaults(function=import_obsrnn)
 

@@ -61,7 +61,9 @@ class BackboneSpec:
     features: int = _number(64, above=0)
     repeats: int = _number(8, at_least=0)
     norm: str = "gn1"
-    stereo: Literal["apart", "tac"] = "apart"  # channels share all weights; apart: they never meet, tac: in every block
+    # apart: channels share all weights and never meet; tac: they meet in every block; joint: one item at the encoder
+    stereo: Literal["apart", "tac", "joint"] = "apart"
+    causal: bool = False  # no look-ahead but the STFT's; needs a norm that has none either (ln, cumulative)
     options: Mapping[str, Any] = _rest()
 
 
@@ -347,7 +349,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``, mapping by mapping. Another ``kind`` leaves the options of the old one behind."""
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        keep = {"features", "repeats", "norm", "stereo"}  # the backbone's own fields, whatever its blocks are
+        keep = {"features", "repeats", "norm", "stereo", "causal"}  # the backbone's own fields, whatever its blocks are
         below = {key: value for key, value in below.items() if key in keep}
     merged = dict(below)
     for key, value in above.items():

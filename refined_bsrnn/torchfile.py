@@ -171,9 +171,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     with _open_zip(path) as archive:
         pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise CheckpointError(
-                f"{path} is a zip, but holds no data.pkl; expected what torch.save writes."
-            )
+            raise CheckpointError(f"{path} is a zip, but holds no data.pkl; expected what torch.save writes.")
         root = pickles[0].partition("/")[0]
         if f"{root}/byteorder" in archive.namelist() and _read(archive, f"{root}/byteorder", path) != b"little":
             raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported.")
