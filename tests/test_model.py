@@ -10,7 +10,7 @@ from refined_bsrnn.errors import AudioError, CheckpointError, RecipeError, UserE
 from refined_bsrnn.files import write_text
 from refined_bsrnn.heads import HEADS
 from refined_bsrnn.model import BSRNN, count_parameters
-from refined_bsrnn.recipe import HeadSpec, dump_recipe, make_recipe
+from refined_bsrnn.recipe import HeadSpec, dump_recipe, load_recipe, make_recipe, recipe_folder
 
 MICRO = {
     "targets": ["vocals", "drums"],
@@ -86,6 +86,20 @@ def test_parameter_counts(kind, features, repeats, hidden_layers, n_targets, par
     )
     with torch.device("meta"):
         assert count_parameters(BSRNN.from_recipe(recipe)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"), [("paper_bsrnn", 25_648_264), ("obsrnn", 40_777_192), ("obsrnn_simo", 108_727_540)]
+)
+def test_recipes_of_published_networks_have_their_sizes(recipe, parameters):
+    with torch.device("meta"):
+        assert count_parameters(BSRNN.from_recipe(load_recipe(recipe))) == parameters
+
+
+@pytest.mark.parametrize("path", sorted(recipe_folder().glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_builds(path):
+    with torch.device("meta"):
+        assert BSRNN.from_recipe(load_recipe(path)).targets
 
 
 def test_head_and_encoder_sizes_by_formula():
