@@ -1,16 +1,20 @@
 """Backbone blocks: modules from features to features of the same shape, (B, C, K, T, N) → (B, C, K, T, N).
 
-A new block is one class and one line in `BLOCKS`; its constructor takes ``features`` and ``norm`` and, by keyword,
-the options a recipe may give under ``backbone:``.
+A new block is one class and one line in `BLOCKS`; its constructor takes the backbone's spec and the number of bands
+and, by keyword, the options a recipe may give under ``backbone:``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import RecipeError
+from .recipe import BackboneSpec
 from .suggest import pick
+
+# --- norms ------------------------------------------------------------------------------------------------------------
 
 
 class GlobalNorm(nn.Module):
@@ -31,8 +35,28 @@ class GlobalNorm(nn.Module):
         return F.layer_norm(x, x.shape[-2:], eps=self.eps) * self.weight + self.bias
 
 
+class CumulativeNorm(nn.Module):
+    """As `GlobalNorm`, but every position sees statistics of the sequence up to itself only: causal (2212.00406)."""
+
+    def __init__(self, features: int, eps: float = 1e-7):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., S, N) → (..., S, N)."""
+        exact = x.float()
+        count = x.shape[-1] * torch.arange(1, x.shape[-2] + 1, device=x.device)  # (S,)
+        mean = exact.sum(-1).cumsum(-1) / count  # (..., S)
+        power = exact.square().sum(-1).cumsum(-1) / count
+        scale = (power - mean.square()).clamp(min=0).add(self.eps).rsqrt()
+        return ((exact - mean[..., None]) * scale[..., None]).to(x.dtype) * self.weight + self.bias
+
+
 # name → module over (..., S, N); "ln" is per position, independent of how long the sequence is
-NORMS: dict[str, Callable[[int], nn.Module]] = {"gn1": GlobalNorm, "ln": nn.LayerNorm}
+NORMS: dict[str, Callable[[int], nn.Module]] = {"gn1": GlobalNorm, "ln": nn.LayerNorm, "cumulative": CumulativeNorm}
+CAUSAL_NORMS = ("ln", "cumulative")  # those that use nothing from later in the sequence
 
 
 def make_norm(kind: str, features: int) -> nn.Module:
@@ -40,36 +64,299 @@ def make_norm(kind: str, features: int) -> nn.Module:
     return pick("norm", kind, NORMS)(features)
 
 
-class ResidualRNN(nn.Module):
-    """x + Linear(BLSTM(norm(x))) along the second-to-last axis: (M, S, N) → (M, S, N)."""
+# --- the block of the paper, and what oBSRNN adds to it ---------------------------------------------------------------
 
-    def __init__(self, features: int, hidden: int, norm: str):
+
+class DilatedConv(nn.Module):
+    """Convolutions with three taps, 1, 2, 4 and 8 positions apart (as in BSCNN): sees 31 positions.
+
+    Used as a recurrent layer is: (M, S, N) → (M, S, hidden), and no state.
+    """
+
+    def __init__(self, features: int, hidden: int, causal: bool):
         super().__init__()
+        self.causal = causal
+        widths = [features, hidden, hidden, hidden]
+        self.layers = nn.ModuleList(nn.Conv1d(n, hidden, 3, dilation=2**i) for i, n in enumerate(widths))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        x = x.transpose(1, 2)  # (M, N, S)
+        for i, layer in enumerate(self.layers):
+            reach = 2 * 2**i
+            x = torch.tanh(layer(F.pad(x, (reach, 0) if self.causal else (reach // 2, reach // 2))))  # (M, hidden, S)
+        return x.transpose(1, 2), None  # (M, S, hidden)
+
+
+def _recurrent(kind: Callable[..., nn.Module]) -> Callable[[int, int, bool], nn.Module]:
+    return lambda features, hidden, causal: kind(features, hidden, batch_first=True, bidirectional=not causal)
+
+
+# name → (features, hidden, causal) → module from (M, S, features) to (M, S, width) and a state
+CELLS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "lstm": _recurrent(nn.LSTM),
+    "gru": _recurrent(nn.GRU),
+    "conv": DilatedConv,
+}
+
+
+class GroupedCells(nn.Module):
+    """The features in equal groups, each with a cell of its own: (M, S, N) → (M, S, width), and no state."""
+
+    def __init__(self, cells: Iterable[nn.Module]):
+        super().__init__()
+        self.cells = nn.ModuleList(cells)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        parts = x.chunk(len(self.cells), dim=-1)  # of (M, S, N / groups)
+        return torch.cat([cell(part)[0] for cell, part in zip(self.cells, parts, strict=True)], dim=-1), None
+
+
+class ResidualRNN(nn.Module):
+    """x + Linear(cell(norm(x))) along the second-to-last axis: (M, S, N) → (M, S, N); the paper's cell is a BLSTM."""
+
+    def __init__(
+        self, features: int, hidden: int, norm: str, cell: str = "lstm", groups: int = 1, causal: bool = False
+    ):
+        super().__init__()
+        if groups < 1 or features % groups or hidden % groups:
+            raise RecipeError(f"backbone.groups is {groups}; expected a divisor of features {features}.")
+        make = pick("backbone.time or backbone.band", cell, CELLS)
         self.norm = make_norm(norm, features)
-        self.rnn = nn.LSTM(features, hidden, batch_first=True, bidirectional=True)
-        self.linear = nn.Linear(2 * hidden, features)
+        cells = [make(features // groups, hidden // groups, causal) for _ in range(groups)]
+        self.rnn = cells[0] if groups == 1 else GroupedCells(cells)
+        self.linear = nn.Linear(hidden if causal or cell == "conv" else 2 * hidden, features)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.linear(self.rnn(self.norm(x))[0])
 
 
-class BandSequenceRNN(nn.Module):
-    """One pair of the paper's sequence and band modelling (BSRNN, section III-B).
+TAC_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"prelu": nn.PReLU, "tanh": nn.Tanh}
 
-    First along time, with the same weights for every band, then along the bands, with the same weights for every frame.
+
+class TAC(nn.Module):
+    """Transform, average, concatenate: how the channels learn of each other (Luo et al., 2020; as in oBSRNN).
+
+    Works for any number of channels, also one, whose mean is itself. The three activations are one module: with PReLU
+    they share its slope, as in the published checkpoints.
     """
 
-    def __init__(self, features: int, norm: str, *, hidden_factor: int = 2):
+    def __init__(self, features: int, activation: str = "prelu", factor: int = 3):
         super().__init__()
-        self.time = ResidualRNN(features, hidden_factor * features, norm)
-        self.band = ResidualRNN(features, hidden_factor * features, norm)
+        hidden = factor * features
+        self.transform = nn.Linear(features, hidden)
+        self.average = nn.Linear(hidden, hidden)
+        self.combine = nn.Linear(2 * hidden, features)
+        self.activation = pick("backbone.tac_activation", activation, TAC_ACTIVATIONS)()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, K, T, N) → (B, C, K, T, N)."""
+        own = self.activation(self.transform(x))  # (B, C, K, T, 3N)
+        mean = self.activation(self.average(own.mean(1, keepdim=True)))  # (B, 1, K, T, 3N)
+        both = torch.cat([own, mean.expand_as(own)], dim=-1)  # (B, C, K, T, 6N)
+        return x + self.activation(self.combine(both))  # (B, C, K, T, N)
+
+
+class FrameNorm(nn.Module):
+    """Statistics over a frame's bands and features together, a gain and bias for each: bound to the band count."""
+
+    def __init__(self, n_bands: int, features: int, eps: float = 1e-7):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(n_bands, features))
+        self.bias = nn.Parameter(torch.zeros(n_bands, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., T, K, D) → (..., T, K, D)."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class FrameProjection(nn.Sequential):
+    """Linear, PReLU, norm over the frame: (..., T, K, N) → (..., T, K, D)."""
+
+    def __init__(self, n_bands: int, features: int, width: int):
+        super().__init__()
+        self.linear = nn.Linear(features, width)
+        self.activation = nn.PReLU()
+        self.norm = FrameNorm(n_bands, width)
+
+
+class AttentionHead(nn.Module):
+    """One head of `TimeAttention`: every frame looks at all frames, each of them all its bands at once."""
+
+    def __init__(self, n_bands: int, features: int, dim: int, width: int):
+        super().__init__()
+        self.query = FrameProjection(n_bands, features, dim)
+        self.key = FrameProjection(n_bands, features, dim)
+        self.value = FrameProjection(n_bands, features, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, T, K, N) → (M, T, K, width)."""
+        value = self.value(x)
+        query, key = self.query(x).flatten(2), self.key(x).flatten(2)  # (M, T, K·dim)
+        mixed = F.scaled_dot_product_attention(query, key, value.flatten(2))  # (M, T, K·width)
+        return mixed.view(value.shape)
+
+
+class TimeAttention(nn.Module):
+    """Self-attention over time with all bands of a frame in one query (TF-GridNet; as in oBSRNN, spec §2.3).
+
+    Quadratic in the number of frames, and bound to the band count by its norms.
+    """
+
+    def __init__(self, n_bands: int, features: int, heads: int, dim: int):
+        super().__init__()
+        if dim < 1 or features % heads:
+            raise RecipeError(
+                f"backbone.attention_heads is {heads} with attention_dim {dim} and features {features}; "
+                "expected a number of heads that divides features, and at least 1 dimension."
+            )
+        self.heads = nn.ModuleList(AttentionHead(n_bands, features, dim, features // heads) for _ in range(heads))
+        self.projection = FrameProjection(n_bands, features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, K, T, N) → (B, C, K, T, N)."""
+        frames = x.transpose(2, 3).flatten(0, 1)  # (B, C, T, K, N) → (B·C, T, K, N)
+        mixed = torch.cat([head(frames) for head in self.heads], dim=-1)  # (B·C, T, K, N)
+        mixed = self.projection(mixed).unflatten(0, x.shape[:2])  # (B, C, T, K, N)
+        return x + mixed.transpose(2, 3)  # (B, C, K, T, N)
+
+
+class BandSequenceRNN(nn.Module):
+    """One pair of the paper's sequence and band modelling (BSRNN, section III-B), and oBSRNN's two additions.
+
+    First along time, with the same weights for every band, then along the bands, with the same weights for every frame;
+    then, where the recipe asks for them, TAC across the channels and attention over time. ``time`` and ``band`` name
+    the cells (see `CELLS`), ``groups`` splits the features among as many of them.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        n_bands: int,
+        *,
+        hidden_factor: int = 2,
+        time: str = "lstm",
+        band: str = "lstm",
+        groups: int = 1,
+        attention_heads: int = 0,
+        attention_dim: int = 16,
+        tac_activation: str = "prelu",
+    ):
+        super().__init__()
+        if spec.causal and attention_heads:
+            raise RecipeError(
+                "backbone.attention_heads looks at all frames, which backbone.causal forbids; choose one."
+            )
+        features, hidden = spec.features, hidden_factor * spec.features
+        # Along the bands everything belongs to one frame: there is nothing to be causal about.
+        band_norm = "gn1" if spec.norm == "cumulative" else spec.norm
+        self.time = ResidualRNN(features, hidden, spec.norm, time, groups, spec.causal)
+        self.band = ResidualRNN(features, hidden, band_norm, band, groups)
+        self.tac = TAC(features, tac_activation) if spec.stereo == "tac" else nn.Identity()
+        self.attention = (
+            TimeAttention(n_bands, features, attention_heads, attention_dim) if attention_heads else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape  # (B, C, K, T, N)
         x = self.time(x.flatten(0, 2)).view(shape)  # sequences over T: (B·C·K, T, N)
         x = x.transpose(2, 3)  # (B, C, T, K, N)
         x = self.band(x.flatten(0, 2)).view(x.shape)  # sequences over K: (B·C·T, K, N)
-        return x.transpose(2, 3)  # (B, C, K, T, N)
+        return self.attention(self.tac(x.transpose(2, 3)))  # (B, C, K, T, N)
 
 
-BLOCKS: dict[str, Callable[..., nn.Module]] = {"band_sequence_rnn": BandSequenceRNN}
+# --- BS-RoFormer's block ----------------------------------------------------------------------------------------------
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary positions along the second-to-last axis: (..., S, D) → (..., S, D), D even (RoFormer, section 3.2)."""
+    positions = torch.arange(x.shape[-2], device=x.device)
+    speeds = 10000.0 ** (-torch.arange(0, x.shape[-1], 2, device=x.device) / x.shape[-1])
+    angle = positions[:, None] * speeds  # (S, D/2)
+    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+    turned = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1)
+    return turned.flatten(-2).to(x.dtype)  # (..., S, D/2, 2) → (..., S, D)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Computed in float32 also where the rest is in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight, 1e-7).to(x.dtype)
+
+
+class RotaryAttention(nn.Module):
+    """x + self-attention of RMSNorm(x) with rotary positions, every head's output gated: (M, S, N) → (M, S, N)."""
+
+    def __init__(self, features: int, heads: int, head_dim: int, causal: bool):
+        super().__init__()
+        if heads < 1 or head_dim < 2 or head_dim % 2:
+            raise RecipeError(
+                f"backbone.heads is {heads} with head_dim {head_dim}; expected at least one head of an even dimension."
+            )
+        self.n_heads, self.causal = heads, causal
+        self.norm = RMSNorm(features)
+        self.qkv = nn.Linear(features, 3 * heads * head_dim, bias=False)
+        self.gate = nn.Linear(features, heads)
+        self.out = nn.Linear(heads * head_dim, features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        qkv = self.qkv(normed).unflatten(-1, (3, self.n_heads, -1))  # (M, S, 3, heads, D)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # three of (M, heads, S, D)
+        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value, is_causal=self.causal)
+        gated = mixed.transpose(1, 2) * self.gate(normed).sigmoid()[..., None]  # (M, S, heads, D)
+        return x + self.out(gated.flatten(2))  # (M, S, heads·D) → (M, S, N)
+
+
+class Transformer(nn.Module):
+    """Attention and feed-forward, both pre-norm and residual: (M, S, N) → (M, S, N)."""
+
+    def __init__(self, features: int, heads: int, head_dim: int, factor: int, causal: bool = False):
+        super().__init__()
+        self.attention = RotaryAttention(features, heads, head_dim, causal)
+        self.feed_forward = nn.Sequential(
+            RMSNorm(features),
+            nn.Linear(features, factor * features),
+            nn.GELU(),
+            nn.Linear(factor * features, features),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention(x)
+        return x + self.feed_forward(x)
+
+
+class RopeTransformer(nn.Module):
+    """BS-RoFormer's block (Lu et al., 2023): a rotary-position transformer along time, then one along the bands.
+
+    Its own norms are RMSNorm; the recipe's ``norm`` is that of the encoder and the heads. Quadratic in the frames.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        n_bands: int,
+        *,
+        heads: int = 8,
+        head_dim: int = 64,
+        feed_forward_factor: int = 4,
+        tac_activation: str = "prelu",
+    ):
+        super().__init__()
+        self.time = Transformer(spec.features, heads, head_dim, feed_forward_factor, spec.causal)
+        self.band = Transformer(spec.features, heads, head_dim, feed_forward_factor)
+        self.tac = TAC(spec.features, tac_activation) if spec.stereo == "tac" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape  # (B, C, K, T, N)
+        x = self.time(x.flatten(0, 2)).view(shape)  # sequences over T: (B·C·K, T, N)
+        x = x.transpose(2, 3)  # (B, C, T, K, N)
+        x = self.band(x.flatten(0, 2)).view(x.shape)  # sequences over K: (B·C·T, K, N)
+        return self.tac(x.transpose(2, 3))  # (B, C, K, T, N)
+
+
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
+    "band_sequence_rnn": BandSequenceRNN,
+    "rope_transformer": RopeTransformer,
+}

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .errors import CheckpointError, RecipeError
 from .files import atomic_write, read_json
 from .model import BSRNN
-from .recipe import HeadSpec, Recipe, load_recipe
+from .recipe import BackboneSpec, HeadSpec, Recipe, load_recipe
 from .suggest import nearest
 
 FORMAT = "refined_bsrnn/1"
@@ -126,6 +126,8 @@ def weights_sha256(weights: Sequence[Sequence[float]]) -> str:
 def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:
     for key, ours in describe_backbone(model).items():
         theirs = json.loads(metadata.get(key, "null"))
+        if key == "backbone" and isinstance(theirs, dict):
+            theirs = {**asdict(BackboneSpec()), **theirs}  # a field younger than the file has its default
         if key != "bands" and theirs != json.loads(json.dumps(ours)):  # the edges count, not the scheme's name
             raise CheckpointError(f"{where} was made for {key} {theirs}; this network has {ours}.")
 

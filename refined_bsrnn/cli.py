@@ -96,6 +96,21 @@ def separate(args: argparse.Namespace) -> int:
     return 0
 
 
+def import_obsrnn(args: argparse.Namespace) -> int:
+    """Make runs of published oBSRNN checkpoints."""
+
+    from .obsrnn import import_obsrnn
+    from .progress import say
+
+    runs = import_obsrnn(args.checkpoint, args.out)
+    for run in runs:
+        say(f"Written: {run.path}, heads {', '.join(run.head_names())}. A new head on its backbone:")
+        say(f"  refined-bsrnn transfer --base {run.path} --target NAME")
+    if args.json:
+        print(json.dumps({str(run.path): run.head_names() for run in runs}))
+    return 0
+
+
 def report(args: argparse.Namespace) -> int:
     """Compare evaluated runs."""
 
@@ -214,6 +229,7 @@ def parser() -> argparse.ArgumentParser:
         ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
         ("report", report, "compare runs: a table and training curves", _report_arguments),
+        ("import-obsrnn", import_obsrnn, "make runs of published oBSRNN checkpoints", _import_obsrnn_arguments),
         ("info", info, "what a network is made of: shapes, parameters, multiply-accumulates", _info_arguments),
         ("bands", bands, "print, draw and compare band schemes", _bands_arguments),
     ):
@@ -261,6 +277,12 @@ def _report_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, metavar="DIR", help="write report.md, report.csv and curves.png there")
     p.add_argument("--group", action="append", default=[], metavar="NAME=PATTERN", help="also score matching tracks")
     _root(p)
+
+
+def _import_obsrnn_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="e.g. vocals.ckpt or separator.ckpt")
+    p.add_argument("--out", required=True, type=Path, metavar="RUN", help="a new folder; of several: RUN-<target>")
+    _json(p)
 
 
 def _info_arguments(p: argparse.ArgumentParser) -> None:

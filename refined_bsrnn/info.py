@@ -61,34 +61,45 @@ def describe(recipe: Recipe) -> Info:
         spectrogram = torch.zeros(1, recipe.data.channels, n_bins, frames, dtype=torch.complex64)
         parts = []
         x = spectrogram
-        for name, axes, module in _modules(model):
-            macs, y = _count(module, x)
-            shape = " × ".join(str(n) for n in y.shape)
-            parts.append(Part(name, f"({axes}) = {shape}", count_parameters(module), macs))
-            x = y if module not in list(model.heads.values()) else x  # all heads read the same features
+        for name, module in _backbone_parts(model):
+            macs, x = _count(module, x)
+            parts.append(_part(name, "B, C, K, T, N", module, macs, x))
+        for name, head in model.heads.items():  # all read the same features
+            macs, estimate = _count(head, x, spectrogram)
+            parts.append(_part(f"head {name}", "B, C, F, T", head, macs, estimate))
     return Info(
         parts=tuple(parts),
         n_bands=len(model.ranges),
         channels=recipe.data.channels,
-        receptive_field="the whole signal it is given (both RNNs run in both directions)",
-        latency="the whole signal it is given: not a live network",
+        receptive_field="all that came before" if recipe.backbone.causal else "the whole signal it is given",
+        latency=_latency(model),
     )
 
 
-def _modules(model: BSRNN) -> list[tuple[str, str, nn.Module]]:
-    rows: list[tuple[str, str, nn.Module]] = [("encoder (band split)", "B, C, K, T, N", model.backbone.encoder)]
-    rows += [(f"block {i}", "B, C, K, T, N", block) for i, block in enumerate(model.backbone.blocks, 1)]
-    return rows + [(f"head {name}", "B, C, F, T", head) for name, head in model.heads.items()]
+def _latency(model: BSRNN) -> str:
+    samples = model.latency_samples
+    if samples is None:
+        return "the whole signal it is given: not for live use"
+    return f"{samples} samples, {1000 * samples / model.sample_rate_hz:.1f} ms"
 
 
-def _count(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
+def _backbone_parts(model: BSRNN) -> list[tuple[str, nn.Module]]:
+    blocks = [(f"block {i}", block) for i, block in enumerate(model.backbone.blocks, 1)]
+    return [("encoder (band split)", model.backbone.encoder), *blocks]
+
+
+def _part(name: str, axes: str, module: nn.Module, macs: int, output: Tensor) -> Part:
+    return Part(name, f"({axes}) = {' × '.join(map(str, output.shape))}", count_parameters(module), macs)
+
+
+def _count(module: nn.Module, *inputs: Tensor) -> tuple[int, Tensor]:
     """Multiply-accumulates per second, and the output."""
     recurrent: list[int] = []
     rnns = [m for m in module.modules() if isinstance(m, nn.RNNBase)]
     for rnn in rnns:
         rnn.forward = _rnn_stand_in(rnn, recurrent)
     with FlopCounterMode(display=False) as counter:
-        y = module(x)
+        y = module(*inputs)
     for rnn in rnns:
         del rnn.forward  # the class's own again
     return round((counter.get_total_flops() / 2 + sum(recurrent)) / COUNTED_SECONDS), y

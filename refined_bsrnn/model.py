@@ -5,7 +5,8 @@
                                                               └──> ...
 
 `BSRNN.features` is the seam: what lies before it is the backbone, shared by all targets and frozen in a transfer; what
-lies behind it is heads. The channels are independent items that share all weights, as in the authors' code.
+lies behind it is heads. The channels are items that share all weights, as in the authors' code, and independent unless
+``backbone.stereo`` lets them meet.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .bands import BinRange, band_split
-from .blocks import BLOCKS, make_norm
-from .errors import CheckpointError, UserError
+from .blocks import BLOCKS, CAUSAL_NORMS, make_norm
+from .errors import AudioError, CheckpointError, RecipeError, UserError
 from .heads import HEADS
 from .level import NORMALISERS, OF_WHOLE_TRACKS, Level
 from .recipe import BackboneSpec, HeadSpec, Recipe
@@ -28,35 +29,41 @@ from .together import TOGETHER
 class Encoder(nn.Module):
     """The band split: per band, norm and linear layer from the real and imaginary parts to N features.
 
-    Bands may overlap; each takes its bins as they are.
+    Bands may overlap; each takes its bins as they are. ``n_joint`` channels are taken together, one behind the other;
+    1: each by itself.
     """
 
-    def __init__(self, ranges: Sequence[BinRange], features: int, norm: str):
+    def __init__(self, ranges: Sequence[BinRange], features: int, norm: str, n_joint: int = 1):
         super().__init__()
-        self.ranges = list(ranges)
-        widths = [2 * (stop - start) for start, stop in ranges]
+        self.ranges, self.n_joint = list(ranges), n_joint
+        widths = [2 * n_joint * (stop - start) for start, stop in ranges]
         self.norms = nn.ModuleList(make_norm(norm, width) for width in widths)
         self.linears = nn.ModuleList(nn.Linear(width, features) for width in widths)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """Complex (B, C, F, T) → (B, C, K, T, N)."""
-        bins = spectrogram.transpose(2, 3)  # (B, C, T, F)
+        """Complex (B, C, F, T) → (B, C, K, T, N), where C is 1 behind channels taken together."""
+        bins = spectrogram.transpose(2, 3).unflatten(1, (-1, self.n_joint))  # (B, C, joint, T, F)
         bands = []
         for (start, stop), norm, linear in zip(self.ranges, self.norms, self.linears, strict=True):
-            band = bins[..., start:stop]
-            bands.append(linear(norm(torch.cat([band.real, band.imag], dim=-1))))  # (B, C, T, 2G) → (B, C, T, N)
+            band = bins[..., start:stop].transpose(2, 3).flatten(3)  # (B, C, T, joint·G)
+            bands.append(linear(norm(torch.cat([band.real, band.imag], dim=-1))))  # (B, C, T, 2·joint·G) → (B, C, T, N)
         return torch.stack(bands, dim=2)
 
 
 class Backbone(nn.Module):
     """Encoder and blocks: what all targets share."""
 
-    def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec):
+    def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, n_joint: int = 1):
         super().__init__()
+        if spec.causal and spec.norm not in CAUSAL_NORMS:
+            raise RecipeError(
+                f"backbone.norm={spec.norm} has statistics over the whole excerpt, which backbone.causal forbids; "
+                f"expected one of {', '.join(CAUSAL_NORMS)}."
+            )
         block = pick("backbone.kind", spec.kind, BLOCKS)
-        options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("features", "norm"))
-        self.encoder = Encoder(ranges, spec.features, spec.norm)
-        self.blocks = nn.Sequential(*(block(spec.features, spec.norm, **options) for _ in range(spec.repeats)))
+        options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("spec", "n_bands"))
+        self.encoder = Encoder(ranges, spec.features, spec.norm, n_joint)
+        self.blocks = nn.Sequential(*(block(spec, len(ranges), **options) for _ in range(spec.repeats)))
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Complex (B, C, F, T) → features (B, C, K, T, N)."""
@@ -82,8 +89,15 @@ class BSRNN(nn.Module):
         )
         self.ranges = list(self.bands.ranges)
         self.stft = STFT(recipe.stft.n_fft, recipe.stft.hop)
+        if recipe.backbone.causal and recipe.input.normalise != "none":
+            raise RecipeError(
+                f"input.normalise={recipe.input.normalise} measures the whole excerpt, which backbone.causal forbids; "
+                "expected none."
+            )
         self.normaliser = pick("input.normalise", recipe.input.normalise, {"none": None, **NORMALISERS})
-        self.backbone = Backbone(self.bands, recipe.backbone)
+        # How many channels the network takes as one item; 1: any number, each by itself.
+        self.n_joint: int = recipe.data.channels if recipe.backbone.stereo == "joint" else 1
+        self.backbone = Backbone(self.bands, recipe.backbone, self.n_joint)
         self.heads = nn.ModuleDict()
         self.backbone_is_frozen = False
         for target in targets:
@@ -114,10 +128,17 @@ class BSRNN(nn.Module):
         if target == self.headless:
             raise CheckpointError(f"{target!r} has no head: it is what the others leave (together: subtract_last).")
         kind = pick("head.kind", spec.kind, HEADS)
-        options = bind_options(f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "features", "norm"))
-        backbone = self.recipe.backbone
-        self.heads[target] = kind(self.bands, backbone.features, backbone.norm, **options)
+        options = bind_options(f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "backbone", "n_joint"))
+        self.heads[target] = kind(self.bands, self.recipe.backbone, self.n_joint, **options)
         return self.heads[target]
+
+    @property
+    def latency_samples(self) -> int | None:
+        """How far behind a sample of the mixture may lie that its estimate depends on; None: the whole signal.
+
+        A causal network's is the STFT's: the last frame that reaches a sample ends less than one window behind it.
+        """
+        return self.stft.n_fft - 1 if self.recipe.backbone.causal else None
 
     def freeze_backbone(self) -> "BSRNN":
         """From here on the backbone stays bit-identical: no gradient, no graph, always in eval mode."""
@@ -134,7 +155,7 @@ class BSRNN(nn.Module):
     def features(self, mixture: Tensor, level: Level | None = None) -> Tensor:
         """Waveform (B, C, L) → the universal features (B, C, K, T, N); ``level`` as in `forward`."""
         level = level or self.level(mixture)
-        return self._features(self.stft(mixture if level is None else level.apply(mixture)))
+        return self._features(self._spectrogram(mixture if level is None else level.apply(mixture)))
 
     def level(self, mixture: Tensor) -> Level | None:
         """What (B, C, L) is normalised by for the backbone, or None: see `level`."""
@@ -143,6 +164,14 @@ class BSRNN(nn.Module):
     def track_level(self, mixture: Tensor) -> Level | None:
         """The level of a whole track (B, C, L), to be used for each of its parts; None where each has its own."""
         return self.level(mixture) if self.recipe.input.normalise in OF_WHOLE_TRACKS else None
+
+    def _spectrogram(self, mixture: Tensor) -> Tensor:
+        if self.n_joint > 1 and mixture.shape[1] != self.n_joint:
+            raise AudioError(
+                f"this network takes {self.n_joint} channels together (backbone.stereo=joint); the audio has "
+                f"{mixture.shape[1]}. Bring it to {self.n_joint} channels, or use a network with stereo=apart or tac."
+            )
+        return self.stft(mixture)
 
     def _features(self, spectrogram: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
@@ -165,11 +194,11 @@ class BSRNN(nn.Module):
         Where the recipe ties its targets together, all of their heads run, whichever are asked for.
         """
         wanted = self.check_targets(targets)
-        spectrogram = self.stft(mixture)
+        spectrogram = self._spectrogram(mixture)
         features = self._features(spectrogram) if self.normaliser is None else self.features(mixture, level)
         tied = self._tied_to(wanted)
         run = [target for target in dict.fromkeys([*wanted, *tied]) if target != self.headless]
-        masked = {target: self.heads[target](features) * spectrogram for target in run}
+        masked = {target: self.heads[target](features, spectrogram) for target in run}
         if tied:
             masked |= TOGETHER[self.recipe.together](masked, spectrogram, tied)
         length = mixture.shape[-1]

@@ -61,6 +61,9 @@ class BackboneSpec:
     features: int = _number(64, above=0)
     repeats: int = _number(8, at_least=0)
     norm: str = "gn1"
+    # apart: channels share all weights and never meet; tac: they meet in every block; joint: one item at the encoder
+    stereo: Literal["apart", "tac", "joint"] = "apart"
+    causal: bool = False  # no look-ahead but the STFT's; needs a norm that has none either (ln, cumulative)
     options: Mapping[str, Any] = _rest()
 
 
@@ -130,7 +133,7 @@ class TrainSpec:
     warmup_steps: int = _number(0, at_least=0)
     decay: Literal["constant", "cosine", "exponential"] = "exponential"
     decay_rate: float = _number(0.98, above=0)  # exponential: lr is multiplied by this ...
-    decay_every: int = _number(2500, above=0)  # ... every so many steps (the paper: 0.98 every two epochs)
+    decay_every: int = _number(5000, above=0)  # ... every so many steps
     clip_norm: float = _number(5.0, above=0)
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, else float32
     ema: float = _number(0.0, at_least=0)  # decay of the averaged weights that are validated and kept; 0: off
@@ -376,7 +379,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``, mapping by mapping. Another ``kind`` leaves the options of the old one behind."""
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        keep = {"features", "repeats", "norm"}  # the backbone's own fields, whatever its blocks are
+        keep = {"features", "repeats", "norm", "stereo", "causal"}  # the backbone's own fields, whatever its blocks are
         below = {key: value for key, value in below.items() if key in keep}
     merged = dict(below)
     for key, value in above.items():

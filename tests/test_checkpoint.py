@@ -78,6 +78,16 @@ def test_hash_is_of_the_weights_not_of_the_file(run):
     assert metadata["sha256"] != tensors_sha256({**tensors, name: tensors[name].reshape(1, *tensors[name].shape)})
 
 
+def test_a_file_older_than_a_field_of_the_backbone_loads(run):
+    def forget(tensors, metadata):
+        backbone = json.loads(metadata["backbone"])
+        metadata["backbone"] = json.dumps({k: v for k, v in backbone.items() if k not in ("stereo", "causal")})
+
+    for path in (run.backbone, run.head("drums")):
+        rewrite(path, forget)
+    assert load_model(run, ["drums"]).targets == ["drums"]
+
+
 def test_metadata_says_what_the_file_is(run):
     _, metadata = read_tensors(run.head("drums"), "head")
     _, backbone = read_tensors(run.backbone, "backbone")

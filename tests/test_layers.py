@@ -10,13 +10,13 @@ LAYERS = [
     {"errors", "__init__"},
     {"suggest", "files"},
     {"recipe", "audio", "metrics", "progress"},
-    {"bands", "stft", "blocks", "level", "together", "synth", "figures"},
+    {"bands", "stft", "blocks", "level", "together", "synth", "figures", "torchfile"},
     {"heads", "losses", "data", "band_table"},
     {"model"},
     {"checkpoint", "info"},
     {"separate", "tracking"},
     {"train", "evaluate"},
-    {"transfer", "report"},
+    {"transfer", "report", "obsrnn"},
     {"cli"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}

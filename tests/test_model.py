@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from refined_bsrnn.bands import SCHEMES, band_ranges, band_split
-from refined_bsrnn.blocks import BLOCKS, NORMS, GlobalNorm
-from refined_bsrnn.errors import CheckpointError, RecipeError, UserError
+from refined_bsrnn.blocks import BLOCKS, NORMS, CumulativeNorm, GlobalNorm, rotate
+from refined_bsrnn.checkpoint import RunFolder, load_model, save_weights
+from refined_bsrnn.errors import AudioError, CheckpointError, RecipeError, UserError
+from refined_bsrnn.files import write_text
 from refined_bsrnn.heads import HEADS, MergeBands
 from refined_bsrnn.model import BSRNN, count_parameters
-from refined_bsrnn.recipe import HeadSpec, load_recipe, make_recipe
+from refined_bsrnn.recipe import HeadSpec, dump_recipe, load_recipe, make_recipe, recipe_folder
 
 MICRO = {
     "targets": ["vocals", "drums"],
@@ -25,6 +27,25 @@ COMPONENTS = [
     for norm in NORMS
     for head in HEADS
 ]
+RNN = "band_sequence_rnn"
+VARIANTS = {
+    "gru-time": {"kind": RNN, "time": "gru"},
+    "conv": {"kind": RNN, "time": "conv", "band": "conv"},
+    "gru-band-groups": {"kind": RNN, "band": "gru", "groups": 2},
+    "attention": {"kind": RNN, "attention_heads": 2, "attention_dim": 3},
+    "tac": {"kind": RNN, "stereo": "tac"},
+    "tac-tanh": {"kind": RNN, "stereo": "tac", "tac_activation": "tanh"},
+    "obsrnn": {"kind": RNN, "stereo": "tac", "attention_heads": 2},
+    "causal": {"kind": RNN, "causal": True, "norm": "cumulative"},
+    "causal-conv-ln": {"kind": RNN, "causal": True, "norm": "ln", "time": "conv", "stereo": "tac"},
+    "causal-gru": {"kind": RNN, "causal": True, "norm": "cumulative", "time": "gru", "groups": 2},
+    "causal-rope": {"kind": "rope_transformer", "causal": True, "norm": "cumulative", "heads": 2, "head_dim": 4},
+    "rope-tac": {"kind": "rope_transformer", "heads": 2, "head_dim": 4, "stereo": "tac"},
+}
+COMPONENTS += [
+    pytest.param({"backbone": {**MICRO["backbone"], **backbone}}, id=name) for name, backbone in VARIANTS.items()
+]
+CAUSAL = [backbone for backbone in VARIANTS.values() if backbone.get("causal")]
 
 
 def micro(**values):
@@ -79,6 +100,20 @@ def test_the_first_experiment_by_formula():
     assert count_parameters(model) == encoder + 6 * pair + 4 * head
 
 
+@pytest.mark.parametrize(
+    ("recipe", "parameters"), [("paper_bsrnn", 25_648_264), ("obsrnn", 40_777_192), ("obsrnn_simo", 108_727_540)]
+)
+def test_recipes_of_published_networks_have_their_sizes(recipe, parameters):
+    with torch.device("meta"):
+        assert count_parameters(BSRNN.from_recipe(load_recipe(recipe))) == parameters
+
+
+@pytest.mark.parametrize("path", sorted(recipe_folder().glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_builds(path):
+    with torch.device("meta"):
+        assert BSRNN.from_recipe(load_recipe(path)).targets
+
+
 def test_head_and_encoder_sizes_by_formula():
     model = BSRNN.from_recipe(
         make_recipe({"targets": ["a"], "backbone": {"features": 64, "repeats": 8}, "bands": {"kind": "v7"}})
@@ -105,11 +140,27 @@ class TestEveryComponent:
             assert torch.isfinite(p.grad).all(), name
             assert p.grad.abs().sum() > 0, name
 
-    def test_items_and_channels_are_independent(self, values):
+    def test_items_are_independent_and_channels_meet_in_tac_only(self, values):
         model = micro(**values).eval()
         mixture = torch.randn(3, 2, 1000)
-        alone = model(mixture[1:2, 1:2])["drums"]
-        assert torch.allclose(model(mixture)["drums"][1:2, 1:2], alone, atol=1e-6)
+        together = model(mixture)["drums"][1:2]
+        assert torch.allclose(together, model(mixture[1:2])["drums"], atol=1e-5)
+        same = torch.allclose(together[:, 1:], model(mixture[1:2, 1:2])["drums"], atol=1e-5)
+        assert same == (values["backbone"].get("stereo") != "tac")
+
+    def test_any_chunk_length_goes_into_the_same_weights(self, values):
+        model = micro(**values).eval()
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        for n_frames in (3, 37, 101):
+            assert model(torch.randn(1, 1, 64 * (n_frames - 1)))["vocals"].shape[-1] == 64 * (n_frames - 1)
+        assert {name: p.shape for name, p in model.named_parameters()} == shapes
+
+    def test_what_is_saved_is_what_is_loaded(self, values, tmp_path):
+        model, run = micro(**values).eval(), RunFolder(tmp_path / "run")
+        write_text(run.recipe, dump_recipe(model.recipe))
+        save_weights(run, model)
+        mixture = torch.randn(1, 2, 1000)
+        assert torch.equal(load_model(run)(mixture)["drums"], model(mixture)["drums"])
 
     def test_silence_in_silence_out(self, values):
         assert not micro(**values).eval()(torch.zeros(1, 2, 1000))["vocals"].any()
@@ -153,11 +204,68 @@ def test_global_norm_is_group_norm_with_one_group():
     assert torch.allclose(norm(x), reference(x.transpose(1, 2)).transpose(1, 2), atol=1e-6)
 
 
-def test_any_chunk_length_goes_into_the_same_weights():
+@pytest.mark.parametrize("head", ["mlp_mask", "residual"])
+@pytest.mark.parametrize("backbone", CAUSAL, ids=str)
+def test_a_causal_network_looks_no_further_ahead_than_its_latency(backbone, head):
+    model = micro(backbone={**MICRO["backbone"], "repeats": 2, **backbone}, head={"kind": head}).eval()
+    mixture, change = torch.randn(1, 2, 2000), 1200
+    changed = mixture.clone()
+    changed[..., change:] = 100 * torch.randn(2, 800)
+    before, after = model(mixture)["drums"], model(changed)["drums"]
+    assert model.latency_samples == 255
+    first = change - model.latency_samples
+    assert torch.equal(before[..., :first], after[..., :first])
+    assert (before != after)[..., first + 64 :].float().mean() > 0.99  # from there on, to within a hop, all is changed
+
+
+def test_a_network_that_is_not_causal_sees_everything():
     model = micro().eval()
-    for n_frames in (3, 37, 101):
-        assert model(torch.randn(1, 1, 64 * (n_frames - 1)))["vocals"].shape[-1] == 64 * (n_frames - 1)
-        assert all(n_frames not in p.shape for name, p in model.named_parameters() if n_frames > 3)
+    mixture = torch.randn(1, 1, 2000)
+    changed = torch.cat([mixture[..., :-1], mixture[..., -1:] + 1], dim=-1)
+    assert model.latency_samples is None
+    assert not torch.equal(model(mixture)["drums"][..., :100], model(changed)["drums"][..., :100])
+
+
+def test_cumulative_norm_ends_where_the_global_one_is():
+    x = 3 * torch.randn(2, 9, 5) + 1  # (M, S, N)
+    assert torch.allclose(CumulativeNorm(5)(x)[:, -1], GlobalNorm(5)(x)[:, -1], atol=1e-4)
+    assert torch.allclose(CumulativeNorm(5)(x)[:, :4], CumulativeNorm(5)(x[:, :4]), atol=1e-6)
+
+
+def test_rotary_attention_depends_on_distances_only():
+    query, key = torch.randn(1, 4).expand(9, 4), torch.randn(1, 4).expand(9, 4)  # (S, D), the same everywhere
+    scores = rotate(query) @ rotate(key).T  # (S, S)
+    for distance in (-3, 0, 2):
+        diagonal = scores.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5)
+    assert not torch.allclose(scores[0, 0], scores[0, 3])
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_joint_stereo_takes_the_channels_together(head, channels):
+    values = {"backbone": {**MICRO["backbone"], "stereo": "joint"}, "head": {"kind": head}}
+    model = micro(**values, data={"channels": channels}).eval()
+    mixture = torch.randn(2, channels, 1000)
+    assert model(mixture)["drums"].shape == mixture.shape
+    assert model.features(mixture).shape[:2] == (2, 1)
+    assert torch.allclose(model(mixture)["drums"][1:], model(mixture[1:])["drums"], atol=1e-5)
+    assert model.backbone.encoder.linears[0].in_features == 2 * channels * 16
+    model.train()(mixture)["drums"].square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.heads["drums"].parameters())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_joint_stereo_refuses_another_number_of_channels(channels):
+    model = micro(backbone={**MICRO["backbone"], "stereo": "joint"})
+    with pytest.raises(AudioError, match=f"takes 2 channels together .*; the audio has {channels}"):
+        model(torch.randn(1, channels, 500))
+
+
+def test_the_spectrum_head_follows_the_level_of_the_mixture():
+    model = micro(head={"kind": "spectrum"}).eval()
+    mixture = torch.randn(1, 1, 1000)
+    assert torch.allclose(model(4 * mixture)["drums"], 4 * model(mixture)["drums"], atol=1e-3)
 
 
 def test_encoder_is_a_loop_over_bands():
@@ -190,7 +298,8 @@ def masks_of_one(split):
 def test_masks_of_one_give_the_mixture_back(kind):
     split = band_split(kind, **BAND_OPTIONS.get(kind, {}))
     spectrogram = torch.randn(1, 2, 1025, 3, dtype=torch.complex64)
-    estimate = MergeBands(split)(masks_of_one(split)) * spectrogram
+    mask = MergeBands(split)(masks_of_one(split)).transpose(2, 3)  # (B, C, T, F) → (B, C, F, T)
+    estimate = mask * spectrogram
     if split.overlapping:
         assert torch.allclose(estimate, spectrogram, rtol=1e-6, atol=0)
     else:
@@ -200,7 +309,7 @@ def test_masks_of_one_give_the_mixture_back(kind):
 def test_overlapping_masks_are_weighted_and_summed():
     split = band_split("mel", n_bands=32)
     masks = [(k + 1j) * mask for k, mask in enumerate(masks_of_one(split))]
-    merged = MergeBands(split)(masks)[0, 0, :, 0]
+    merged = MergeBands(split)(masks)[0, 0, 0]  # (F,)
     k, (start, stop) = 1, split[1]  # from bin 8 on shared with band 2, until then with band 0
     upper = split.weights[2][: stop - split[2][0]]
     expected = [*split.weights[k][: 8 - start], *(k + weight for weight in upper)]
@@ -242,10 +351,19 @@ def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
     [
         ({"backbone": {"kind": "band_sequence_rn"}}, "Did you mean 'band_sequence_rnn'"),
         ({"backbone": {"hiden_factor": 2}}, "no option 'hiden_factor'. Did you mean 'hidden_factor'"),
-        ({"backbone": {"norm": "bn"}}, "norm='bn' is unknown.* Known: gn1, ln"),
+        ({"backbone": {"norm": "bn"}}, "norm='bn' is unknown.* Known: cumulative, gn1, ln"),
         ({"head": {"kind": "mlp"}}, "head.kind='mlp' is unknown"),
         ({"head": {"hidden_layers": 3}}, "head.hidden_layers is 3; expected 1"),
         ({"bands": {"kind": "v8"}}, "bands.kind='v8' is unknown"),
+        ({"backbone": {"time": "rnn"}}, "'rnn' is unknown.* Known: conv, gru, lstm"),
+        ({"backbone": {"features": 6, "groups": 4}}, "groups is 4; expected a divisor of features 6"),
+        ({"backbone": {"features": 6, "attention_heads": 4}}, "attention_heads is 4 .* divides features"),
+        ({"backbone": {"stereo": "tac", "tac_activation": "relu"}}, "'relu' is unknown.* Known: prelu, tanh"),
+        ({"backbone": {"stereo": "mono"}}, "expected one of apart, tac, joint"),
+        ({"backbone": {"causal": True}}, "norm=gn1 has statistics over the whole excerpt.* ln, cumulative"),
+        ({"backbone": {"causal": True, "norm": "ln", "attention_heads": 2}}, "attention_heads looks at all frames"),
+        ({"backbone": {"causal": True, "norm": "ln"}, "head": {"kind": "spectrum"}}, "scales by the whole excerpt"),
+        ({"backbone": {"kind": "rope_transformer", "head_dim": 3}}, "even dimension"),
     ],
 )
 def test_what_cannot_be_built_is_refused(values, message):
