@@ -27,6 +27,15 @@ def wave_l1(estimate: Signal, stem: Signal) -> Tensor:
     return (estimate.waveform - stem.waveform).abs().mean()
 
 
+def wave_mse(estimate: Signal, stem: Signal) -> Tensor:
+    """Mean squared error of the waveforms (oBSRNN's ``loss_type: MSE``).
+
+    Its optimum is the mean of what the target may be, that of L1 the median, which for a source that is mostly absent
+    or hard to tell is silence.
+    """
+    return (estimate.waveform - stem.waveform).square().mean()
+
+
 def spec_l1(estimate: Signal, stem: Signal) -> Tensor:
     """Mean absolute errors of the real and of the imaginary parts, added (BSRNN, section III-D, first two terms)."""
     difference = torch.view_as_real(estimate.spectrogram - stem.spectrogram)  # (B, C, F, T, 2)
@@ -93,6 +102,7 @@ def si_sdr(estimate: Signal, stem: Signal) -> Tensor:
 LOSSES: dict[str, Callable[[Signal, Signal], Tensor]] = {
     "wave_l1": wave_l1,
     "spec_l1": spec_l1,
+    "wave_mse": wave_mse,
     "mrstft": mrstft,
     "l1snr": l1snr,
     "si_sdr": si_sdr,

@@ -35,6 +35,7 @@ def leaves(signal):
 
 def test_terms_by_hand():
     assert LOSSES["wave_l1"](ESTIMATE, STEM) == pytest.approx((1 + 2) / 2)
+    assert LOSSES["wave_mse"](ESTIMATE, STEM) == pytest.approx((1 + 4) / 2)
     # real parts differ by 1 and 0, imaginary ones by 0 and 3: means 0.5 and 1.5
     assert LOSSES["spec_l1"](ESTIMATE, STEM) == pytest.approx(0.5 + 1.5)
 
