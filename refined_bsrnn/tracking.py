@@ -116,7 +116,7 @@ class Tracker:
             "project": recipe.log.project,
             "group": recipe.log.group,
             "name": self.run.name,
-            "dir": str(self.run.path),
+            "dir": str(self.run.path.resolve()),  # its writer is another process, in the folder it was started in
             "id": self.provenance.get("wandb_id"),
             "resume": "allow",
             "config": {"recipe": recipe_values(recipe), "provenance": self.provenance},

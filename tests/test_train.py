@@ -372,8 +372,12 @@ def test_built_in_stems_are_named_everywhere(monkeypatch, tmp_path, capsys):
 # --- wandb
 
 
-def test_wandb_gets_everything_offline(songs, monkeypatch):
+def test_wandb_gets_everything_offline(songs, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "before").mkdir()
+    monkeypatch.chdir(tmp_path / "before")  # wandb's writer stays in the folder in which the first run started it
+    train(micro_recipe(songs, log={"wandb": "auto"}, train={"steps": 1}))
+    monkeypatch.chdir(tmp_path)
     recipe = micro_recipe(songs, log={"wandb": "auto", "audio_seconds": 0.5}, train={"steps": 2})
     run, _ = train(recipe)
     records = finished_wandb(next(run.path.glob("wandb/offline-run-*/*.wandb")))
