@@ -1,213 +1,26 @@
-"""Songs on disk → training batches and whole validation or test tracks.
+"""Tracks → training batches and whole validation or test tracks.
 
-    root/{train,valid,test}/<track>/{mixture,<stem>,...}.wav        MUSDB18-HQ's layout, with any stem names
-
-`track_table` lists what is there (headers only) as a Hugging Face `datasets` table with a fingerprint; `make_parts`
-decides what a training mixture is summed from; `RandomMixes` draws one training example per index, a pure function of
-the seed and the index: the same whatever the number of workers or processes, and a resumed run goes on where it was.
-The test split is listed and read by `evaluate` alone.
+`make_parts` decides what a training mixture is summed from; `RandomMixes` draws one training example per index, a pure
+function of the seed and the index: the same whatever the number of workers or processes, and a resumed run goes on
+where it was. Where tracks come from and how their files are read: `sources`.
 """
 
-import fnmatch
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .audio import AUDIO_SUFFIXES, audio_info, match_channels, read_audio, resample
+from .audio import match_channels, resample
 from .errors import DataError
-from .recipe import DATA_ROOT_VARIABLE, AugmentSpec, DataSpec, Recipe
+from .recipe import AugmentSpec, DataSpec, Recipe
+from .sources import MIXTURE, Track, read_stem
 from .suggest import nearest
-from .synth import builtin_root
 
-SPLITS = ("train", "valid", "test")
-MIXTURE = "mixture"
-BUILTIN = "builtin"  # as data.root: the built-in stems, whatever the environment says
 REST = "rest-of-mixture"  # mixture − targets; no file can have this name's role
 MUSDB_STEMS = ("vocals", "drums", "bass", "other")
-
-# The official validation tracks of MUSDB18 (the musdb package's configuration), held out of its train folder.
-MUSDB_VALIDATION_TRACKS = (
-    "Actions - One Minute Smile",
-    "Clara Berry And Wooldog - Waltz For My Victims",
-    "Johnny Lokke - Promises & Lies",
-    "Patrick Talbot - A Reason To Leave",
-    "Triviul - Angelsaint",
-    "Alexander Ross - Goodbye Bolero",
-    "Fergessen - Nos Palpitants",
-    "Leaf - Summerghost",
-    "Skelpolu - Human Mistakes",
-    "Young Griffo - Pennies",
-    "ANiMAL - Rockshow",
-    "James May - On The Line",
-    "Meaxic - Take A Step",
-    "Traffic Experiment - Sirens",
-)
-
-
-@dataclass(frozen=True)
-class Track:
-    """One song: where its files are and what their headers say."""
-
-    name: str
-    split: str
-    folder: str
-    n_samples: int
-    sample_rate_hz: int
-    n_channels: int
-    files: Mapping[str, str]  # stem (or "mixture") → file name
-    content: str  # hash of sizes and samples from the middle of every file
-
-    @property
-    def stems(self) -> list[str]:
-        return [name for name in self.files if name != MIXTURE]
-
-    @property
-    def seconds(self) -> float:
-        return self.n_samples / self.sample_rate_hz
-
-    def path(self, stem: str) -> Path:
-        return Path(self.folder, self.files[stem])
-
-
-# --- where the data are -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DataRoot:
-    """The folder the songs are in, and whether they are the built-in ones."""
-
-    path: Path
-    is_builtin: bool
-
-    @property
-    def name(self) -> str:
-        return "built-in synthetic stems" if self.is_builtin else self.path.name
-
-
-def find_root(spec: DataSpec) -> DataRoot:
-    """``data.root``, else ``$MUSDB18HQ_ROOT``, else the built-in stems, made on first use (``data.root=builtin``).
-
-    A root that is named and is not there is a `DataError`, never a reason to fall back.
-    """
-    for source, named in (("data.root", spec.root), (f"${DATA_ROOT_VARIABLE}", os.environ.get(DATA_ROOT_VARIABLE))):
-        if named == BUILTIN:
-            break
-        if named:
-            path = Path(named).expanduser()
-            if not path.is_dir():
-                raise DataError(
-                    f"{source} is {named!r}, and there is no such folder. "
-                    "Expected a folder that holds train/<track>/<stem>.wav (MUSDB18-HQ's layout)."
-                )
-            return DataRoot(path.resolve(), False)
-    return DataRoot(builtin_root(), True)
-
-
-# --- the track table --------------------------------------------------------------------------------------------------
-
-
-def track_table(root: Path, splits: Iterable[str]) -> datasets.Dataset:
-    """One row per track of the splits, sorted by split and name, as a `datasets` table of `Track` fields.
-
-    Raises `DataError` where nothing is found, where a file cannot be read, and where the files of one track differ in
-    length or rate.
-    """
-    folders = [(split, folder) for split in splits for folder in _track_folders(root / split)]
-    if not folders:
-        found = sorted(p.name for p in root.iterdir())[:8]
-        raise DataError(
-            f"no tracks in {root} for {' or '.join(splits)}. Expected {root.name}/{next(iter(splits))}/<track>/"
-            f"<stem>.wav; found {', '.join(found) if found else 'an empty folder'}."
-        )
-    rows = [asdict(_read_track(split, folder)) for split, folder in folders]
-    for row in rows:  # a column of mappings would give every row the union of all keys
-        row["files"] = json.dumps(row["files"])
-    return datasets.Dataset.from_list(rows)
-
-
-def tracks_of(table: datasets.Dataset) -> list[Track]:
-    """The rows of a track table as `Track` objects."""
-    return [Track(**{**row, "files": json.loads(row["files"])}) for row in table]
-
-
-def fingerprint(tracks: Sequence[Track]) -> str:
-    """A hash of which tracks these are and of their content; where they lie does not count."""
-    lines = sorted(f"{t.split}\t{t.name}\t{t.n_samples}\t{t.sample_rate_hz}\t{t.content}" for t in tracks)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _track_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _read_track(split: str, folder: Path) -> Track:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
-            if path.stem in files:
-                raise DataError(f"{folder} has two files for {path.stem!r}: {files[path.stem].name} and {path.name}.")
-            files[path.stem] = path
-    if not files:
-        raise DataError(f"the track folder {folder} holds no audio file; expected <stem>.wav. Remove it or fill it.")
-    infos = {stem: audio_info(path) for stem, path in files.items()}
-    for what, unit in (("n_samples", "samples"), ("sample_rate_hz", "Hz")):
-        values = {stem: getattr(info, what) for stem, info in infos.items()}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{stem} {value}" for stem, value in values.items())
-            raise DataError(
-                f"the files of track {folder} differ in {unit}: {listed}. Every stem must be as long as its mixture."
-            )
-    info = infos[next(iter(infos))]
-    n_channels = max(i.n_channels for i in infos.values())
-    names = {stem: path.name for stem, path in files.items()}
-    content = _content_hash(list(files.values()))
-    return Track(folder.name, split, str(folder), info.n_samples, info.sample_rate_hz, n_channels, names, content)
-
-
-def _content_hash(paths: Sequence[Path]) -> str:
-    """Of sizes and 16 KiB from the middle: tells two sets of songs apart without reading them whole."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(max(0, size // 2 - 8192))
-            digest.update(f"{path.name}\t{size}\t".encode() + file.read(16384))
-    return digest.hexdigest()
-
-
-def split_validation(tracks: Sequence[Track], spec: DataSpec) -> tuple[list[Track], list[Track]]:
-    """Training and validation tracks: by the recipe's names, MUSDB18's official ones, `valid/`, or a hash of names."""
-    if spec.validation_tracks:
-        chosen = {t.name for t in tracks if any(fnmatch.fnmatchcase(t.name, p) for p in spec.validation_tracks)}
-        if not chosen:
-            raise DataError(
-                f"data.validation_tracks {list(spec.validation_tracks)} match none of {len(tracks)} tracks."
-            )
-    elif any(t.split == "valid" for t in tracks):
-        chosen = {t.name for t in tracks if t.split == "valid"}
-    else:
-        chosen = {t.name for t in tracks if t.name in MUSDB_VALIDATION_TRACKS} or _share(tracks, spec.validation_share)
-    train = [t for t in tracks if t.name not in chosen and t.split == "train"]
-    if not train:
-        raise DataError(f"all {len(tracks)} tracks are kept for validation; none is left to train on.")
-    return train, [t for t in tracks if t.name in chosen]
-
-
-def _share(tracks: Sequence[Track], share: float) -> set[str]:
-    """The share of the track names with the lowest hash: adding a song moves no other song."""
-    by_hash = sorted((t.name for t in tracks), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return set(by_hash[: round(share * len(tracks))])
 
 
 # --- parts: what a mixture is made of ---------------------------------------------------------------------------------
@@ -306,8 +119,7 @@ def read_part(track: Track, part: str, targets: Sequence[str], start: int = 0, n
         return rest
     if part not in track.files:
         return torch.zeros(track.n_channels, track.n_samples - start if n_samples is None else n_samples)
-    audio, _ = read_audio(track.path(part), start, n_samples)
-    return match_channels(audio, track.n_channels)
+    return read_stem(track, part, start, n_samples)
 
 
 # --- training examples ------------------------------------------------------------------------------------------------
@@ -386,11 +198,3 @@ def load_track(track: Track, targets: Sequence[str]) -> tuple[Tensor, dict[str, 
     if MIXTURE in track.files:
         return read_part(track, MIXTURE, targets), stems, "file"
     return torch.stack([read_part(track, stem, targets) for stem in track.stems]).sum(0), stems, "sum"
-
-
-def tell_builtin(say: Callable[[str], None]) -> None:
-    """The banner of a run on built-in stems."""
-    say("=" * 88)
-    say("NO DATA SET GIVEN: using the BUILT-IN SYNTHETIC STEMS. Good for trying things out, not for results.")
-    say(f"For real music: data.root=/path/to/musdb18hq, or set {DATA_ROOT_VARIABLE}.")
-    say("=" * 88)

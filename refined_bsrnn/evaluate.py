@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import RunFolder, load_model, read_provenance
-from .data import DataRoot, Track, find_root, fingerprint, load_track, track_table, tracks_of
+from .data import load_track
 from .errors import DataError
 from .files import write_json
 from .metrics import csdr_frames, museval_scores, si_sdr, usdr
@@ -23,6 +23,7 @@ from .model import BSRNN, count_parameters
 from .progress import track as progress
 from .recipe import Recipe
 from .separate import Separator
+from .sources import DataRoot, Track, find_root, fingerprint, track_table, tracks_of
 
 PROTOCOL = {
     "usdr": "10 log10((sum s^2 + 1e-7) / (sum (s - e)^2 + 1e-7)) over all samples and channels; mean over tracks",

@@ -26,21 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .checkpoint import RunFolder, check_tensors, load_state, save_state, save_weights
-from .data import (
-    BUILTIN,
-    DataRoot,
-    Parts,
-    RandomMixes,
-    Track,
-    find_root,
-    fingerprint,
-    load_track,
-    make_parts,
-    split_validation,
-    tell_builtin,
-    track_table,
-    tracks_of,
-)
+from .data import Parts, RandomMixes, load_track, make_parts
 from .errors import RecipeError, UserError
 from .figures import plot_spectrograms
 from .files import atomic_write, write_text
@@ -50,6 +36,17 @@ from .model import BSRNN, count_parameters
 from .progress import Bar, say
 from .recipe import Recipe, TrainSpec, default_run_name, dump_recipe
 from .separate import Separator
+from .sources import (
+    BUILTIN,
+    DataRoot,
+    Track,
+    find_root,
+    fingerprint,
+    split_validation,
+    tell_builtin,
+    track_table,
+    tracks_of,
+)
 from .stft import Signal
 from .tracking import Tracker, device_name, environment
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import RunFolder, backbone_file, find_run, load_backbone
-from .data import find_root
 from .errors import RecipeError
 from .model import BSRNN
 from .progress import say
@@ -24,6 +23,7 @@ from .recipe import (
     read_recipe_values,
     recipe_values,
 )
+from .sources import find_root
 from .train import new_run, run_training
 
 # What the base decides: a head fits this backbone and no other.

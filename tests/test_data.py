@@ -1,6 +1,5 @@
-"""From songs on disk to training examples."""
+"""From tracks to training examples."""
 
-import json
 import shutil
 
 import numpy as np
@@ -9,160 +8,14 @@ import soundfile
 import torch
 from conftest import RATE, STEMS, micro_recipe, write_song, write_songs
 
-from refined_bsrnn.data import (
-    MUSDB_VALIDATION_TRACKS,
-    REST,
-    RandomMixes,
-    find_root,
-    fingerprint,
-    load_track,
-    make_parts,
-    read_part,
-    split_validation,
-    track_table,
-    tracks_of,
-)
-from refined_bsrnn.errors import AudioError, DataError
+from refined_bsrnn.data import REST, RandomMixes, load_track, make_parts, read_part
+from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
+from refined_bsrnn.sources import track_table, tracks_of
 
 
 def tracks_in(root, splits=("train",)):
     return tracks_of(track_table(root, splits))
-
-
-# --- where the data are
-
-
-def test_root_is_the_recipes_then_the_environments_then_built_in(tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    monkeypatch.setattr("refined_bsrnn.data.builtin_root", lambda: tmp_path / "builtin")
-    assert find_root(DataSpec()).is_builtin
-    monkeypatch.setenv("MUSDB18HQ_ROOT", str(tmp_path / "a"))
-    assert find_root(DataSpec()).path == tmp_path / "a"
-    assert find_root(DataSpec(root=str(tmp_path / "b"))).path == tmp_path / "b"
-    assert find_root(DataSpec(root="builtin")).is_builtin
-
-
-@pytest.mark.parametrize("source", ["data.root", "$MUSDB18HQ_ROOT"])
-def test_a_root_that_is_not_there_is_no_reason_to_fall_back(source, tmp_path, monkeypatch):
-    nowhere = str(tmp_path / "nowhere")
-    monkeypatch.setenv("MUSDB18HQ_ROOT", nowhere)
-    with pytest.raises(DataError, match=f"{source.replace('$', '.')} is .*nowhere.* there is no such folder"):
-        find_root(DataSpec(root=nowhere if source == "data.root" else None))
-
-
-# --- the track table
-
-
-def test_table_lists_headers_in_order(songs):
-    table = track_table(songs, ("train", "test"))
-    assert table["name"][:] == ["song-0", "song-1", "song-2", "song-0"]
-    assert table["split"][:] == ["train"] * 3 + ["test"]
-    track = tracks_of(table)[0]
-    assert (track.n_samples, track.sample_rate_hz, track.n_channels, track.seconds) == (2 * RATE, RATE, 2, 2.0)
-    assert sorted(track.stems) == sorted(STEMS)
-
-
-def test_fingerprint_follows_content_not_place(songs, tmp_path):
-    before = fingerprint(tracks_in(songs))
-    shutil.copytree(songs, tmp_path / "elsewhere")
-    assert fingerprint(tracks_in(tmp_path / "elsewhere")) == before
-    path = tmp_path / "elsewhere" / "train" / "song-1" / "bass.wav"
-    samples, rate = soundfile.read(path, dtype="int16")
-    samples[len(samples) // 2] += 1
-    soundfile.write(path, samples, rate)
-    assert fingerprint(tracks_in(tmp_path / "elsewhere")) != before
-
-
-def test_the_test_split_is_not_listed_for_training(songs):
-    assert {t.split for t in tracks_in(songs, ("train", "valid"))} == {"train"}
-
-
-def test_empty_root_and_wrong_layout(tmp_path):
-    with pytest.raises(DataError, match="no tracks in .* found an empty folder"):
-        track_table(tmp_path, ("train",))
-    (tmp_path / "songs").mkdir()
-    with pytest.raises(DataError, match="Expected .*/train/<track>/<stem>.wav; found songs"):
-        track_table(tmp_path, ("train",))
-
-
-def test_empty_track_folder(songs):
-    (songs / "train" / "song-9").mkdir()
-    with pytest.raises(DataError, match="song-9 holds no audio file"):
-        track_table(songs, ("train",))
-
-
-@pytest.mark.parametrize(("seconds", "rate", "unit"), [(1.5, RATE, "samples"), (2.0, 2 * RATE, "")])
-def test_stems_of_another_length_or_rate_are_refused(songs, seconds, rate, unit):
-    soundfile.write(songs / "train" / "song-1" / "bass.wav", np.zeros((round(seconds * rate), 2)), rate)
-    with pytest.raises(DataError, match=rf"song-1 differ in {unit}.*bass \d+"):
-        track_table(songs, ("train",))
-
-
-def test_stems_of_the_same_length_at_another_rate_are_refused(songs):
-    soundfile.write(songs / "train" / "song-1" / "bass.wav", np.zeros((2 * RATE, 2)), 2 * RATE)
-    with pytest.raises(DataError, match="differ in Hz: bass 16000"):
-        track_table(songs, ("train",))
-
-
-def test_unreadable_file_is_named(songs):
-    (songs / "train" / "song-1" / "bass.wav").write_bytes(b"no audio at all")
-    with pytest.raises(AudioError, match="bass.wav .* cannot be read as audio"):
-        track_table(songs, ("train",))
-
-
-def test_two_files_of_one_stem(songs):
-    soundfile.write(songs / "train" / "song-1" / "bass.flac", np.zeros((2 * RATE, 2)), RATE)
-    with pytest.raises(DataError, match="two files for 'bass': bass.flac and bass.wav"):
-        track_table(songs, ("train",))
-
-
-# --- validation
-
-
-def test_official_validation_tracks_are_those_of_the_musdb_package():
-    import importlib.util
-    from pathlib import Path
-
-    import yaml
-
-    # found, not imported: importing musdb needs FFmpeg
-    folder = Path(importlib.util.find_spec("musdb").origin).parent
-    listed = yaml.safe_load((folder / "configs" / "mus.yaml").read_text())["validation_tracks"]
-    assert sorted(MUSDB_VALIDATION_TRACKS) == sorted(listed)
-
-
-def test_official_validation_tracks_are_held_out(songs):
-    write_song(songs / "train" / MUSDB_VALIDATION_TRACKS[0], seed=5)
-    train, valid = split_validation(tracks_in(songs), DataSpec())
-    assert [t.name for t in valid] == [MUSDB_VALIDATION_TRACKS[0]]
-    assert len(train) == 3
-
-
-def test_validation_by_name_by_folder_and_by_share(songs):
-    tracks = tracks_in(songs)
-    train, valid = split_validation(tracks, DataSpec(validation_tracks=("*-1",)))
-    assert ([t.name for t in train], [t.name for t in valid]) == (["song-0", "song-2"], ["song-1"])
-    _, valid = split_validation(tracks, DataSpec(validation_share=0.34))
-    assert len(valid) == 1
-    write_song(songs / "valid" / "held-out", seed=6)
-    train, valid = split_validation(tracks_in(songs, ("train", "valid")), DataSpec())
-    assert ([t.name for t in valid], len(train)) == (["held-out"], 3)
-
-
-def test_share_does_not_move_when_a_song_is_added(songs):
-    before = {t.name for t in split_validation(tracks_in(songs), DataSpec(validation_share=0.34))[1]}
-    write_song(songs / "train" / "song-new", seed=7)
-    after = {t.name for t in split_validation(tracks_in(songs), DataSpec(validation_share=0.25))[1]}
-    assert after in (before, {"song-new"})
-
-
-def test_validation_errors(songs):
-    with pytest.raises(DataError, match=r"\['none-\*'\] match none of 3 tracks"):
-        split_validation(tracks_in(songs), DataSpec(validation_tracks=("none-*",)))
-    with pytest.raises(DataError, match="none is left to train on"):
-        split_validation(tracks_in(songs), DataSpec(validation_tracks=("*",)))
 
 
 # --- parts
@@ -315,7 +168,3 @@ def test_whole_track_and_where_its_mixture_came_from(songs):
     total, _, source = load_track(tracks_in(songs, ("test",))[0], ["drums"])
     assert source == "sum"
     assert torch.allclose(total, mixture, atol=1e-6)
-
-
-def test_table_survives_json(songs):
-    assert json.loads(track_table(songs, ("train",))["files"][0])["bass"] == "bass.wav"

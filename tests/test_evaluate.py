@@ -10,7 +10,6 @@ import torch
 from conftest import RATE, micro_recipe, write_song, write_songs
 
 from refined_bsrnn.checkpoint import RunFolder, save_weights
-from refined_bsrnn.data import fingerprint, track_table, tracks_of
 from refined_bsrnn.errors import CheckpointError, DataError
 from refined_bsrnn.evaluate import evaluate, finite, nan_mean, nan_median
 from refined_bsrnn.files import write_json, write_text
@@ -18,6 +17,7 @@ from refined_bsrnn.metrics import csdr, si_sdr, usdr
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.separate import Separator
+from refined_bsrnn.sources import fingerprint, track_table, tracks_of
 
 PROVENANCE = {
     "parameters": {"trained": 1, "frozen": 0},
