@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .errors import CheckpointError, RecipeError
 from .files import atomic_write, read_json
 from .model import BSRNN
-from .recipe import BackboneSpec, HeadSpec, Recipe, load_recipe
+from .recipe import BackboneSpec, HeadSpec, InputSpec, Recipe, load_recipe
 from .suggest import nearest
 
 FORMAT = "refined_bsrnn/1"
@@ -114,6 +114,7 @@ def describe_backbone(model: BSRNN) -> dict[str, Any]:
         "bands": {"kind": recipe.bands.kind, **recipe.bands.options},
         "ranges": [list(r) for r in model.ranges],
         "backbone": asdict(recipe.backbone),
+        "input": asdict(recipe.input),
         **({"band_weights": {"sha256": weights_sha256(model.bands.weights)}} if model.bands.weights else {}),
     }
 
@@ -123,11 +124,14 @@ def weights_sha256(weights: Sequence[Sequence[float]]) -> str:
     return hashlib.sha256(json.dumps([[f"{weight:.6f}" for weight in band] for band in weights]).encode()).hexdigest()
 
 
+DEFAULTS: dict[str, Any] = {"backbone": BackboneSpec(), "input": InputSpec()}
+
+
 def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:
     for key, ours in describe_backbone(model).items():
         theirs = json.loads(metadata.get(key, "null"))
-        if key == "backbone" and isinstance(theirs, dict):
-            theirs = {**asdict(BackboneSpec()), **theirs}  # a field younger than the file has its default
+        if key in DEFAULTS and isinstance(theirs, dict | None):
+            theirs = {**asdict(DEFAULTS[key]), **(theirs or {})}  # what is younger than the file has its default
         if key != "bands" and theirs != json.loads(json.dumps(ours)):  # the edges count, not the scheme's name
             raise CheckpointError(f"{where} was made for {key} {theirs}; this network has {ours}.")
 
@@ -154,24 +158,57 @@ def load_backbone(path: Path, model: BSRNN) -> str:
     return digest
 
 
-def save_head(path: Path, model: BSRNN, target: str, spec: HeadSpec) -> None:
-    """Write one head; its keys carry no target name, so that it can be attached under any."""
-    metadata = {
+ADAPTER = "adapter/"  # before the names of an adapter's tensors in a head's file
+
+
+def save_head(path: Path, model: BSRNN, target: str, spec: HeadSpec, **facts: Any) -> None:
+    """Write one head, and the adapter it reads its features through; what is known about it as ``facts``.
+
+    The keys carry no target name, so that it can be attached under any.
+    """
+    tensors = dict(model.heads[target].state_dict())
+    metadata: dict[str, Any] = {
         "kind": "head",
         "target": target,
         "head": asdict(spec),
         "backbone_sha256": tensors_sha256(model.backbone.state_dict()),
         **describe_backbone(model),
+        **facts,
     }
-    write_tensors(path, model.heads[target].state_dict(), metadata)
+    if target in model.adapter_of:
+        adapter = model.adapters[model.adapter_of[target]]
+        own = adapter.state_dict()
+        tensors |= {ADAPTER + name: tensor for name, tensor in own.items()}
+        metadata["adapter"] = {"rank": adapter.rank, "alpha": adapter.alpha, "sha256": tensors_sha256(own)}
+    write_tensors(path, tensors, metadata)
 
 
 def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None = None) -> None:
-    """Attach the head in a file as ``target``; refused where it belongs to another backbone.
+    """Attach the head in a file as ``target``, with its adapter; refused where it belongs to another backbone.
 
     ``backbone_sha256`` saves hashing the model's backbone again when several heads are loaded.
     """
     tensors, metadata = read_tensors(path, "head")
+    check_backbone(path, metadata, model, backbone_sha256)
+    spec = json.loads(metadata["head"])
+    head = model.add_head(target, HeadSpec(spec["kind"], spec["options"]))
+    load_strict(head, {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}, str(path))
+    if "adapter" in metadata:
+        adapter, facts = _own(tensors), json.loads(metadata["adapter"])
+        name = facts["sha256"]
+        if name in model.adapters:  # heads that were trained together share it
+            model.adapter_of[target] = name
+        else:
+            module = model.add_adapter(name, [target], facts["rank"], facts["alpha"])
+            load_strict(module, adapter, f"{path} (adapter)")
+
+
+def _own(tensors: Tensors) -> Tensors:
+    return {name.removeprefix(ADAPTER): t for name, t in tensors.items() if name.startswith(ADAPTER)}
+
+
+def check_backbone(path: Path, metadata: Mapping[str, str], model: BSRNN, backbone_sha256: str | None = None) -> None:
+    """`CheckpointError` with both hashes where a head's metadata name another backbone than the model's."""
     ours = backbone_sha256 or tensors_sha256(model.backbone.state_dict())
     theirs = metadata.get("backbone_sha256")
     if theirs != ours:
@@ -179,9 +216,6 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
             f"{path} is a head of the backbone {theirs}; this one is {ours}. A head works on its own backbone only."
         )
     _check_same(metadata, model, path)
-    spec = json.loads(metadata["head"])
-    head = model.add_head(target, HeadSpec(spec["kind"], spec["options"]))
-    load_strict(head, tensors, str(path))
 
 
 # --- run folders ------------------------------------------------------------------------------------------------------
@@ -258,7 +292,7 @@ def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] 
 def backbone_file(run: RunFolder) -> Path:
     """The file of a run's backbone: its own, or that of the run it was transferred from."""
     recipe = run.load_recipe()
-    if recipe.base is None:
+    if recipe.base is None or recipe.owns_backbone:
         return run.backbone
     beside = run.path.resolve() / recipe.base.run  # written relative to the run's folder
     if not (beside / "recipe.yaml").is_file():
@@ -277,7 +311,7 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
     recipe = run.load_recipe()
     model = BSRNN(recipe, targets=())
     digest = load_backbone(backbone_file(run), model)
-    if recipe.base is not None and recipe.base.sha256 not in (None, digest):
+    if recipe.base is not None and not recipe.owns_backbone and recipe.base.sha256 not in (None, digest):
         raise CheckpointError(
             f"the backbone of {recipe.base.run} is {digest}; {run.path} was transferred from {recipe.base.sha256}. "
             "The base has been trained again since."
@@ -294,12 +328,12 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
     return model.eval()
 
 
-def save_weights(run: RunFolder, model: BSRNN) -> None:
-    """The run's product: the backbone (unless it is a base's) and a file per head."""
-    if model.recipe.base is None:
+def save_weights(run: RunFolder, model: BSRNN, **facts: Any) -> None:
+    """The run's product: the backbone (unless it is a base's) and a file per head, with ``facts`` about it."""
+    if model.recipe.owns_backbone:
         save_backbone(run.backbone, model)
     for target in model.heads:
-        save_head(run.head(target), model, target, model.recipe.head)
+        save_head(run.head(target), model, target, model.recipe.head, **facts)
 
 
 def read_provenance(run: RunFolder) -> dict[str, Any]:

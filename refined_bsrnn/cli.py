@@ -37,15 +37,36 @@ def train(args: argparse.Namespace) -> int:
 
 
 def transfer(args: argparse.Namespace) -> int:
-    """Learn fresh heads on the frozen backbone of a base."""
+    """Learn heads for new targets on the backbone of a base."""
 
     from .checkpoint import find_run
     from .recipe import parse_overrides
-    from .transfer import transfer, transfer_recipe
+    from .transfer import check_name_is_free, transfer, transfer_recipe
 
     root = parse_overrides(args.overrides).get("run", {}).get("root", "runs")
     base = find_run(args.base, root)
-    return _trained(*transfer(transfer_recipe(base, args.target, args.recipe, args.overrides)))
+    how = {key: getattr(args, key) for key in ("method", "blocks", "rank", "init_from")}
+    part = {"use_tracks": args.tracks, "use_minutes": args.minutes, "use_fraction": args.data_fraction}
+    overrides = [f"data.{key}={value}" for key, value in part.items() if value is not None]
+    overrides += _renamed(args)
+    recipe = transfer_recipe(
+        base,
+        args.names or args.target,
+        args.recipe,
+        [*overrides, *args.overrides],
+        **{key: value for key, value in how.items() if value is not None},
+    )
+    if not args.overwrite:
+        for name in recipe.targets:
+            check_name_is_free(base, name)
+    return _trained(*transfer(recipe))
+
+
+def _renamed(args: argparse.Namespace) -> list[str]:
+    """``--as``: a head may be called otherwise than the stem it learns."""
+    if args.names and len(args.names) != len(args.target):
+        raise RecipeError(f"--as gives {len(args.names)} names for {len(args.target)} targets; expected one for each.")
+    return [f"data.define.{name}=[{stem}]" for name, stem in zip(args.names, args.target, strict=False) if name != stem]
 
 
 def _trained(run: Any, finished: bool) -> int:
@@ -225,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, function, help_text, add_arguments in (
         ("train", train, "train one backbone on the recipe's targets", _train_arguments),
-        ("transfer", transfer, "freeze a base's backbone and learn fresh heads", _transfer_arguments),
+        ("transfer", transfer, "learn heads for new targets on a base's backbone", _transfer_arguments),
         ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
         ("report", report, "compare runs: a table and training curves", _report_arguments),
@@ -249,6 +270,15 @@ def _transfer_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--base", required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder")
     p.add_argument("--target", required=True, nargs="+", metavar="NAME", help="the new sources")
     p.add_argument("--recipe", default="transfer", help="training settings (default: recipes/transfer.yaml)")
+    p.add_argument("--method", metavar="WORD", help="frozen (default), partial, lora, full, scratch, random")
+    p.add_argument("--blocks", type=int, metavar="R", help="partial: how many of the last blocks are trained")
+    p.add_argument("--rank", type=int, metavar="N", help="lora: rank of the updates")
+    p.add_argument("--init-from", metavar="HEAD", help="start the new heads from this head of the base")
+    p.add_argument("--tracks", type=int, metavar="N", help="train on so many songs that have a target")
+    p.add_argument("--minutes", type=float, metavar="M", help="train on so many minutes of such songs")
+    p.add_argument("--data-fraction", type=float, metavar="SHARE", help="train on this share of such songs")
+    p.add_argument("--as", dest="names", nargs="+", default=[], metavar="NAME", help="what the new heads are called")
+    p.add_argument("--overwrite", action="store_true", help="allow a head name that the base has too")
     _overrides(p)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adapters import Adapter
 from .bands import BinRange, band_split
 from .blocks import BLOCKS, CAUSAL_NORMS, make_norm
 from .errors import AudioError, CheckpointError, RecipeError, UserError
@@ -99,6 +100,8 @@ class BSRNN(nn.Module):
         self.n_joint: int = recipe.data.channels if recipe.backbone.stereo == "joint" else 1
         self.backbone = Backbone(self.bands, recipe.backbone, self.n_joint)
         self.heads = nn.ModuleDict()
+        self.adapters = nn.ModuleDict()
+        self.adapter_of: dict[str, str] = {}  # head → the adapter its features are made with; most heads have none
         self.backbone_is_frozen = False
         for target in targets:
             if target != self.headless:
@@ -132,6 +135,26 @@ class BSRNN(nn.Module):
         self.heads[target] = kind(self.bands, self.recipe.backbone, self.n_joint, **options)
         return self.heads[target]
 
+    def add_adapter(self, name: str, targets: Sequence[str], rank: int, alpha: float) -> Adapter:
+        """Attach an untrained adapter; from here on these heads read features made with it."""
+        adapter = Adapter(self.backbone, rank, alpha).to(next(self.backbone.parameters()).device)
+        self.adapters[name] = adapter
+        self.adapter_of |= dict.fromkeys(targets, name)
+        return adapter
+
+    def remove_head(self, target: str) -> None:
+        """Take a head off, and its adapter where no other head uses it; all other estimates stay what they were."""
+        self.check_targets([target])
+        if self.recipe.together != "none" and target in self.recipe.targets:
+            raise UserError(
+                f"together is {self.recipe.together}: the targets {', '.join(self.recipe.targets)} are estimated "
+                f"together, {target!r} cannot be taken away from them."
+            )
+        del self.heads[target]
+        adapter = self.adapter_of.pop(target, None)
+        if adapter is not None and adapter not in self.adapter_of.values():
+            del self.adapters[adapter]
+
     @property
     def latency_samples(self) -> int | None:
         """How far behind a sample of the mixture may lie that its estimate depends on; None: the whole signal.
@@ -140,10 +163,17 @@ class BSRNN(nn.Module):
         """
         return self.stft.n_fft - 1 if self.recipe.backbone.causal else None
 
-    def freeze_backbone(self) -> "BSRNN":
-        """From here on the backbone stays bit-identical: no gradient, no graph, always in eval mode."""
-        self.backbone_is_frozen = True
-        self.backbone.requires_grad_(False).eval()
+    def freeze_backbone(self, except_blocks: int = 0) -> "BSRNN":
+        """From here on the backbone stays bit-identical, but for its last ``except_blocks`` blocks.
+
+        What is frozen gets no gradient and no graph; all of it frozen, it is always in eval mode.
+        """
+        self.backbone.requires_grad_(False)
+        for block in list(self.backbone.blocks)[len(self.backbone.blocks) - except_blocks :]:
+            block.requires_grad_(True)
+        self.backbone_is_frozen = not except_blocks
+        if self.backbone_is_frozen:
+            self.backbone.eval()
         return self
 
     def train(self, mode: bool = True) -> "BSRNN":
@@ -152,10 +182,14 @@ class BSRNN(nn.Module):
             self.backbone.eval()
         return self
 
-    def features(self, mixture: Tensor, level: Level | None = None) -> Tensor:
+    def features(self, mixture: Tensor, level: Level | None = None, adapter: str | None = None) -> Tensor:
         """Waveform (B, C, L) → the universal features (B, C, K, T, N); ``level`` as in `forward`."""
+        return self._features(self._normalised(mixture, level), adapter)
+
+    def _normalised(self, mixture: Tensor, level: Level | None) -> Tensor:
+        """The spectrogram (B, C, F, T) that the backbone sees."""
         level = level or self.level(mixture)
-        return self._features(self._spectrogram(mixture if level is None else level.apply(mixture)))
+        return self._spectrogram(mixture if level is None else level.apply(mixture))
 
     def level(self, mixture: Tensor) -> Level | None:
         """What (B, C, L) is normalised by for the backbone, or None: see `level`."""
@@ -173,7 +207,11 @@ class BSRNN(nn.Module):
             )
         return self.stft(mixture)
 
-    def _features(self, spectrogram: Tensor) -> Tensor:
+    def _features(self, spectrogram: Tensor, adapter: str | None = None) -> Tensor:
+        if adapter is not None:  # the graph reaches the adapter through the backbone, frozen or not
+            module = self.adapters[adapter]
+            assert isinstance(module, Adapter)
+            return module.run(self.backbone, spectrogram)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
             return self.backbone(spectrogram)
 
@@ -187,18 +225,26 @@ class BSRNN(nn.Module):
         return {target: signal.waveform for target, signal in self.signals(mixture, targets, level).items()}
 
     def signals(
-        self, mixture: Tensor, targets: Iterable[str] | None = None, level: Level | None = None
+        self,
+        mixture: Tensor,
+        targets: Iterable[str] | None = None,
+        level: Level | None = None,
+        features: Tensor | None = None,
     ) -> dict[str, Signal]:
         """As `forward`, with each estimate's masked spectrogram beside its waveform: what the losses compare.
 
-        Where the recipe ties its targets together, all of their heads run, whichever are asked for.
+        Where the recipe ties its targets together, all of their heads run, whichever are asked for. ``features`` of
+        this mixture, (B, C, K, T, N), where they are known already: then the backbone does not run.
         """
         wanted = self.check_targets(targets)
         spectrogram = self._spectrogram(mixture)
-        features = self._features(spectrogram) if self.normaliser is None else self.features(mixture, level)
         tied = self._tied_to(wanted)
         run = [target for target in dict.fromkeys([*wanted, *tied]) if target != self.headless]
-        masked = {target: self.heads[target](features, spectrogram) for target in run}
+        seen = spectrogram if self.normaliser is None else self._normalised(mixture, level)
+        known: dict[str | None, Tensor] = {} if features is None else {None: features}
+        passes = dict.fromkeys(self.adapter_of.get(target) for target in run)
+        known |= {adapter: self._features(seen, adapter) for adapter in passes if adapter not in known}
+        masked = {target: self.heads[target](known[self.adapter_of.get(target)], spectrogram) for target in run}
         if tied:
             masked |= TOGETHER[self.recipe.together](masked, spectrogram, tied)
         length = mixture.shape[-1]

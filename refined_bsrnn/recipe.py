@@ -109,6 +109,11 @@ class DataSpec:
     # present, a folder `valid/`, or a share of the tracks chosen by a hash of their names.
     validation_tracks: tuple[str, ...] = ()
     validation_share: float = _number(0.14, at_least=0)
+    # Train on part of the training tracks: so many of them, so many minutes, a share of them; 0 and 1: all. Which ones
+    # follows from train.seed; a smaller part is contained in every larger one.
+    use_tracks: int = _number(0, at_least=0)
+    use_minutes: float = _number(0.0, at_least=0)
+    use_fraction: float = _number(1.0, above=0)
 
 
 @dataclass(frozen=True)
@@ -165,10 +170,20 @@ class LogSpec:
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """The run whose backbone a transfer starts from; ``sha256`` is written when the transfer starts."""
+    """The run whose backbone a transfer starts from, and what is done with it.
+
+    frozen: it stays as it is and fresh heads are trained on it; random: the same on a backbone of random weights, a
+    control; partial: its last ``blocks`` blocks are trained too; lora: low-rank updates of its weights are trained and
+    stored with the heads; full: all of it is trained; scratch: all of it is trained from random weights, a control.
+    """
 
     run: str
-    sha256: str | None = None
+    sha256: str | None = None  # of the base's backbone, written when the transfer starts
+    method: Literal["frozen", "partial", "lora", "full", "scratch", "random"] = "frozen"
+    blocks: int = _number(1, above=0)
+    rank: int = _number(8, above=0)
+    alpha: float = _number(16.0, above=0)
+    init_from: str | None = None  # the base's head that the new ones start from; None: fresh ones
 
 
 @dataclass(frozen=True)
@@ -190,6 +205,15 @@ class Recipe:
     run: RunSpec = RunSpec()
     log: LogSpec = LogSpec()
     base: BaseSpec | None = None
+
+    @property
+    def owns_backbone(self) -> bool:
+        """Whether the run keeps a backbone of its own; a frozen one is its base's, by reference."""
+        return self.base is None or self.base.method not in ("frozen", "lora")
+
+    @property
+    def trains_heads_alone(self) -> bool:
+        return self.base is not None and self.base.method in ("frozen", "random")
 
 
 # --- from plain values to typed ones ----------------------------------------------------------------------------------
@@ -304,9 +328,28 @@ def _check(recipe: Recipe) -> Recipe:
         )
     if not 0 <= train.ema < 1:
         raise RecipeError(f"train.ema is {train.ema}; expected 0 (off) or a decay below 1, e.g. 0.999.")
+    if recipe.data.use_fraction > 1:
+        raise RecipeError(f"data.use_fraction is {recipe.data.use_fraction}; expected a share up to 1.")
     _check_augment(recipe.augment)
     _check_together(recipe)
+    _check_base(recipe)
     return recipe
+
+
+def _check_base(recipe: Recipe) -> None:
+    base = recipe.base
+    if base is None:
+        return
+    if base.init_from and base.method in ("scratch", "random"):
+        raise RecipeError(
+            f"base.init_from={base.init_from} with base.method={base.method}: a trained head knows nothing of random "
+            "weights. Leave init_from away, or use another method."
+        )
+    if base.method == "partial" and base.blocks > recipe.backbone.repeats:
+        raise RecipeError(
+            f"base.blocks is {base.blocks}; the backbone has {recipe.backbone.repeats} blocks. "
+            "base.method=full trains all of it."
+        )
 
 
 def _check_together(recipe: Recipe) -> None:
@@ -467,10 +510,14 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def default_run_name(recipe: Recipe, builtin: bool) -> str:
-    """``mtl``, ``drums``, ``drums-v7``, ``mtl-to-guitar``; ``-builtin`` behind it when the built-in stems are used."""
+    """``mtl``, ``drums``, ``drums-v7``, ``mtl-to-guitar``, ``mtl-to-guitar-lora``.
+
+    ``-builtin`` behind it when the built-in stems are used.
+    """
     if recipe.base is not None:
         base = Path(recipe.base.run).name.removesuffix("-builtin")
         name = f"{base}-to-{'-'.join(recipe.targets)}"
+        name += "" if recipe.base.method == "frozen" else f"-{recipe.base.method}"
     else:
         name = recipe.targets[0] if len(recipe.targets) == 1 else "mtl"
         name += "" if recipe.bands.kind == "tet24" else f"-{recipe.bands.kind}"

@@ -10,9 +10,12 @@ test split is listed and read by `evaluate` alone.
 import fnmatch
 import hashlib
 import json
+import math
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import datasets
@@ -246,6 +249,24 @@ def _share(tracks: Sequence[Track], share: float) -> set[str]:
     """The share of the track names with the lowest hash: adding a song moves no other song."""
     by_hash = sorted((t.name for t in tracks), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     return set(by_hash[: round(share * len(tracks))])
+
+
+def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, seed: int) -> list[Track]:
+    """The training tracks a recipe asks for: all, or some of those that have a target, in an order set by the seed.
+
+    Of ``use_tracks``, ``use_minutes`` and ``use_fraction`` the one that leaves least decides; at least one track stays.
+    """
+    if not (spec.use_tracks or spec.use_minutes or spec.use_fraction < 1):
+        return list(tracks)
+    having = [t for t in tracks if set(targets) & set(t.stems)]
+    order = sorted(having, key=lambda t: hashlib.sha256(f"{seed}\t{t.name}".encode()).hexdigest())
+    count = math.ceil(spec.use_fraction * len(order))
+    if spec.use_tracks:
+        count = min(count, spec.use_tracks)
+    if spec.use_minutes:
+        minutes = list(accumulate(t.seconds / 60 for t in order))
+        count = min(count, bisect_left(minutes, spec.use_minutes) + 1)
+    return sorted(order[:count], key=lambda t: t.name)
 
 
 def tell_builtin(say: Callable[[str], None]) -> None:

@@ -25,7 +25,7 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import RunFolder, check_tensors, load_state, save_state, save_weights
+from .checkpoint import RunFolder, check_tensors, load_state, save_backbone, save_state, save_weights
 from .data import Parts, RandomMixes, load_track, make_parts
 from .errors import RecipeError, UserError
 from .figures import plot_spectrograms
@@ -46,6 +46,7 @@ from .sources import (
     tell_builtin,
     track_table,
     tracks_of,
+    use_part,
 )
 from .stft import Signal
 from .tracking import Tracker, device_name, environment
@@ -119,6 +120,7 @@ def training_data(recipe: Recipe) -> TrainingData:
     root = find_root(recipe.data)
     table = track_table(root.path, ("train", "valid"))
     train_tracks, validation = split_validation(tracks_of(table), recipe.data)
+    train_tracks = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
     parts = make_parts(train_tracks, recipe.targets, recipe.data)
     validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
     return TrainingData(root, table, parts, validation)
@@ -267,7 +269,7 @@ class Trainer:
                 self.accelerator.backward(loss)
                 for name, value in {"loss": loss.detach(), **parts}.items():
                     sums[name] = sums.get(name, 0.0) + value.float() / self.spec.accumulate
-        norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.spec.clip_norm)
+        norm = self._clip()
         flag = torch.tensor(float(stopped()), device=self.accelerator.device)
         vector = torch.stack([*sums.values(), norm.detach().float(), flag])
         *values, norm_value, told = self.accelerator.reduce(vector, "mean").tolist()
@@ -277,6 +279,18 @@ class Trainer:
         self.optimizer.zero_grad()
         self._update_average()
         return means, told > 0
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient of what is trained together; returns the norm of all of it.
+
+        Heads on a frozen backbone have nothing in common: each is clipped by itself, and learns what it would alone.
+        """
+        self.accelerator.unscale_gradients()
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, p in self.trained.items():
+            groups.setdefault(name.split(".")[1] if self.recipe.trains_heads_alone else "", []).append(p)
+        norms = [nn.utils.clip_grad_norm_(group, self.spec.clip_norm) for group in groups.values()]
+        return torch.stack(norms).norm()
 
     def _check_finite(self, means: Mapping[str, float], norm: float) -> None:
         """Stop before a NaN reaches the weights. fp16 may overflow: there the gradient scaler skips such a step."""
@@ -447,7 +461,7 @@ class Trainer:
                 self.progress, best_usdr=value, best_step=self.progress.step, looks_without_better=0
             )
             if self.accelerator.is_main_process:
-                save_weights(self.run, self.model)
+                save_weights(self.run, self.model, trained=self._facts(value))
         else:
             self.progress.looks_without_better += 1
 
@@ -468,6 +482,19 @@ class Trainer:
             audio.update(pair)
             pictures[name] = plot_spectrograms({"mixture": audio["mixture"], **pair}, track.sample_rate_hz, None)
         self.tracker.log_media(self.progress.step, audio, pictures, track.sample_rate_hz)
+
+    def _facts(self, validation_usdr: float | None) -> dict[str, Any]:
+        """What a head's file says about where the head came from."""
+        spec, data = self.spec, self.data.describe()
+        return {
+            "run": self.run.name,
+            "targets": list(self.recipe.targets),
+            "method": self.recipe.base.method if self.recipe.base else "base",
+            "steps": self.progress.step,
+            "audio_hours": round(self.progress.step * spec.batch_size * spec.chunk_seconds / 3600, 3),
+            "validation_usdr": validation_usdr,
+            "data": {"name": data["name"], "fingerprint": data["fingerprint"], "n_tracks": len(data["train_tracks"])},
+        }
 
     # state, provenance, end
 
@@ -619,6 +646,8 @@ def run_training(
         run = resume
     if resume is None and accelerator.is_main_process:
         write_run(run, recipe, data)
+        if recipe.base is not None and recipe.owns_backbone and objective.model.backbone_is_frozen:
+            save_backbone(run.backbone, objective.model)  # random: what it was cannot be found out later
     trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None)
     finished = trainer.fit()
     accelerator.end_training()

@@ -10,7 +10,7 @@ LAYERS = [
     {"errors", "__init__"},
     {"suggest", "files"},
     {"recipe", "audio", "metrics", "progress"},
-    {"bands", "stft", "blocks", "level", "together", "synth", "figures", "torchfile"},
+    {"adapters", "bands", "stft", "blocks", "level", "together", "synth", "figures", "torchfile"},
     {"heads", "losses", "sources", "band_table"},
     {"model", "data"},
     {"checkpoint", "info"},

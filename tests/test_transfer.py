@@ -1,0 +1,175 @@
+"""Ways to transfer: what is trained, what is kept, what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import STEMS, micro_recipe, write_songs
+
+from refined_bsrnn.checkpoint import RunFolder, backbone_file, load_model, read_provenance, read_tensors
+from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.recipe import BaseSpec
+from refined_bsrnn.sources import track_table, tracks_of, use_part
+from refined_bsrnn.train import Trainer, train
+from refined_bsrnn.transfer import METHODS, check_name_is_free, resume, transfer, transfer_recipe
+
+ALL_STEMS = ["data.stems=[vocals,drums,bass,other,guitar]"]
+
+
+@pytest.fixture
+def base(tmp_path):
+    root = write_songs(tmp_path / "songs", train=4, stems=(*STEMS, "guitar"))
+    recipe = micro_recipe(root, backbone={"features": 4, "repeats": 2})
+    return train(replace(recipe, run=replace(recipe.run, name="mtl")))[0]
+
+
+def transfer_to(base, *targets, overrides=(), **how):
+    quick = ["train.steps=3", "train.validate_every=3", "train.warmup_steps=0", *ALL_STEMS]
+    return transfer(transfer_recipe(base, targets, "transfer", [*quick, *overrides], **how))[0]
+
+
+def state(model):
+    return {name: t.clone() for name, t in model.backbone.state_dict().items()}
+
+
+def changed(base, run):
+    old, new = state(load_model(base)), state(load_model(run))
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_changes_what_it_says_and_the_run_stands_alone(base, method):
+    before = base.backbone.read_bytes()
+    run = transfer_to(base, "guitar", method=method)
+    assert base.backbone.read_bytes() == before
+    assert run.path.name == ("mtl-to-guitar" if method == "frozen" else f"mtl-to-guitar-{method}")
+    recipe, model = run.load_recipe(), load_model(run)
+    assert recipe.base.method == method
+    assert run.backbone.exists() == (method in ("partial", "full", "scratch", "random"))
+    assert backbone_file(run).exists()
+    names = changed(base, run)
+    if method in ("frozen", "lora"):
+        assert not names
+    elif method == "partial":
+        assert names
+        assert all(name.startswith("blocks.1.") for name in names)
+    else:  # every weight of the encoder, too
+        assert {"encoder.linears.0.weight", "blocks.0.time.rnn.weight_ih_l0"} <= names
+    assert bool(model.adapters) == (method == "lora")
+    assert "guitar" in model.targets
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_resumes_bit_for_bit(base, method, monkeypatch):
+    straight = transfer_to(base, "guitar", method=method, overrides=["run.name=straight"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_log", lambda self, parts: _stop() if self.progress.step == 1 else None)
+        halted = RunFolder(straight.path.parent / "halted")
+        transfer_to(base, "guitar", method=method, overrides=["run.name=halted"])
+    assert read_provenance(halted)["steps_done"] == 2
+    assert resume(halted)[1]
+    for file in (straight.head("guitar"), straight.backbone):
+        if file.exists():
+            expected = read_tensors(file, "head" if file != straight.backbone else "backbone")[0]
+            again = halted.path / file.relative_to(straight.path)
+            found = read_tensors(again, "head" if file != straight.backbone else "backbone")[0]
+            assert expected.keys() == found.keys()
+            assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def _stop():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_random_backbone_is_what_the_seed_says_and_is_not_trained(base):
+    run = transfer_to(base, "guitar", method="random")
+    again = transfer_to(base, "guitar", method="random", overrides=["run.name=again"])
+    longer = transfer_to(base, "guitar", method="random", overrides=["run.name=longer", "train.steps=5"])
+    other = transfer_to(base, "guitar", method="random", overrides=["run.name=other", "train.seed=1"])
+    assert not changed(run, again)
+    assert not changed(run, longer)
+    assert changed(run, other)
+
+
+def test_two_heads_trained_together_equal_two_trained_apart(base):
+    together = transfer_to(base, "guitar", "bass")
+    for target in ("guitar", "bass"):
+        apart = transfer_to(base, target)
+        expected, found = (read_tensors(run.head(target), "head")[0] for run in (apart, together))
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-4)
+
+
+def test_a_head_starts_from_another(base):
+    recipe = transfer_recipe(base, ["guitar"], "transfer", ALL_STEMS, init_from="drums")
+    from refined_bsrnn.transfer import transfer_model
+
+    model, _ = transfer_model(recipe, base)
+    drums = load_model(base).heads["drums"].state_dict()
+    assert all(torch.equal(t, drums[name]) for name, t in model.heads["guitar"].state_dict().items())
+
+
+def test_what_cannot_be_is_refused(base):
+    with pytest.raises(RecipeError, match=r"has no head 'drum'\. Did you mean 'drums'\? Heads: drums, vocals"):
+        transfer_to(base, "guitar", init_from="drum")
+    with pytest.raises(RecipeError, match="a trained head knows nothing of random weights"):
+        transfer_to(base, "guitar", init_from="drums", method="scratch")
+    with pytest.raises(RecipeError, match=r"the new head is \{'kind': 'mlp_mask', 'options': \{'hidden_layers': 2\}\}"):
+        transfer_to(base, "guitar", init_from="drums", overrides=["head.hidden_layers=2"])
+    with pytest.raises(RecipeError, match=r"base\.blocks is 3; the backbone has 2 blocks"):
+        transfer_to(base, "guitar", method="partial", blocks=3)
+    with pytest.raises(RecipeError, match=r"base\.method is 'melt'; expected one of frozen, partial, lora"):
+        transfer_to(base, "guitar", method="melt")
+    with pytest.raises(RecipeError, match=r"has a head 'drums' already\. Call the new one otherwise with --as drums2"):
+        check_name_is_free(base, "drums")
+
+
+def test_head_files_say_where_the_head_came_from(base):
+    import json
+
+    run = transfer_to(base, "guitar", overrides=["data.use_tracks=2"])
+    facts = json.loads(read_tensors(run.head("guitar"), "head")[1]["trained"])
+    assert facts["run"] == "mtl-to-guitar"
+    assert facts["method"] == "frozen"
+    assert facts["steps"] == 3
+    assert facts["data"]["n_tracks"] == 2
+    assert facts["data"]["fingerprint"] == read_provenance(run)["data"]["fingerprint"]
+    assert facts["audio_hours"] == round(3 * 2 * 0.25 / 3600, 3)
+
+
+@pytest.fixture
+def tracks(tmp_path):
+    root = write_songs(tmp_path / "many", train=6, seconds=6.0, rate=1000)
+    return tracks_of(track_table(root, ("train",)))
+
+
+def test_a_part_of_the_tracks_is_nested_and_set_by_the_seed(tracks):
+    def names(seed=0, targets=("drums",), **spec):
+        recipe = micro_recipe(None)
+        return [t.name for t in use_part(tracks, targets, replace(recipe.data, **spec), seed)]
+
+    assert names() == [t.name for t in tracks]
+    assert len(names(use_tracks=3)) == 3
+    assert set(names(use_tracks=2)) < set(names(use_tracks=3))
+    assert len(names(use_fraction=0.5)) == 3
+    assert len(names(use_fraction=0.01)) == 1
+    assert len(names(use_minutes=0.15)) == 2  # of 6 s each: 9 s need two
+    assert len(names(use_minutes=0.1)) == 1
+    assert len(names(use_minutes=0.5, use_tracks=2)) == 2
+    assert len(names(use_tracks=99)) == 6
+    assert len({tuple(names(seed, use_tracks=2)) for seed in range(8)}) > 1
+    assert names(targets=("zither",), use_tracks=2) == []
+
+
+def test_more_than_all_is_refused():
+    with pytest.raises(RecipeError, match=r"data\.use_fraction is 1\.5; expected a share up to 1"):
+        micro_recipe(None, data={"use_fraction": 1.5})
+
+
+def test_the_methods_of_the_recipe_are_those_there_are():
+    import typing
+
+    assert typing.get_args(typing.get_type_hints(BaseSpec)["method"]) == tuple(METHODS)
