@@ -5,7 +5,7 @@ function of the seed and the index: the same whatever the number of workers or p
 where it was. Where tracks come from and how their files are read: `sources`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ class Parts:
     names: tuple[str, ...]
     tracks: list[Track]
     notes: list[str]
+    sums: Mapping[str, tuple[str, ...]]  # target → the parts whose sum it is: itself, or those of its definition
 
 
 def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> Parts:
@@ -42,7 +43,7 @@ def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
     are heard to sum to the mixture; else the targets and the rest of the mixture. A track that lacks a part is left
     out, taken as silent or refused, as ``data.missing_stem`` says. Raises `DataError` where no track has a target.
     """
-    names = tuple(spec.stems) or _default_parts(tracks, targets)
+    names = tuple(spec.stems) or _default_parts(tracks, targets, spec)
     available = {stem for t in tracks for stem in t.stems}
     for name in [*targets, *(n for n in names if n != REST)]:
         if name not in available:
@@ -50,19 +51,32 @@ def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
                 f"no track has a stem {name!r}.{nearest(name, available)} "
                 f"Stems found in {len(tracks)} tracks: {', '.join(sorted(available)) or 'none'}."
             )
-    for target in targets:
-        if target not in names:
+    sums = {target: (target,) if target in names else spec.stems_of(target) for target in targets}
+    for target, summed in sums.items():
+        if not set(summed) <= set(names):
             raise DataError(f"the target {target!r} is not among data.stems {list(names)}, which make the mixture.")
     usable, notes = _usable(tracks, names, spec.missing_stem)
-    return Parts(names, usable, notes)
+    return Parts(names, usable, notes, sums)
 
 
-def _default_parts(tracks: Sequence[Track], targets: Sequence[str]) -> tuple[str, ...]:
-    """Names are not trusted: a guitar may lie beside `other` or be a part of it, only listening tells."""
+def _default_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> tuple[str, ...]:
+    """Names are not trusted: a guitar may lie beside `other` or be a part of it, only listening tells.
+
+    A defined target is drawn as the stems it sums, where all tracks have them; `DataError` where targets share a stem
+    and cannot be drawn so.
+    """
+    drawn = {stem for target in targets for stem in spec.stems_of(target)}
     everywhere = [stem for stem in tracks[0].stems if all(stem in t.stems for t in tracks)] if tracks else []
-    for names in (MUSDB_STEMS, tuple(everywhere)):
-        if set(targets) <= set(names) <= set(everywhere) and _sum_to_mixture(tracks, names):
+    for names in (MUSDB_STEMS, tuple(stem for stem in everywhere if stem not in spec.define or stem in drawn)):
+        if drawn <= set(names) <= set(everywhere) and _sum_to_mixture(tracks, names):
             return names
+    shared = [stem for stem in sorted(drawn) if sum(stem in spec.stems_of(target) for target in targets) > 1]
+    if shared:
+        raise DataError(
+            f"more than one of the targets {', '.join(targets)} holds the stem {shared[0]!r}, and no stems in "
+            "every track are heard to sum to its mixture. Train these targets apart, or say with data.stems=[...] "
+            "which stems make the mixture."
+        )
     return (*targets, REST)
 
 
@@ -143,6 +157,8 @@ class RandomMixes(Dataset):
         self.seed, self.channels = recipe.train.seed, recipe.data.channels
         self.sample_rate_hz = recipe.stft.sample_rate_hz
         self.length = round(recipe.train.chunk_seconds * self.sample_rate_hz)
+        weights = np.array([track.weight for track in parts.tracks])
+        self.odds = None if len(set(weights)) == 1 else weights / weights.sum()
 
     def __len__(self) -> int:
         return self.n_examples
@@ -156,11 +172,16 @@ class RandomMixes(Dataset):
             track, start = self._draw(random) if remixed else song
             drawn[name] = self._augmented(self._excerpt(track, name, start), random)
         mixture = torch.stack(list(drawn.values())).sum(0)
-        return {"mixture": mixture, "stems": torch.stack([drawn[target] for target in self.targets])}
+        return {"mixture": mixture, "stems": torch.stack([self._target(drawn, target) for target in self.targets])}
+
+    def _target(self, drawn: Mapping[str, Tensor], target: str) -> Tensor:
+        return torch.stack([drawn[name] for name in self.parts.sums[target]]).sum(0)
 
     def _draw(self, random: np.random.Generator) -> tuple[Track, int]:
-        """A song, each as likely as the next, and the first sample of an excerpt, in samples of its file."""
-        track = self.parts.tracks[random.integers(len(self.parts.tracks))]
+        """A song, each as likely as its weight says, and the first sample of an excerpt, in samples of its file."""
+        n_tracks = len(self.parts.tracks)
+        place = random.integers(n_tracks) if self.odds is None else random.choice(n_tracks, p=self.odds)
+        track = self.parts.tracks[place]
         room = track.n_samples - self._file_length(track)
         return track, int(random.integers(room + 1)) if room > 0 else 0
 

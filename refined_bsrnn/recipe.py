@@ -96,10 +96,21 @@ class LossSpec:
 
 
 @dataclass(frozen=True)
+class SourceSpec:
+    """``kind`` names an entry of `sources.SOURCES`; further keys are that source's options, ``root`` for most."""
+
+    kind: str = "auto"
+    weight: float = _number(1.0, above=0)  # how often one of its tracks is drawn, beside one of weight 1
+    options: Mapping[str, Any] = _rest()
+
+
+@dataclass(frozen=True)
 class DataSpec:
-    """Where the songs are and how their files become a mixture and targets (see `data`)."""
+    """Where the songs are and how their files become a mixture and targets (see `sources` and `data`)."""
 
     root: str | None = None
+    sources: tuple[SourceSpec, ...] = ()  # instead of root: several sources, or one whose kind is not to be guessed
+    define: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # name: a stem or the stems it sums
     channels: Literal[1, 2] = 2
     # The parts a training mixture is made of; empty: vocals, drums, bass, other where they hold every target, else the
     # targets and the rest of the mixture.
@@ -114,6 +125,11 @@ class DataSpec:
     use_tracks: int = _number(0, at_least=0)
     use_minutes: float = _number(0.0, at_least=0)
     use_fraction: float = _number(1.0, above=0)
+
+    def stems_of(self, name: str) -> tuple[str, ...]:
+        """The stems on the disk that a name stands for: those of its definition, or the one of that name."""
+        defined = self.define.get(name, name)
+        return (defined,) if isinstance(defined, str) else tuple(defined)
 
 
 @dataclass(frozen=True)
@@ -253,6 +269,8 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
         return value
     if origin in (Union, types.UnionType):
         inner = [a for a in args if a is not type(None)]
+        if str in inner and len(inner) > 1:  # a text or something else
+            inner = [a for a in inner if (a is str) == isinstance(value, str)]
         return None if value is None and len(inner) < len(args) else _coerce(value, inner[0], path)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, path)
@@ -330,6 +348,7 @@ def _check(recipe: Recipe) -> Recipe:
         raise RecipeError(f"train.ema is {train.ema}; expected 0 (off) or a decay below 1, e.g. 0.999.")
     if recipe.data.use_fraction > 1:
         raise RecipeError(f"data.use_fraction is {recipe.data.use_fraction}; expected a share up to 1.")
+    _check_data(recipe.data)
     _check_augment(recipe.augment)
     _check_together(recipe)
     _check_base(recipe)
@@ -350,6 +369,16 @@ def _check_base(recipe: Recipe) -> None:
             f"base.blocks is {base.blocks}; the backbone has {recipe.backbone.repeats} blocks. "
             "base.method=full trains all of it."
         )
+
+
+def _check_data(data: DataSpec) -> None:
+    if data.root is not None and data.sources:
+        raise RecipeError("the recipe has both data.root and data.sources; expected one of them (data.root=null).")
+    for name in data.define:
+        check_target_name(name)
+        stems = data.stems_of(name)
+        if not stems or len(set(stems)) < len(stems):
+            raise RecipeError(f"data.define.{name} is {list(stems)}; expected one stem or more, each once.")
 
 
 def _check_together(recipe: Recipe) -> None:

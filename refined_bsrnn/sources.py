@@ -14,7 +14,7 @@ import math
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -71,6 +71,7 @@ class Track:
     n_channels: int
     files: Mapping[str, tuple[StemFile, ...]]  # stem (or "mixture") → the files whose sum it is
     content: str  # hash of sizes and samples from the middle of every file
+    weight: float = 1.0  # how often it is drawn, beside a track of weight 1
 
     @property
     def stems(self) -> list[str]:
@@ -178,6 +179,17 @@ def tracks_of(table: datasets.Dataset) -> list[Track]:
         return {stem: tuple(StemFile(**file) for file in listed) for stem, listed in json.loads(text).items()}
 
     return [Track(**{**row, "files": files(row["files"])}) for row in table]
+
+
+def with_definitions(track: Track, spec: DataSpec) -> Track:
+    """The track with the stems that the recipe defines: each the sum of those of its stems that the track has.
+
+    A definition of which the track has nothing leaves it as it is: its own file of that name counts.
+    """
+    defined = {
+        name: tuple(file for stem in spec.stems_of(name) for file in track.files.get(stem, ())) for name in spec.define
+    }
+    return replace(track, files={**track.files, **{name: files for name, files in defined.items() if files}})
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:

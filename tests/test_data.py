@@ -1,6 +1,7 @@
 """From tracks to training examples."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import RATE, STEMS, micro_recipe, write_song, write_songs
 from refined_bsrnn.data import REST, RandomMixes, load_track, make_parts, read_part
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
-from refined_bsrnn.sources import track_table, tracks_of
+from refined_bsrnn.sources import track_table, tracks_of, with_definitions
 
 
 def tracks_in(root, splits=("train",)):
@@ -56,6 +57,41 @@ def test_missing_stem_is_skipped_silent_or_refused_and_always_told(songs):
     assert not read_part(tracks[0], "guitar", ["guitar"]).any()
     with pytest.raises(DataError, match="3 of 4 tracks lack a stem .*missing_stem=skip leaves them out"):
         make_parts(tracks, ["guitar"], DataSpec(missing_stem="error"))
+
+
+def test_a_defined_target_is_drawn_as_the_stems_it_sums(songs):
+    spec = DataSpec(define={"accompaniment": ("drums", "bass", "other"), "singing": "vocals"})
+    tracks = [with_definitions(t, spec) for t in tracks_in(songs)]
+    parts = make_parts(tracks, ["singing", "accompaniment", "drums"], spec)
+    assert parts.names == STEMS
+    assert parts.sums == {"singing": ("vocals",), "accompaniment": STEMS[1:], "drums": ("drums",)}
+    values = {"define": {**spec.define, "accompaniment": list(STEMS[1:])}, "root": str(songs)}
+    recipe = micro_recipe(None, targets=["singing", "accompaniment", "drums"], data=values)
+    example = RandomMixes(parts, recipe, 3)[2]
+    assert torch.allclose(example["stems"][:2].sum(0), example["mixture"], atol=1e-6)
+    assert not torch.allclose(example["stems"][1], example["stems"][2])
+    _, stems, _ = load_track(tracks[0], ["accompaniment"])
+    assert torch.allclose(stems["accompaniment"], sum(read_part(tracks[0], s, []) for s in STEMS[1:]), atol=1e-6)
+
+
+def test_a_definition_of_what_few_tracks_have_falls_back_to_the_rest(songs):
+    write_song(songs / "train" / "electric", seed=8, stems=(*STEMS, "electric_guitar"))
+    write_song(songs / "train" / "both", seed=9, stems=(*STEMS, "electric_guitar", "acoustic_guitar"))
+    spec = DataSpec(define={"guitar": ("acoustic_guitar", "electric_guitar")})
+    tracks = [with_definitions(t, spec) for t in tracks_in(songs)]
+    parts = make_parts(tracks, ["guitar"], spec)
+    assert parts.names == ("guitar", REST)
+    assert [t.name for t in parts.tracks] == ["both", "electric"]
+    with pytest.raises(DataError, match="more than one of the targets guitar, electric_guitar holds the stem 'elec"):
+        make_parts(tracks, ["guitar", "electric_guitar"], spec)
+
+
+def test_tracks_are_drawn_by_their_weights(songs):
+    tracks = [replace(t, weight=8.0 if t.name == "song-2" else 1.0) for t in tracks_in(songs)]
+    drawn = RandomMixes(make_parts(tracks, ["drums"], DataSpec()), micro_recipe(songs), 1)
+    random = np.random.default_rng(0)
+    share = np.mean([drawn._draw(random)[0].name == "song-2" for _ in range(2000)])
+    assert share == pytest.approx(0.8, abs=0.04)
 
 
 def test_no_mixture_to_take_the_rest_from(songs):

@@ -1,5 +1,6 @@
 """Recipes: strict keys and types, overrides, extends, names."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from refined_bsrnn.recipe import (
     load_recipe,
     make_recipe,
     recipe_folder,
+    recipe_values,
 )
 
 SHIPPED = sorted(recipe_folder().glob("*.yaml"))
@@ -163,3 +165,32 @@ def test_default_names(values, builtin, name):
 def test_recipe_module_imports_no_torch():
     source = Path(find_recipe.__code__.co_filename).read_text()
     assert "import torch" not in source
+
+
+def test_sources_and_definitions_survive_a_resolved_recipe():
+    data = {
+        "sources": [{"kind": "folder", "root": "a", "weight": 2}, {"root": "b"}],
+        "define": {"guitar": ["acoustic", "electric"], "singing": "vocals"},
+    }
+    recipe = make_recipe({"targets": ["guitar"], "data": data})
+    assert (recipe.data.sources[0].weight, recipe.data.sources[1].kind) == (2.0, "auto")
+    assert recipe.data.sources[1].options == {"root": "b"}
+    assert recipe.data.stems_of("guitar") == ("acoustic", "electric")
+    assert (recipe.data.stems_of("singing"), recipe.data.stems_of("drums")) == (("vocals",), ("drums",))
+    assert make_recipe(recipe_values(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"root": "a", "sources": [{"root": "b"}]}, "both data.root and data.sources"),
+        ({"define": {"a b": ["c"]}}, "'a b' cannot name a target"),
+        ({"define": {"guitar": []}}, "data.define.guitar is []; expected one stem or more"),
+        ({"define": {"guitar": ["e", "e"]}}, "expected one stem or more, each once"),
+        ({"define": {"guitar": 3}}, "data.define.guitar is 3; expected a list"),
+        ({"sources": [{"root": "b", "weight": 0}]}, "weight is 0.0; expected more than 0"),
+    ],
+)
+def test_wrong_sources_and_definitions(data, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        make_recipe({"targets": ["guitar"], "data": data})
