@@ -144,7 +144,7 @@ RESAMPLE_MARGIN_SECONDS = (
 
 
 class RandomMixes(Dataset):
-    """Training examples ``{"mixture": (C, L), "stems": (targets, C, L)}`` by index.
+    """Training examples ``{"mixture": (C, L), "stems": (targets, C, L), "present": (targets,)}`` by index.
 
     Each part comes from a random place of a random song (``augment.remix``: the share of mixtures made so; the others
     take all parts from one place of one song), with a random gain, the channels swapped at random; the mixture is their
@@ -172,7 +172,8 @@ class RandomMixes(Dataset):
             track, start = self._draw(random) if remixed else song
             drawn[name] = self._augmented(self._excerpt(track, name, start), random)
         mixture = torch.stack(list(drawn.values())).sum(0)
-        return {"mixture": mixture, "stems": torch.stack([self._target(drawn, target) for target in self.targets])}
+        stems = torch.stack([self._target(drawn, target) for target in self.targets])
+        return {"mixture": mixture, "stems": stems, "present": torch.ones(len(self.targets))}
 
     def _target(self, drawn: Mapping[str, Tensor], target: str) -> Tensor:
         return torch.stack([drawn[name] for name in self.parts.sums[target]]).sum(0)

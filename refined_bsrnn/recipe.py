@@ -92,6 +92,8 @@ class LossSpec:
     reduction: Literal["sum", "mean"] = "sum"
     weighting: Literal["fixed", "uncertainty"] = "fixed"  # uncertainty: one learned weight per target
     target_weights: Mapping[str, float] = field(default_factory=dict)
+    # Of the examples of a batch that have a target, the share with the largest loss that does not count (noisy labels).
+    truncate_quantile: float = _number(0.0, at_least=0)
     terms: Mapping[str, float] = _rest({"wave_l1": 1.0, "spec_l1": 1.0})
 
 
@@ -332,6 +334,7 @@ def _check(recipe: Recipe) -> Recipe:
         check_target_name(name)
     if len(set(targets)) < len(targets):
         raise RecipeError(f"targets {list(targets)} names one twice.")
+    _check_truncation(recipe)
     for name in recipe.loss.target_weights:
         if name not in targets:
             raise RecipeError(f"loss.target_weights names {name!r}, which is no target. Targets: {', '.join(targets)}.")
@@ -379,6 +382,17 @@ def _check_data(data: DataSpec) -> None:
         stems = data.stems_of(name)
         if not stems or len(set(stems)) < len(stems):
             raise RecipeError(f"data.define.{name} is {list(stems)}; expected one stem or more, each once.")
+
+
+def _check_truncation(recipe: Recipe) -> None:
+    share, n_examples = recipe.loss.truncate_quantile, recipe.train.batch_size // recipe.train.accumulate
+    if share >= 1:
+        raise RecipeError(f"loss.truncate_quantile is {share}; expected a share below 1, e.g. 0.1.")
+    if share and round(share * n_examples) < 1:
+        raise RecipeError(
+            f"loss.truncate_quantile is {share} of {n_examples} examples taken at a time, which drops none; expected "
+            f"more than {0.5 / n_examples:.3g}, or a larger train.batch_size / train.accumulate."
+        )
 
 
 def _check_together(recipe: Recipe) -> None:

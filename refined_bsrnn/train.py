@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +53,7 @@ from .tracking import Tracker, device_name, environment
 
 DAY = 86400.0
 PROBE_SECONDS = 10.0  # the longest that measuring a whole step may take before training
-Batch = dict[str, Tensor]  # "mixture" (B, C, L) and "stems" (B, targets, C, L)
+Batch = dict[str, Tensor]  # "mixture" (B, C, L), "stems" (B, targets, C, L) and "present" (B, targets)
 
 
 class TrainingStopped(UserError):
@@ -68,17 +68,21 @@ class Objective(nn.Module):
         self.model, self.targets = model, recipe.targets
         self.loss = MultiTargetLoss(recipe.loss, recipe.targets)
 
-    def forward(self, mixture: Tensor, stems: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, mixture: Tensor, stems: Tensor, present: Tensor | None = None, totals: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mixture (B, C, L) and stems (B, targets, C, L) → loss and its parts.
 
-        Where the recipe normalises the input, mixture and stems get the same gain here, measured on the excerpt.
+        ``present`` (B, targets) is 0 where a stem is missing, ``totals`` (targets + 1,) as in `MultiTargetLoss`. Where
+        the recipe normalises the input, mixture and stems get the same gain here, measured on the excerpt.
         """
         level = self.model.level(mixture)
         if level is not None:
             mixture, stems = mixture * level.gain, stems * level.gain[:, None]  # the gain is (B, 1, 1)
         estimates = self.model.signals(mixture, self.targets)
         references = {name: self._signal(stems[:, i]) for i, name in enumerate(self.targets)}  # of (B, C, L)
-        return self.loss(estimates, references, self._signal(mixture) if self.loss.joint else None)
+        whole = self._signal(mixture) if self.loss.joint else None
+        return self.loss(estimates, references, whole, present, totals)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What the optimiser trains: the model's parameters under their own names, the loss's behind ``loss.``."""
@@ -213,7 +217,7 @@ class Trainer:
         resume: bool,
     ):
         self.recipe, self.spec, self.run, self.data = recipe, recipe.train, run, data
-        self.accelerator, self.model = accelerator, objective.model
+        self.accelerator, self.model, self.loss = accelerator, objective.model, objective.loss
         objective.to(accelerator.device).train()
         self.progress = Progress()
         self.trained = objective.trained()
@@ -262,10 +266,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.progress.step, self.spec)
         sums: dict[str, Tensor] = {}
-        for _ in range(self.spec.accumulate):
-            batch = next(batches)
+        accumulated = [next(batches) for _ in range(self.spec.accumulate)]
+        totals = self._totals(accumulated)
+        for batch in accumulated:
             with self.accelerator.accumulate(self.objective):
-                loss, parts = self.objective(batch["mixture"], batch["stems"])
+                loss, parts = self.objective(batch["mixture"], batch["stems"], batch["present"], totals)
                 self.accelerator.backward(loss)
                 for name, value in {"loss": loss.detach(), **parts}.items():
                     sums[name] = sums.get(name, 0.0) + value.float() / self.spec.accumulate
@@ -275,6 +280,7 @@ class Trainer:
         *values, norm_value, told = self.accelerator.reduce(vector, "mean").tolist()
         means = dict(zip(sums, values, strict=True))
         self._check_finite(means, norm_value)
+        means = self._heard(means, totals)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._update_average()
@@ -291,6 +297,16 @@ class Trainer:
             groups.setdefault(name.split(".")[1] if self.recipe.trains_heads_alone else "", []).append(p)
         norms = [nn.utils.clip_grad_norm_(group, self.spec.clip_norm) for group in groups.values()]
         return torch.stack(norms).norm()
+
+    def _totals(self, accumulated: Sequence[Batch]) -> Tensor:
+        """How much the examples of this step count per target, per batch: the mean over its parts and processes."""
+        local = torch.stack([self.loss.totals(batch["present"]) for batch in accumulated]).mean(0)
+        return self.accelerator.reduce(local, "mean")
+
+    def _heard(self, means: Mapping[str, float], totals: Tensor) -> dict[str, float]:
+        """Without the losses of targets that no example of the step has: there is nothing to tell of them."""
+        absent = {name for name, total in zip([*self.recipe.targets, "all"], totals.tolist(), strict=True) if not total}
+        return {name: value for name, value in means.items() if name.split("/")[0] not in absent}
 
     def _check_finite(self, means: Mapping[str, float], norm: float) -> None:
         """Stop before a NaN reaches the weights. fp16 may overflow: there the gradient scaler skips such a step."""

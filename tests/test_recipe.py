@@ -67,6 +67,8 @@ def test_single_target_recipes_differ_from_the_multi_target_one_as_their_names_s
         ({"targets": ["../drums"]}, "cannot name a target"),
         ({"targets": ["mixture"]}, "cannot name a target"),
         ({"loss": {"target_weights": {"flute": 1}}}, "'flute', which is no target"),
+        ({"loss": {"truncate_quantile": 1.0}}, "truncate_quantile is 1.0; expected a share below 1"),
+        ({"loss": {"truncate_quantile": 0.05}}, "0.05 of 8 examples .* drops none; expected more than 0.0625"),
         ({"loss": {"wave_l1": "much"}}, "loss.wave_l1 is 'much'; expected a number"),
         ({"loss": {"weighting": "learned"}}, "loss.weighting is 'learned'; expected one of fixed, uncertainty"),
         ({"input": {"normalize": "peak"}}, "unknown recipe key 'input.normalize'. Did you mean 'normalise'"),
