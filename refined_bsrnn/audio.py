@@ -1,35 +1,73 @@
-"""The only module that knows an audio backend: read (any part of a file), write, resample.
+"""The only module that knows an audio backend: read (any part of a file, or as a stream), write, resample.
 
-Audio is float32, (channels, samples), full scale at ±1. soundfile reads wav, flac, ogg, mp3, aiff and more without any
-system package; torchaudio resamples.
+Audio is float32, (channels, samples), full scale at ±1. soundfile reads wav, flac, ogg, mp3, aiff and more; what it
+does not read (m4a, video, mp3 that does not tell its length, ...) is decoded by the FFmpeg inside PyAV. Both come with
+their Python packages: no system package is needed. soxr resamples.
 """
 
 import errno
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO
 
+import av
 import numpy as np
 import soundfile
+import soxr
 import torch
+from av.error import FFmpegError
 from torch import Tensor
-from torchaudio.functional import resample as torchaudio_resample
+from torch.nn import functional
 
 from .errors import AudioError
 from .files import atomic_write
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".caf", ".au")
+AUDIO_SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".opus",
+    ".mp3",
+    ".aiff",
+    ".aif",
+    ".w64",
+    ".rf64",
+    ".caf",
+    ".au",
+    ".m4a",
+    ".aac",
+    ".oga",
+    ".wma",
+    ".mka",
+    ".ac3",
+    ".wv",
+    ".ape",
+    ".tta",
+)
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".flv", ".wmv", ".mpg", ".ts")  # whose sound is read
 SEEKS_EXACTLY = ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64", "CAF", "AU")
 SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM: the disk, not the audio
-WRITES = {".wav": "FLOAT", ".flac": "PCM_24"}
-MAX_RESAMPLE_KERNEL = 10_000_000  # entries of torchaudio's table; 44.1 <-> 48 kHz takes 24 thousand
+LOSSLESS = {"PCM_U8": 16, "PCM_S8": 16, "PCM_16": 16, "ALAC_16": 16, "PCM_24": 24, "ALAC_24": 24}  # bits to write with
+MAX_CHANNELS = 256  # more than any format for listening has: a damaged header
+MP4_FRAME = 4096  # samples; the last coded frame of an mp4 may hang over the end by less
+PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins with what came before
+WAV_LIMIT = 2**32 - 2**20  # bytes; a longer wav is written as RF64, its 64-bit form
+# Vorbis and Opus order channels as Vorbis' specification (4.3.9) says, wav, flac and FFmpeg by their masks; libsndfile
+# leaves it at that. Where the former have the latter's channels:
+VORBIS_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 4, 5, 3), 7: (0, 2, 1, 5, 6, 4, 3)}
+VORBIS_ORDER[8] = (0, 2, 1, 6, 7, 4, 5, 3)
+
+TAGS = ("title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license")  # carried over
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says."""
+    """Length, rate and channels of a file."""
 
     n_samples: int  # per channel
     sample_rate_hz: int
@@ -40,74 +78,313 @@ class AudioInfo:
         return self.n_samples / self.sample_rate_hz
 
 
-def audio_info(path: str | PathLike[str]) -> AudioInfo:
-    """Length, rate and channels from the header. Raises `AudioError` for what is no audio file, or an empty one."""
-    with _open(Path(path)) as file:
-        return AudioInfo(file.frames, file.samplerate, file.channels)
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_audio(path: str | PathLike[str], start: int = 0, n_samples: int | None = None) -> tuple[Tensor, int]:
+def audio_info(path: str | PathLike[str], stream: int = 0) -> AudioInfo:
+    """Length, rate and channels: from the header, or by decoding the file once where the header does not tell exactly.
+
+    ``stream`` counts the audio streams of an mp4 or video. Raises `AudioError` for what is no audio file or empty.
+    """
+    with open_audio(path, stream) as reader:
+        n_samples = reader.n_samples
+        if n_samples is None:
+            n_samples = sum(block.shape[1] for block in reader.blocks(1 << 18))
+        return AudioInfo(n_samples, reader.sample_rate_hz, reader.n_channels)
+
+
+def read_audio(
+    path: str | PathLike[str], start: int = 0, n_samples: int | None = None, stream: int = 0
+) -> tuple[Tensor, int]:
     """Samples ``start`` to ``start + n_samples`` (default: to the end) as float32 (channels, samples), and the rate.
 
-    Only that part is read, where the format can be entered anywhere; Ogg and MP3 are decoded from the beginning, since
-    they do not land where they are told to. Raises `AudioError` for a missing, foreign, empty or truncated file, one
-    that does not tell its length, a part beyond the end, and NaN or infinite samples. An Ogg that was cut off carries
-    no length to compare with: what is left of it is read.
+    Only that part is read, where the format can be entered anywhere; Ogg, MP3 and others are decoded from the
+    beginning, since they do not land where they are told to. Raises `AudioError` for a missing, foreign, empty or
+    truncated file, a part beyond the end, and NaN or infinite samples. An Ogg that was cut off carries no length to
+    compare with: what is left of it is read.
     """
+    with open_audio(path, stream) as reader:
+        total = reader.n_samples
+        stop = total if n_samples is None else start + n_samples
+        if start < 0 or (stop is not None and stop <= start) or (total is not None and (stop or 0) > total):
+            raise AudioError(f"{path} has {_count(total)}; samples {start} to {stop} were asked for.")
+        found = reader.skip(start)
+        parts = list(reader.blocks(1 << 18)) if stop is None else [reader.read(stop - start)]
+        samples = parts[0] if len(parts) == 1 else torch.cat(parts or [torch.empty(reader.n_channels, 0)], dim=1)
+        if samples.shape[1] < 1 or (stop is not None and samples.shape[1] < stop - start):
+            total = found + samples.shape[1]
+            raise AudioError(f"{path} has {_count(total)}; samples {start} to {stop or 'the end'} were asked for.")
+        return samples, reader.sample_rate_hz
+
+
+def _count(n_samples: int | None) -> str:
+    return "an unknown length" if n_samples is None else f"{n_samples} samples"
+
+
+class AudioReader:
+    """An open audio file that is read from its beginning to its end, block by block.
+
+    Attributes: ``path``; ``sample_rate_hz``; ``n_channels``; ``n_samples`` (None where only decoding tells);
+    ``about_samples`` (None or a guess for progress bars); ``format`` (``WAV``, ``FLAC``, ... or FFmpeg's name);
+    ``lossless_bits`` (16, 24, 32 for float, None for lossy coding). Close it, or use it in a ``with``.
+    """
+
+    path: Path
+    sample_rate_hz: int
+    n_channels: int
+    n_samples: int | None
+    about_samples: int | None
+    format: str
+    lossless_bits: int | None
+    position = 0
+
+    def read(self, n_samples: int) -> Tensor:
+        """The next (channels, n_samples) as float32; fewer only at the end, then (channels, 0).
+
+        Raises `AudioError` for a damaged or truncated file and for NaN or infinite samples.
+        """
+        samples = self._read(n_samples)
+        bad = ~np.isfinite(samples).all(0)
+        if bad.any():
+            seconds = (self.position + int(bad.argmax())) / self.sample_rate_hz
+            raise AudioError(
+                f"{self.path} holds NaN or infinite samples, the first at {seconds:.3f} s; export it again."
+            )
+        self.position += samples.shape[1]
+        return torch.from_numpy(np.ascontiguousarray(samples))
+
+    def blocks(self, n_samples: int) -> Iterator[Tensor]:
+        """What is left, in blocks of (channels, n_samples), the last one shorter."""
+        while (block := self.read(n_samples)).shape[1]:
+            yield block
+
+    def skip(self, n_samples: int) -> int:
+        """Go ``n_samples`` ahead; returns the place reached, which is less than asked for behind the end only."""
+        target = self.position + n_samples
+        while self.position < target:
+            skipped = self._read(min(1 << 18, target - self.position)).shape[1]
+            self.position += skipped
+            if not skipped:
+                break
+        return self.position
+
+    def _read(self, n_samples: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> "AudioReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_audio(path: str | PathLike[str] | BinaryIO, stream: int = 0) -> AudioReader:
+    """An `AudioReader` of a file, or of an open binary stream that need not be able to go back, as standard input.
+
+    ``stream`` counts the audio streams of an mp4 or video. Raises `AudioError` that says what is there instead.
+    """
+    if not isinstance(path, str | PathLike):
+        return _FfmpegReader(Path(str(getattr(path, "name", "stream"))), path, stream)
     path = Path(path)
-    with _open(path) as file:
-        wanted = file.frames - start if n_samples is None else n_samples
-        if start < 0 or wanted < 1 or start + wanted > file.frames:
-            raise AudioError(f"{path} has {file.frames} samples; samples {start} to {start + wanted} were asked for.")
-        skipped = 0 if file.format in SEEKS_EXACTLY else start
-        try:
-            if skipped < start:
-                file.seek(start)
-            samples = file.read(skipped + wanted, dtype="float32", always_2d=True)[skipped:]
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{path} is damaged: {_reason(error)} Copy it again or restore a backup.") from None
-        rate_hz = file.samplerate
-    if len(samples) < wanted:
-        raise AudioError(
-            f"{path} is cut off: it holds {skipped + len(samples)} of the samples that its header "
-            f"promises up to {start + wanted}. Copy it again or restore a backup."
-        )
-    bad = ~np.isfinite(samples).all(1)
-    if bad.any():
-        seconds = (start + int(bad.argmax())) / rate_hz
-        raise AudioError(f"{path} holds NaN or infinite samples, the first at {seconds:.3f} s; export it again.")
-    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate_hz
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    """An open file that has at least one sample, or an `AudioError` that says what is there instead."""
     if path.is_dir():
         raise AudioError(f"{path} is a folder; expected an audio file.")
     if not path.is_file():
         raise AudioError(f"there is no file {path}.")
-    size = path.stat().st_size
-    if size == 0:
-        raise AudioError(f"{path} is empty (0 bytes). Copy it again or restore a backup.")
     try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: it takes an unknown suffix for raw samples
+        size = path.stat().st_size
+        if size == 0:
+            raise AudioError(f"{path} is empty (0 bytes). Copy it again or restore a backup.")
+        reader = (None if stream else _SoundfileReader.open(path, size)) or _FfmpegReader(path, path.open("rb"), stream)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if not 1 <= reader.n_channels <= MAX_CHANNELS or reader.sample_rate_hz < 1:
+        reader.close()
         raise AudioError(
-            f"{path} ({size} bytes) cannot be read as audio: {_reason(error)} Readable are wav, flac, ogg, mp3 and "
-            f"aiff; other formats can be converted: ffmpeg -i {path.name} {path.stem}.wav"
-        ) from None
-    if file.frames < 1 or file.channels < 1 or file.samplerate < 1:
-        file.close()
-        raise AudioError(f"{path} holds no samples ({size} bytes). Copy it again or restore a backup.")
-    try:
-        _check_length(path, size, file)
-    except AudioError:
-        file.close()
-        raise
-    return file
+            f"{path} claims {reader.n_channels} channels at {reader.sample_rate_hz} Hz; expected 1 to {MAX_CHANNELS} "
+            "channels. Its header is damaged: copy it again or restore a backup."
+        )
+    return reader
 
 
-def _check_length(path: Path, size: int, file: soundfile.SoundFile) -> None:
-    """`AudioError` where libsndfile's length is wrong: a file that was cut off, or one that does not tell its length.
+class _SoundfileReader(AudioReader):
+    """What libsndfile reads, and tells the length of."""
+
+    def __init__(self, path: Path, file: soundfile.SoundFile):
+        self.path, self.file = path, file
+        self.sample_rate_hz, self.n_channels, self.format = file.samplerate, file.channels, file.format
+        self.n_samples = self.about_samples = file.frames
+        self.order = np.argsort(VORBIS_ORDER.get(file.channels, range(file.channels))) if file.format == "OGG" else None
+        lossy = file.format in ("OGG", "MP3") or file.subtype in ("ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")
+        self.lossless_bits = None if lossy else LOSSLESS.get(file.subtype, 32)
+
+    @classmethod
+    def open(cls, path: Path, size: int) -> "_SoundfileReader | None":
+        """None where FFmpeg should try; `AudioError` for an empty or truncated file."""
+        try:
+            file = soundfile.SoundFile(path)
+        except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes an unknown suffix for raw samples
+            return None
+        try:
+            if file.frames < 1:
+                raise AudioError(f"{path} holds no samples ({size} bytes). Copy it again or restore a backup.")
+            known = _check_length(path, size, file)
+        except AudioError:
+            file.close()
+            raise
+        if not known:
+            file.close()
+            return None
+        return cls(path, file)
+
+    def _read(self, n_samples: int) -> np.ndarray:
+        wanted = min(n_samples, self.file.frames - self.position)
+        try:
+            samples = self.file.read(wanted, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{self.path} is damaged: {_reason(error)} Copy it again or restore a backup.") from None
+        if len(samples) < wanted:
+            raise AudioError(
+                f"{self.path} is cut off: it holds {self.position + len(samples)} of the samples that its header "
+                f"promises up to {self.position + wanted}. Copy it again or restore a backup."
+            )
+        return samples.T if self.order is None else samples.T[self.order]
+
+    def skip(self, n_samples: int) -> int:
+        if self.format not in SEEKS_EXACTLY:
+            return super().skip(n_samples)
+        try:
+            self.position = self.file.seek(min(self.position + n_samples, self.file.frames))
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{self.path} is damaged: {_reason(error)} Copy it again or restore a backup.") from None
+        return self.position
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class _FfmpegReader(AudioReader):
+    """What FFmpeg decodes: one audio stream of the file."""
+
+    def __init__(self, path: Path, file: BinaryIO, stream: int):
+        self.path, self.n_samples = path, None
+        self.resources = ExitStack()
+        self.resources.callback(file.close)
+        try:
+            # Given an open file and no protocol, a playlist cannot make FFmpeg open anything else.
+            self.container = self.resources.enter_context(av.open(file, options={"protocol_whitelist": "none"}))
+            if len(self.container.streams.audio) <= stream:
+                wanted = "no sound" if stream == 0 else f"no audio stream {stream}"
+                raise AudioError(f"{path} has {wanted}: {_streams(self.container)}.")
+            self.stream = self.container.streams.audio[stream]
+            self._describe()
+        except (FFmpegError, ValueError) as error:
+            self.close()
+            size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
+            raise AudioError(
+                f"{path}{size} cannot be read as audio: {_ffmpeg_reason(error)}. If it plays elsewhere, export it as "
+                "wav or flac there; else copy it again or restore a backup."
+            ) from None
+        except AudioError:
+            self.close()
+            raise
+        self.decoded = self._frames()
+        self.frame_pts = 0
+        self.rest = np.empty((self.n_channels, 0), np.float32)
+
+    def _describe(self) -> None:
+        stream, codec = self.stream, self.stream.codec_context
+        self.sample_rate_hz, self.n_channels, self.format = stream.rate or 0, codec.channels, self.container.format.name
+        ints = {"u8": 16, "s16": 16, "s32": 24}  # FFmpeg gives 24-bit samples as 32
+        exact = codec.name.startswith("pcm_") or codec.name in ("flac", "alac", "wavpack", "tta", "ape")
+        self.lossless_bits = ints.get(codec.format.name.removesuffix("p"), 32) if exact else None
+        seconds = None
+        if stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif self.container.duration:
+            seconds = self.container.duration / av.time_base
+        self.about_samples = round(seconds * self.sample_rate_hz) if seconds else None
+        # The last frame of AAC is filled up; an mp4 says where the sound ends, and FFmpeg leaves that to us.
+        self.end = self.stated_end = self.about_samples if "mp4" in self.format and stream.duration else None
+        self.scale = (stream.time_base or 0) * self.sample_rate_hz  # samples per time stamp
+
+    def _frames(self) -> Iterator[np.ndarray]:
+        """(channels, n) per frame, as float32."""
+        # Interleaved: PyAV reads only eight planes.
+        convert = av.AudioResampler(format="flt", layout=self.stream.layout, rate=self.sample_rate_hz)
+        try:
+            for frame in self._decode():
+                if frame.sample_rate != self.sample_rate_hz or frame.layout.nb_channels != self.n_channels:
+                    raise AudioError(f"{self.path} changes its rate or channels on the way; export it as wav first.")
+                self.frame_pts = frame.pts or 0
+                frame.pts = None  # the resampler would fill gaps between time stamps
+                for converted in convert.resample(frame):
+                    yield converted.to_ndarray().reshape(-1, self.n_channels).T
+        except (FFmpegError, ValueError) as error:
+            raise AudioError(
+                f"{self.path} is damaged: {_ffmpeg_reason(error)}. Copy it again or restore a backup."
+            ) from None
+
+    def _decode(self) -> Iterator[Any]:
+        for packet in self.container.demux(self.stream):
+            if self.end is not None and packet.pts is not None and packet.duration:
+                coded_end = round((packet.pts - (self.stream.start_time or 0) + packet.duration) * self.scale)
+            else:
+                coded_end = None
+            yield from packet.decode()
+            # The length that an mp4 states may be rounded to milliseconds; where its last packet agrees, that counts.
+            if coded_end is not None and abs(coded_end - self.stated_end) <= self.sample_rate_hz / 1000:
+                self.end = coded_end
+
+    def skip(self, n_samples: int) -> int:
+        """In an mp4, where time stamps count samples, decoding begins a little before the place.
+
+        That is exact but for noise that an AAC decoder is told to make up.
+        """
+        target, preroll = self.position + n_samples, round(PREROLL_SECONDS * self.sample_rate_hz)
+        if self.end is not None and self.scale == 1 and n_samples > 2 * preroll:
+            self.container.seek(target - preroll + (self.stream.start_time or 0), stream=self.stream)
+            self.decoded = self._frames()
+            self.rest = next(self.decoded, self.rest[:, :0])
+            self.position = self.frame_pts - (self.stream.start_time or 0)
+        return super().skip(target - self.position)
+
+    def _read(self, n_samples: int) -> np.ndarray:
+        parts, there = [self.rest], self.rest.shape[1]
+        # Some frames ahead, to see whether the end is near.
+        while there < n_samples + MP4_FRAME and (frame := next(self.decoded, None)) is not None:
+            parts.append(frame)
+            there += frame.shape[1]
+        samples = np.concatenate(parts, axis=1)
+        at_end = there < n_samples + MP4_FRAME
+        if at_end and self.end is not None and 0 < self.position + there - self.end < MP4_FRAME:
+            samples = samples[:, : max(0, self.end - self.position)]
+        if at_end and self.position + samples.shape[1] == 0:
+            raise AudioError(f"{self.path} holds no samples. Copy it again or restore a backup.")
+        self.rest = samples[:, n_samples:]
+        return samples[:, :n_samples]
+
+    def close(self) -> None:
+        with suppress(FFmpegError):
+            self.resources.close()
+
+
+def _streams(container: Any) -> str:
+    kinds = [f"{stream.type} stream {stream.index}" for stream in container.streams]
+    return f"FFmpeg finds {' and '.join(kinds)} in it" if kinds else "FFmpeg finds nothing in it"
+
+
+def _ffmpeg_reason(error: Exception) -> str:
+    """FFmpeg's last words about the file, without its error number."""
+    logged = getattr(error, "log", None)
+    text = logged[2] if logged else getattr(error, "strerror", None) or str(error)
+    return text.strip().rstrip(".")[:1].lower() + text.strip().rstrip(".")[1:]
+
+
+def _check_length(path: Path, size: int, file: soundfile.SoundFile) -> bool:
+    """Whether libsndfile's length is right; `AudioError` for a file that was cut off.
 
     libsndfile quietly takes what is left of a cut wav, aiff, w64 or au, and guesses the length of an untagged MP3 from
     its first frame: with a variable bit rate it would drop the rest of the song without a word.
@@ -121,10 +398,7 @@ def _check_length(path: Path, size: int, file: soundfile.SoundFile) -> None:
             f"{path} is cut off: its header promises {promised} bytes, and it has {size}. "
             "Copy it again or restore a backup."
         )
-    if untagged or file.frames >= 2**62:  # the largest number there is stands for a streamed flac
-        raise AudioError(
-            f"{path} does not say how long it is. Convert it: ffmpeg -i {path.name} {path.stem}-converted.wav"
-        )
+    return not untagged and file.frames < 2**62  # the largest number there is stands for a streamed flac
 
 
 def _promised_bytes(head: bytes) -> int | None:
@@ -169,74 +443,219 @@ def _reason(error: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+# suffix → bits → libsndfile's subtype, the default first; the lossy ones have no bits
+SUBTYPES: dict[str, dict[str, str]] = {
+    "wav": {"32f": "FLOAT", "24": "PCM_24", "16": "PCM_16"},
+    "flac": {"24": "PCM_24", "16": "PCM_16"},
+    "mp3": {"": "MPEG_LAYER_III"},
+    "ogg": {"": "VORBIS"},
+}
+INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24}
+
+
+def quantise(audio: Tensor, subtype: str) -> Tensor:
+    """What will be read back of samples written with that subtype: rounded to its steps and kept in its range.
+
+    Written by `AudioWriter`, integers come back exactly so; libsndfile's own conversion scales by one step less than
+    its reading does.
+    """
+    bits = INTEGER_BITS.get(subtype)
+    if bits is None:
+        return audio
+    scale = 2.0 ** (bits - 1)
+    return audio.mul(scale).round().clamp(-scale, scale - 1).div(scale)
+
+
+class AudioWriter:
+    """An audio file that is written block by block, and is there only when the ``with`` around it ends well.
+
+    ``subtype`` is one of `SUBTYPES`; ``n_samples`` (if known) chooses 64-bit wav for files beyond 4 GB; ``tags`` are
+    those of `TAGS`. Integer formats clamp what is beyond full scale: ``peak`` says how far the samples reached.
+    Raises `AudioError` for what the format cannot hold and for a disk that cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        sample_rate_hz: int,
+        n_channels: int,
+        subtype: str | None = None,
+        n_samples: int | None = None,
+        tags: Mapping[str, str] | None = None,
+    ):
+        self.path, self.n_channels, self.n_samples, self.peak = Path(path), n_channels, 0, 0.0
+        suffix = self.path.suffix.lower()[1:]
+        if suffix not in SUBTYPES:
+            expected = ", ".join(f".{name}" for name in SUBTYPES)
+            raise AudioError(f"{path} cannot be written; expected one of the suffixes {expected}.")
+        self.subtype = subtype or next(iter(SUBTYPES[suffix].values()))
+        if not soundfile.check_format(suffix, self.subtype):
+            known = ", ".join(soundfile.available_subtypes(suffix))
+            raise AudioError(f"{path} cannot be written with subtype {self.subtype}; expected one of {known}.")
+        self.order = VORBIS_ORDER.get(n_channels) if suffix == "ogg" else None
+        self._options = {
+            "samplerate": int(sample_rate_hz),
+            "channels": n_channels,
+            "subtype": self.subtype,
+            "format": _container(suffix, n_channels, (n_samples or 0) * n_channels * 4),
+        }
+        self._tags = {name: text for name, text in (tags or {}).items() if name in TAGS and text}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "AudioWriter":
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_write(self.path, AudioError))
+            with self._problems():
+                self._file = soundfile.SoundFile(temporary, "w", **self._options)
+            stack.callback(self._close)
+            for name, text in self._tags.items():
+                with suppress(soundfile.LibsndfileError):  # a tag that this format does not have
+                    setattr(self._file, name, text)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, audio: Tensor | np.ndarray) -> None:
+        """Append (channels, samples)."""
+        samples = _writable(self.path, audio, self.n_channels)
+        if samples.shape[1] == 0:
+            return
+        self.peak = max(self.peak, float(np.abs(samples).max()))
+        self.n_samples += samples.shape[1]
+        bits = INTEGER_BITS.get(self.subtype)
+        if bits is not None:
+            scaled = np.rint(samples * 2.0 ** (bits - 1)).clip(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+            # 24 bits are the upper ones of 32
+            samples = scaled.astype(np.int16) if bits == 16 else scaled.astype(np.int32) << 8
+        samples = samples if self.order is None else samples[list(self.order)]
+        with self._problems():
+            self._file.write(samples.T)
+
+    @contextmanager
+    def _problems(self) -> Iterator[None]:
+        """What the disk or libsndfile complains about, as an `AudioError` that names this file."""
+        why = ""
+        try:
+            yield
+        except soundfile.LibsndfileError as error:
+            why = "the disk is full or does not answer" if error.code == SYSTEM_ERROR else ""
+            if not why:
+                raise AudioError(f"{self.path} cannot be written: {_reason(error)}") from error
+        except AssertionError:  # how soundfile says that fewer samples were written than it was given
+            why = "the disk is full"
+        except OSError as error:
+            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        if why:
+            raise AudioError(f"{self.path} cannot be written: {why}. Free some space or choose another folder.")
+
+    def _close(self) -> None:
+        with self._problems():
+            self._file.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def _container(suffix: str, n_channels: int, n_bytes: int) -> str:
+    """libsndfile's name of the format: wav with an order of channels, or with 64-bit lengths, where it must."""
+    if suffix != "wav":
+        return suffix.upper()
+    return "RF64" if n_bytes > WAV_LIMIT else "WAVEX" if n_channels > 2 else "WAV"
+
+
 def write_audio(
     path: str | PathLike[str], audio: Tensor | np.ndarray, sample_rate_hz: int, subtype: str | None = None
 ) -> Path:
-    """Write (channels, samples) as ``.wav`` (32-bit float) or ``.flac`` (24 bit), or another soundfile ``subtype``.
+    """Write (channels, samples) as ``.wav`` (32-bit float), ``.flac`` (24 bit), ``.mp3``, ``.ogg`` or another subtype.
 
     Atomic: a crash or a full disk leaves the old file. Raises `AudioError` for other suffixes, subtypes and shapes, NaN
     or infinite samples, a disk that cannot be written, and where integers would clip (float files keep what lies above
     full scale).
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in WRITES:
-        raise AudioError(f"{path} cannot be written; expected the suffix {' or '.join(WRITES)}.")
-    subtype = subtype or WRITES[suffix]
-    if not soundfile.check_format(suffix[1:], subtype):
-        known = ", ".join(soundfile.available_subtypes(suffix[1:]))
-        raise AudioError(f"{path} cannot be written with subtype {subtype}; expected one of {known}.")
-    samples = _writable(path, audio)
+    n_channels = audio.shape[0] if audio.ndim == 2 else 0
+    samples = _writable(path, audio, n_channels)
+    if 0 in samples.shape:
+        raise AudioError(f"{path} cannot be written: the audio has the shape {samples.shape}; {SHAPE}, neither empty.")
     peak = float(np.abs(samples).max())
-    if subtype not in ("FLOAT", "DOUBLE") and peak > 1.0:
-        raise AudioError(
-            f"{path} would clip: the peak is {20 * math.log10(peak):.2f} dB above full scale. "
-            "Write a float .wav or lower the level."
-        )
-    with atomic_write(path, AudioError) as temporary:
-        try:
-            soundfile.write(temporary, samples.T, int(sample_rate_hz), subtype=subtype)
-        except soundfile.LibsndfileError as error:
-            if error.code == SYSTEM_ERROR:
-                raise OSError(errno.EIO, "the disk is full or does not answer") from error
-            raise AudioError(f"{path} cannot be written: {_reason(error)}") from error
-        except AssertionError as error:  # how soundfile says that fewer samples were written than it was given
-            raise OSError(errno.ENOSPC, "fewer samples were written than there are") from error
+    with AudioWriter(path, sample_rate_hz, n_channels, subtype, samples.shape[1]) as writer:
+        if writer.subtype not in ("FLOAT", "DOUBLE") and peak > 1.0:
+            raise AudioError(
+                f"{path} would clip: the peak is {20 * math.log10(peak):.2f} dB above full scale. "
+                "Write a float .wav or lower the level."
+            )
+        writer.write(samples)
     return path
 
 
-def _writable(path: Path, audio: Tensor | np.ndarray) -> np.ndarray:
-    """(channels, samples) float32 on the CPU; `AudioError` for another shape, nothing at all, NaN or infinity."""
+SHAPE = "expected (channels, samples)"
+
+
+def _writable(path: Path, audio: Tensor | np.ndarray, n_channels: int) -> np.ndarray:
+    """(channels, samples) float32 on the CPU; `AudioError` for another shape, NaN or infinity."""
     samples = torch.as_tensor(audio).detach().to("cpu", torch.float32).numpy()
-    if samples.ndim != 2 or 0 in samples.shape:
-        raise AudioError(
-            f"{path} cannot be written: the audio has the shape {samples.shape}; expected (channels, samples), "
-            "neither empty."
-        )
+    if samples.ndim != 2 or samples.shape[0] != n_channels:
+        raise AudioError(f"{path} cannot be written: the audio has the shape {samples.shape}; {SHAPE}.")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path} cannot be written: the audio holds NaN or infinite samples.")
     return samples
 
 
-def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """(..., samples) at another rate, ceil(samples · to / from) long; a windowed sinc of 64 zero crossings.
+# --- rates and channels -----------------------------------------------------------------------------------------------
 
-    Flat to 0.1 dB up to 0.9 of the lower Nyquist frequency; what lies above it is more than 80 dB down. Raises
-    `AudioError` for rates below 1, and for two so unrelated (44100 and 44101) that the filter's table, one row for
-    every position between samples, would take gigabytes.
+
+class Resampler:
+    """A stream at another rate: blocks of (channels, samples) in, blocks out, together as if it were one piece.
+
+    A filter of soxr's very high quality: flat to 0.1 dB up to 0.9 of the lower Nyquist frequency; what lies above that
+    frequency is more than 80 dB down. Its delay is made up for: n samples become ceil(n · to / from), in place.
+    Raises `AudioError` for rates below 1.
     """
-    if from_hz < 1 or to_hz < 1:
-        raise AudioError(f"audio at {from_hz} Hz cannot be resampled to {to_hz} Hz; expected rates of at least 1 Hz.")
+
+    def __init__(self, from_hz: int, to_hz: int, n_channels: int):
+        if from_hz < 1 or to_hz < 1:
+            raise AudioError(
+                f"audio at {from_hz} Hz cannot be resampled to {to_hz} Hz; expected rates of at least 1 Hz."
+            )
+        self.from_hz, self.to_hz, self.n_channels = from_hz, to_hz, n_channels
+        self.n_in = self.n_out = 0
+        same = from_hz == to_hz
+        self._stream = None if same else soxr.ResampleStream(from_hz, to_hz, n_channels, "float32", "VHQ")
+
+    def push(self, block: Tensor) -> Tensor:
+        """(channels, n) → what is ready of the result, (channels, m)."""
+        return self._run(block, last=False)
+
+    def finish(self) -> Tensor:
+        """What is left behind the last block, (channels, m)."""
+        rest = self._run(torch.empty(self.n_channels, 0), last=True)
+        missing = -(-self.n_in * self.to_hz // self.from_hz) - self.n_out
+        self.n_out += missing
+        return functional.pad(rest, (0, missing))  # soxr rounds; a negative number cuts
+
+    def _run(self, block: Tensor, last: bool) -> Tensor:
+        if self._stream is None:
+            return block
+        self.n_in += block.shape[1]
+        if self.n_in == 0:
+            return block
+        samples = np.ascontiguousarray(block.numpy().T)  # (n, channels)
+        result = self._stream.resample_chunk(samples, last=last)
+        self.n_out += len(result)
+        return torch.from_numpy(np.ascontiguousarray(result.T))
+
+
+def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """(..., samples) at another rate, ceil(samples · to / from) long: see `Resampler`."""
+    flat = audio.detach().cpu().float().reshape(-1, audio.shape[-1])
+    resampler = Resampler(from_hz, to_hz, flat.shape[0])
     if from_hz == to_hz:
         return audio
-    if from_hz * to_hz // math.gcd(from_hz, to_hz) ** 2 > MAX_RESAMPLE_KERNEL:
-        raise AudioError(
-            f"resampling from {from_hz} to {to_hz} Hz would take too much memory; convert the file first: "
-            f"ffmpeg -i in.wav -ar {to_hz} out.wav"
-        )
-    return torchaudio_resample(
-        audio, from_hz, to_hz, lowpass_filter_width=64, rolloff=0.94, resampling_method="sinc_interp_kaiser", beta=14.77
-    )
+    whole = torch.cat([resampler.push(flat), resampler.finish()], dim=1)
+    return whole.reshape(*audio.shape[:-1], -1).to(audio)
 
 
 def match_channels(audio: Tensor, n_channels: int) -> Tensor:
@@ -248,3 +667,19 @@ def match_channels(audio: Tensor, n_channels: int) -> Tensor:
     if audio.shape[0] == 1:
         return audio.expand(n_channels, -1)
     raise AudioError(f"audio with {audio.shape[0]} channels cannot become {n_channels}; expected {n_channels} or 1.")
+
+
+# --- tags -------------------------------------------------------------------------------------------------------------
+
+
+def read_tags(path: str | PathLike[str]) -> dict[str, str]:
+    """Those of `TAGS` that a file has; nothing where it cannot be read."""
+    named = {"track": "tracknumber", "year": "date"}
+    try:
+        with Path(path).open("rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as container:
+            streams = [dict(stream.metadata) for stream in container.streams.audio[:1]]  # Ogg has them there
+            found = {key.lower(): text for tags in (*streams, dict(container.metadata)) for key, text in tags.items()}
+    except (FFmpegError, OSError, ValueError):
+        return {}
+    found = {named.get(key, key): text for key, text in found.items()}
+    return {name: found[name] for name in TAGS if found.get(name)}

@@ -27,7 +27,7 @@ from .errors import UserError
 from .files import write_json, write_text
 from .recipe import LogSpec, Recipe, recipe_values
 
-PACKAGES = ("refined-bsrnn", "torch", "torchaudio", "accelerate", "datasets", "safetensors", "numpy", "museval")
+PACKAGES = ("refined-bsrnn", "torch", "soxr", "av", "accelerate", "datasets", "safetensors", "numpy", "museval")
 
 
 def environment() -> dict[str, Any]:

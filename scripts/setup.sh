@@ -19,7 +19,7 @@ fi
 echo "Installing refined_bsrnn and what it needs into $venv (several minutes and about 6 GB the first time)..."
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 
-# torchaudio, musdb and museval use FFmpeg; training and separating wav, flac, ogg and mp3 work without it.
+# musdb and museval call FFmpeg's program; all else works without it.
 if ! command -v ffmpeg >/dev/null 2>&1; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "Installing FFmpeg..."
