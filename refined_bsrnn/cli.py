@@ -81,19 +81,40 @@ def _trained(run: Any, finished: bool) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Score a run on whole tracks."""
+    """Score a run, or estimates in a folder, on whole tracks; an interrupted evaluation goes on where it was."""
 
     from .checkpoint import find_run
-    from .evaluate import evaluate
-    from .progress import console
+    from .evaluate import evaluate, evaluate_estimates, results_path
+    from .progress import is_main, say
     from .report import report
 
-    run = find_run(args.run, args.root)
-    results = evaluate(run, args.data, args.split, args.device, args.museval)
-    if args.json:
-        print(json.dumps(results["summary"]))
-    console.print(report([run.path], None).rich_table())
-    console.print(f"Written: {run.results}", markup=False, soft_wrap=True)
+    if (args.run is None) == (args.estimates is None):
+        raise RecipeError("expected a run to evaluate, or --estimates DIR.")
+    options = {
+        "split": args.split,
+        "with_museval": args.museval,
+        "museval_json": args.museval_json,
+        "tracks": tuple(args.tracks),
+        "quick": args.quick,
+        "mixture": args.mixture,
+        "jobs": args.jobs,
+        "excerpts": not args.no_excerpts,
+    }
+    if args.quick and (args.museval or args.museval_json):
+        raise RecipeError("--quick is uSDR alone; leave out --museval.")
+    if args.run is None:
+        folder, results = args.estimates, evaluate_estimates(args.estimates, args.data, **options)
+    else:
+        run = find_run(args.run, args.root)
+        folder, results = run.path, evaluate(run, args.data, device=args.device, **options)
+    if is_main():
+        from .progress import console
+
+        path = results_path(folder, bool(results["partial"]))
+        if args.json:
+            print(json.dumps(results["summary"]))
+        console.print(report([path], None).rich_table())
+        say(f"Written: {path}")
     return 0
 
 
@@ -283,10 +304,17 @@ def _transfer_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("run", help="a run's name or folder")
+    p.add_argument("run", nargs="?", help="a run's name or folder")
+    p.add_argument("--estimates", type=Path, metavar="DIR", help="score DIR/<track>/<target>.wav instead of a run")
     p.add_argument("--data", metavar="ROOT", help="another data root than the run's")
     p.add_argument("--split", default="test", choices=["train", "valid", "test"])
+    p.add_argument("--tracks", nargs="+", default=[], metavar="PATTERN", help="only tracks named so, e.g. 'eir_*'")
+    p.add_argument("--quick", action="store_true", help="uSDR alone on at most 8 tracks, for development")
+    p.add_argument("--mixture", default="auto", choices=["auto", "file", "sum"], help="mixture.wav or the sum of stems")
     p.add_argument("--museval", action="store_true", help="also SDR, ISR, SIR, SAR by museval (slow)")
+    p.add_argument("--museval-json", type=Path, metavar="DIR", help="--museval, and museval's own files in DIR")
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes for museval (default: 1)")
+    p.add_argument("--no-excerpts", action="store_true", help="keep no audio for the report to play")
     _device(p)
     _root(p)
     _json(p)

@@ -68,7 +68,7 @@ def _default_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSp
     drawn = {stem for target in targets for stem in spec.stems_of(target)}
     everywhere = [stem for stem in tracks[0].stems if all(stem in t.stems for t in tracks)] if tracks else []
     for names in (MUSDB_STEMS, tuple(stem for stem in everywhere if stem not in spec.define or stem in drawn)):
-        if drawn <= set(names) <= set(everywhere) and _sum_to_mixture(tracks, names):
+        if drawn <= set(names) <= set(everywhere) and sum_to_mixture(tracks, names):
             return names
     shared = [stem for stem in sorted(drawn) if sum(stem in spec.stems_of(target) for target in targets) > 1]
     if shared:
@@ -80,7 +80,7 @@ def _default_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSp
     return (*targets, REST)
 
 
-def _sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:
+def sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:
     """Whether mixture − Σ stems lies 30 dB or more below the mixture, in the middle of a few tracks."""
     for track in [t for t in tracks if MIXTURE in t.files][:: max(1, len(tracks) // 4)]:
         n_samples = min(track.n_samples, 4 * track.sample_rate_hz)

@@ -24,7 +24,7 @@ from .figures import plot_curves
 from .files import write_text
 from .suggest import nearest
 
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 MISSING = "–"
 METRICS = {
     "usdr": "mean",
@@ -210,6 +210,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
+    if folder.suffix == ".json" and folder.is_file():  # of a part of the tracks, which lies beside the whole
+        results = _read_results(folder)
+        return Run(folder.parent, results["run"], results, _read_log(folder.parent / "metrics.jsonl"))
     if not folder.is_dir():
         beside = _runs_in(folder.absolute().parent)
         listed = f"Runs beside it: {', '.join(beside)}." if beside else "There are no runs beside it either."

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Score the heads of a run on whole tracks; writes RUN/results.json.
 
-scripts/evaluate.py RUN [--data ROOT] [--split test]
+scripts/evaluate.py RUN [--data ROOT] [--split test] [--quick] [--museval --jobs 4]
+    accelerate launch scripts/evaluate.py RUN     # the processes share the tracks
 """
 
 import sys

@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +14,10 @@ import soundfile
 import torch
 from conftest import RATE, micro_recipe, write_song, write_songs
 
+from refined_bsrnn.ceilings import masked
 from refined_bsrnn.checkpoint import RunFolder, save_weights
-from refined_bsrnn.errors import CheckpointError, DataError
-from refined_bsrnn.evaluate import evaluate, finite, nan_mean, nan_median
+from refined_bsrnn.errors import CheckpointError, DataError, UserError
+from refined_bsrnn.evaluate import evaluate, evaluate_estimates, finite
 from refined_bsrnn.files import write_json, write_text
 from refined_bsrnn.metrics import csdr, si_sdr, usdr
 from refined_bsrnn.model import BSRNN
@@ -19,6 +25,7 @@ from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.separate import Separator
 from refined_bsrnn.sources import fingerprint, track_table, tracks_of
 
+module = sys.modules["refined_bsrnn.evaluate"]
 PROVENANCE = {
     "parameters": {"trained": 1, "frozen": 0},
     "steps_done": 4,
@@ -56,13 +63,12 @@ def test_every_score_is_that_of_the_metrics_module(run, songs):
         assert row[source]["usdr"] == pytest.approx(usdr(stem, signal), abs=1e-4)
         assert row[source]["csdr"] == pytest.approx(csdr(stem, signal, RATE), abs=1e-4)
         assert row[source]["si_sdr"] == pytest.approx(si_sdr(stem, signal), abs=1e-4)
-    assert row["silence"] == {
-        "usdr": pytest.approx(0, abs=1e-4),
-        "csdr": None,
-        "si_sdr": None,
-        "n_frames": 2,
-        "n_frames_excluded": 2,
-    }
+    silence = row["silence"]
+    assert silence["usdr"] == pytest.approx(0, abs=1e-4)
+    assert (silence["csdr"], silence["si_sdr"]) == (None, None)
+    assert (silence["n_frames"], silence["n_frames_excluded"]) == (2, 2)
+    for mask, under in masked(torch.from_numpy(mixture), torch.from_numpy(stem)).items():
+        assert row[mask]["usdr"] == pytest.approx(usdr(stem, under), abs=1e-4)
     assert results["data"] == {
         "name": "songs",
         "builtin": False,
@@ -145,7 +151,257 @@ def test_run_without_provenance(run):
 
 
 def test_undefined_values():
-    assert nan_median([1.0, math.nan, 3.0]) == 2.0
-    assert math.isnan(nan_median([math.nan]))
-    assert nan_mean([1.0, math.nan, 3.0]) == 2.0
     assert finite({"a": [math.nan, 1.0, -math.inf], "b": "x"}) == {"a": [None, 1.0, None], "b": "x"}
+
+
+# --- going on, sharing, parts of it -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def separated(monkeypatch):
+    """The lengths of the mixtures that were separated, in order."""
+    seen = []
+    real = Separator.separate
+    monkeypatch.setattr(Separator, "separate", lambda self, x, *rest: seen.append(x.shape[-1]) or real(self, x, *rest))
+    return seen
+
+
+def test_an_interrupted_evaluation_goes_on(run, songs, separated, monkeypatch):
+    for i, seconds in ((1, 3.0), (2, 1.5)):
+        write_song(songs / "test" / f"song-{i}", seed=50 + i, seconds=seconds)
+    real = module.score_track
+
+    def breaks(job, track, keep=None):
+        if track.name == "song-2":
+            raise KeyboardInterrupt
+        return real(job, track, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "score_track", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run)
+    assert separated == [3 * RATE, 2 * RATE], "the longest first"
+    assert not run.results.exists()
+    results = evaluate(run)
+    assert separated == [3 * RATE, 2 * RATE, 1.5 * RATE], "only what was missing"
+    assert [row["track"] for row in results["tracks"]] == ["song-0", "song-1", "song-2"]
+    assert json.dumps(results) == json.dumps(evaluate(run))
+    assert len(separated) == 3
+
+
+@pytest.mark.parametrize("change", ["weights", "stem", "mixture", "broken"])
+def test_what_has_changed_is_scored_again(run, songs, separated, change):
+    write_song(songs / "test" / "song-1", seed=51)
+    before = evaluate(run)
+    if change == "weights":
+        torch.manual_seed(1)
+        save_weights(run, BSRNN.from_recipe(micro_recipe(songs)))
+    elif change == "stem":
+        soundfile.write(songs / "test" / "song-0" / "drums.wav", np.full((2 * RATE, 2), 0.1), RATE)
+    elif change == "broken":
+        (run.path / "evaluation" / "test" / "song-0.json").write_text("{")
+    del separated[:]
+    after = evaluate(run, mixture="sum" if change == "mixture" else "auto")
+    assert len(separated) == (2 if change in ("weights", "mixture") else 1)
+    assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture"))
+
+
+def test_only_some_tracks(run, songs):
+    write_song(songs / "test" / "live", seed=51)
+    results = evaluate(run, tracks=("li*",))
+    assert [row["track"] for row in results["tracks"]] == ["live"]
+    assert results["partial"] == {"tracks": ["li*"], "quick": False, "of": 2}
+    with pytest.raises(DataError, match="no track is named nothing; there are 2, e.g. live, song-0"):
+        evaluate(run, tracks=("nothing",))
+
+
+def test_quick_is_usdr_on_eight_tracks_and_says_so(run, songs):
+    for i in range(1, 11):
+        write_song(songs / "test" / f"song-{i:02}", seed=50 + i, seconds=0.2)
+    results = evaluate(run, quick=True)
+    assert results["partial"] == {"tracks": None, "quick": True, "of": 11}
+    assert results["n_tracks"] == 8
+    assert results["tracks"][0]["targets"]["drums"]["estimate"].keys() == {"usdr"}
+    assert results["summary"]["drums"]["estimate"].keys() == {"usdr"}
+    assert json.loads(run.results.read_text()) == results
+    assert not list(run.path.glob("evaluation/**/*.ogg"))
+
+
+def test_a_part_never_replaces_the_whole(run):
+    whole = evaluate(run)
+    part = evaluate(run, quick=True)
+    assert json.loads(run.results.read_text()) == whole
+    assert json.loads((run.path / "results-part.json").read_text()) == part
+
+
+def test_the_mixture_is_the_file_or_the_sum_and_said(run, songs):
+    folder = songs / "test" / "song-0"
+    louder = 1.005 * read(folder / "mixture.wav").T  # 46 dB below: still the sum of its stems to the ear
+    soundfile.write(folder / "mixture.wav", louder, RATE, subtype="FLOAT")
+    total = sum(read(folder / f"{stem}.wav") for stem in ("vocals", "drums", "bass", "other"))
+    for kind, mixture in (("file", louder.T), ("sum", total)):
+        results = evaluate(run, mixture=kind)
+        assert results["data"]["mixture"] == kind
+        expected = usdr(read(folder / "drums.wav"), mixture)
+        assert results["tracks"][0]["targets"]["drums"]["mixture"]["usdr"] == pytest.approx(expected, abs=1e-5)
+    soundfile.write(folder / "mixture.wav", 3 * louder, RATE, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"of track song-0 \(.*\) do not sum to its mixture; use --mixture file"):
+        evaluate(run, mixture="sum")
+    (folder / "mixture.wav").unlink()
+    assert evaluate(run)["data"]["mixture"] == "sum"
+    with pytest.raises(DataError, match="song-0 has no mixture file; --mixture sum"):
+        evaluate(run, mixture="file")
+
+
+def test_tracks_without_a_target_are_named(run, songs):
+    (write_song(songs / "test" / "no-drums", seed=9) / "drums.wav").unlink()
+    assert evaluate(run)["tracks_without"] == {"drums": ["no-drums"], "vocals": []}
+
+
+def test_a_network_that_gives_nan(run, monkeypatch):
+    nan = torch.full((2, 2 * RATE), math.nan)
+    monkeypatch.setattr(Separator, "separate", lambda self, x, rate, heads: dict.fromkeys(heads, nan))
+    with pytest.raises(DataError, match="the estimate of drums for track song-0 holds NaN or infinite samples"):
+        evaluate(run)
+    short = torch.zeros(2, 2 * RATE - 1)
+    monkeypatch.setattr(Separator, "separate", lambda self, x, rate, heads: dict.fromkeys(heads, short))
+    with pytest.raises(DataError, match="the estimates of track song-0 have 15999 samples, the references 16000"):
+        evaluate(run)
+
+
+def test_leakage_needs_no_other_head(run, songs):
+    """Of every stem of the track, also of those the run has no head for; a guitar in `other` is no part beside it."""
+    row = evaluate(run)["tracks"][0]["targets"]["drums"]
+    assert row["mixture"]["leakage_db"] == pytest.approx({"vocals": 0, "bass": 0, "other": 0}, abs=1e-3)
+    folder = write_song(songs / "test" / "a", seed=3, stems=("drums", "vocals", "other"))
+    shutil.copy(folder / "vocals.wav", folder / "guitar.wav")
+    row = evaluate(run)["tracks"][0]["targets"]["drums"]
+    assert list(row["estimate"]["leakage_db"]) == ["everything but drums"]
+
+
+def test_excerpts_are_where_the_reference_is_loudest(run, songs):
+    folder = write_song(songs / "test" / "a", seed=3, seconds=14.0)
+    drums = 0.02 * np.random.default_rng(0).standard_normal((14 * RATE, 2))
+    drums[3 * RATE :] *= 10
+    soundfile.write(folder / "drums.wav", drums, RATE)
+    row = evaluate(run)["tracks"][0]["targets"]["drums"]["excerpt"]
+    assert (row["start_seconds"], row["seconds"]) == (pytest.approx(3.5, abs=0.51), 10.0)
+    audio, rate = soundfile.read(run.path / "evaluation" / "test" / row["files"]["reference"]["file"])
+    assert (rate, audio.shape) == (8000, (80000, 2))
+    reference = soundfile.read(folder / "drums.wav", start=round(row["start_seconds"] * RATE), frames=80000)[0]
+    assert np.corrcoef(audio.ravel(), reference.ravel())[0, 1] > 0.9
+    rms = 10 * np.log10(np.mean(reference**2))
+    assert row["files"]["reference"]["rms_dbfs"] == pytest.approx(rms, abs=1e-3)
+    assert not list(evaluate(run, excerpts=False)["tracks"][0]["targets"]["drums"].keys() & {"excerpt"})
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_tracks(run, songs, tmp_path):
+    for i in (1, 2):
+        write_song(songs / "test" / f"song-{i}", seed=50 + i)
+    alone = evaluate(run)
+    shutil.rmtree(run.path / "evaluation")
+    run.results.unlink()
+    script = Path(__file__).parent.parent / "scripts" / "evaluate.py"
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += [str(script), str(run.path), "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(script.parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Written:") == 1, done.stderr
+    assert "one of 2 processes 2/2" in done.stderr, "the first has two of the three tracks"
+    assert json.loads(run.results.read_text()) == alone
+
+
+# --- museval ----------------------------------------------------------------------------------------------------------
+
+
+def scores_of(results, name):
+    return {t: results["summary"][t]["estimate"][f"museval_{name}"]["median"] for t in ("drums", "vocals")}
+
+
+@pytest.mark.slow
+def test_museval_reads_its_files(run, songs, tmp_path):
+    """Its own classes aggregate to what the results say; frames in processes of their own are the same."""
+    from museval import EvalStore, MethodStore
+
+    write_song(songs / "test" / "song-1", seed=51, seconds=3.3)
+    results = evaluate(run, museval_json=tmp_path / "ours", jobs=2)
+    store, methods = EvalStore(), MethodStore()
+    store.add_eval_dir(tmp_path / "ours")
+    methods.add_eval_dir(tmp_path / "ours")
+    theirs = store.agg_frames_tracks_scores()
+    assert set(methods.df["track"]) == {"song-0", "song-1"}
+    for name in ("SDR", "SIR", "SAR", "ISR"):
+        for target, median in scores_of(results, name.lower()).items():
+            assert theirs[target, name] == pytest.approx(median, abs=1e-4)
+    for target in ("drums", "vocals"):
+        assert theirs[target, "SDR"] == pytest.approx(
+            results["summary"][target]["estimate"]["csdr_museval"]["median"], abs=1e-4
+        )
+    shutil.rmtree(tmp_path / "ours")
+    again = evaluate(run, museval_json=tmp_path / "ours")
+    assert again == results
+    assert len(list((tmp_path / "ours" / "test").iterdir())) == 2, "written from what was stored"
+
+
+@pytest.mark.slow
+def test_one_target_is_scored_beside_the_accompaniment(run, songs, tmp_path):
+    estimates = tmp_path / "theirs"
+    drums = read(songs / "test" / "song-0" / "drums.wav")
+    (estimates / "song-0").mkdir(parents=True)
+    soundfile.write(estimates / "song-0" / "drums.wav", 0.9 * drums.T, RATE, subtype="FLOAT")
+    evaluate_estimates(estimates, str(songs), museval_json=tmp_path / "json")
+    written = json.loads((tmp_path / "json" / "test" / "song-0.json").read_text())
+    assert [target["name"] for target in written["targets"]] == ["drums", "accompaniment"]
+    assert written["targets"][0]["frames"][0]["metrics"]["SDR"] == pytest.approx(20, abs=1e-3)
+
+
+# --- estimates of others ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(songs, tmp_path):
+    """Estimates of drums that another program wrote: the true stem at 0.9."""
+    path = tmp_path / "theirs" / "song-0" / "drums.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, 0.9 * read(songs / "test" / "song-0" / "drums.wav").T, RATE, subtype="FLOAT")
+    return path
+
+
+def test_estimates_in_a_folder(theirs, songs):
+    results = evaluate_estimates(theirs.parent.parent, str(songs))
+    row = results["tracks"][0]["targets"]["drums"]["estimate"]
+    assert row["usdr"] == pytest.approx(20, abs=1e-3)
+    assert (results["run"], results["kind"], results["targets"]) == ("theirs", "estimates", ["drums"])
+    soundfile.write(theirs, 0.8 * read(theirs).T, RATE, subtype="FLOAT")
+    row = evaluate_estimates(theirs.parent.parent, str(songs))["tracks"][0]["targets"]["drums"]["estimate"]
+    assert row["usdr"] < 15, "another file is scored again"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda p, x: soundfile.write(p, x[:-1], RATE),
+            "drums.wav has 15999 samples, its reference 16000; write",
+        ),
+        (lambda p, x: soundfile.write(p, x, 2 * RATE), "drums.wav has 16000 Hz, its reference 8000"),
+        (lambda p, x: soundfile.write(p, math.nan * x, RATE, subtype="FLOAT"), "drums.wav holds NaN or infinite"),
+        (lambda p, x: p.rename(p.with_name("piano.wav")), "none of 1 tracks in .* has a stem for piano"),
+        (lambda p, x: p.unlink(), "has no estimate of any of 1 tracks, e.g. song-0/vocals.wav"),
+    ],
+)
+def test_estimates_that_do_not_fit(theirs, songs, change, message):
+    change(theirs, read(theirs).T)
+    with pytest.raises(UserError, match=message):
+        evaluate_estimates(theirs.parent.parent, str(songs))
+
+
+def test_a_track_without_an_estimate(theirs, songs, tmp_path):
+    write_song(songs / "test" / "song-1", seed=51)
+    with pytest.raises(DataError, match="has no estimate of drums for track song-1; every track needs one"):
+        evaluate_estimates(theirs.parent.parent, str(songs))
+    assert evaluate_estimates(theirs.parent.parent, str(songs), tracks=("song-0",))["n_tracks"] == 1
+    with pytest.raises(DataError, match="there is no folder"):
+        evaluate_estimates(tmp_path / "nowhere", str(songs))

@@ -402,7 +402,7 @@ def test_nothing_to_report():
         ("{", "cannot be read"),
         ("[]", "no format number"),
         ("{}", "no format number"),
-        ('{"format": 2}', "format 2; this version reads up to 1"),
+        ('{"format": 3}', "format 3; this version reads up to 2"),
         ('{"format": 1}', "'run' is missing, expected str"),
     ],
 )
