@@ -1,124 +1,105 @@
-"""`Separator`: a trained network applied to audio of any length, rate and channel count.
+"""`Separator`: a trained network applied to audio of any length, rate and channel count, as a stream.
 
-Long signals are cut into overlapping chunks whose estimates are cross-faded; the weights sum to one at every sample.
+    file ──> blocks ──> network's rate ──> overlapping chunks ──> heads ──> cross-fade ──> input's rate ──> blocks
+
+Long signals are cut into chunks whose estimates are cross-faded; the weights sum to one at every sample. No more than a
+few chunks are in memory at a time.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from .audio import read_audio, resample, write_audio
+from .audio import Resampler, open_audio, write_audio
 from .checkpoint import find_run, load_model
-from .errors import AudioError, RecipeError
+from .errors import AudioError, RecipeError, UserError
+from .level import OF_WHOLE_TRACKS, Level
 from .model import BSRNN
 
+Audio = str | os.PathLike[str] | Tensor | np.ndarray
+Block = dict[str, Tensor]  # {head: (channels, n)}
 Progress = Callable[[float], None]  # called with the share that is done, up to 1.0
 
+BLOCK = 1 << 16  # samples read at a time
+RATES_HZ = (1_000, 1_000_000)  # beyond them a header is damaged, or the audio is no music
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def chunk_bounds(length: int, chunk: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Chunks (start, stop) that cover ``length`` samples, each but the first beginning ``overlap`` before the last end.
 
-    Only the last one is moved back further, so that all have full length (where the signal has).
+# --- where audio comes from -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Audio that can be read more than once, in blocks of (channels, n); ``n_samples`` may be a guess, or None."""
+
+    sample_rate_hz: int
+    n_channels: int
+    n_samples: int | None
+    blocks: Callable[[], Iterator[Tensor]]
+
+
+def open_source(
+    audio: Audio, sample_rate_hz: int, start_seconds: float = 0.0, duration_seconds: float | None = None
+) -> Source:
+    """A file, or (channels, samples) or (samples,) at ``sample_rate_hz``; or a part of it.
+
+    Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
     """
-    start = 0
-    while start + chunk < length:
-        yield start, start + chunk
-        start += chunk - overlap
-    yield max(0, length - chunk), length
+    if start_seconds < 0 or not (duration_seconds is None or duration_seconds > 0):
+        raise RecipeError(f"start {start_seconds} s, duration {duration_seconds} s; expected at least 0, more than 0.")
+    if isinstance(audio, str | os.PathLike):
+        path = Path(audio)
+        with open_audio(path) as reader:
+            rate_hz, n_channels, about = reader.sample_rate_hz, reader.n_channels, reader.about_samples
+    else:
+        path, waveform = None, check_waveform(audio)
+        rate_hz, n_channels, about = sample_rate_hz, *waveform.shape
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        lowest, highest = RATES_HZ
+        raise AudioError(f"{path or 'the audio'} is at {rate_hz} Hz; expected {lowest} to {highest} Hz.")
+    start = round(start_seconds * rate_hz)
+    wanted = None if duration_seconds is None else max(1, round(duration_seconds * rate_hz))
+
+    def blocks() -> Iterator[Tensor]:
+        found = False
+        for block in read_blocks(path, start, wanted) if path else cut_blocks(waveform, start, wanted):
+            found = True
+            yield block
+        if not found:
+            raise AudioError(f"{path or 'the audio'} has ended before {start_seconds:g} s, where separation begins.")
+
+    left = None if about is None else max(0, about - start)
+    return Source(rate_hz, n_channels, left if wanted is None else min(wanted, left or wanted), blocks)
 
 
-def fade_weights(length: int, overlap: int) -> Tensor:
-    """(length,) weights that rise over the first ``overlap`` samples and fall over the last; never zero."""
-    ramp = torch.arange(1, length + 1).float()
-    return torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+def read_blocks(path: Path, start: int, n_samples: int | None) -> Iterator[Tensor]:
+    """A file's samples from ``start`` on, (channels, n) each."""
+    with open_audio(path) as reader:
+        reader.skip(start)
+        left = n_samples
+        while left is None or left > 0:
+            block = reader.read(BLOCK if left is None else min(BLOCK, left))
+            if block.shape[1] == 0:
+                return
+            left = None if left is None else left - block.shape[1]
+            yield block
 
 
-class Separator:
-    """Heads on one backbone, ready to separate. Attributes: ``heads`` (names), ``model`` (eval mode), ``device``."""
-
-    def __init__(self, model: BSRNN, device: str = "cpu", *, chunk_seconds: float = 6.0, overlap: float = 0.25):
-        if not chunk_seconds > 0 or not 0 <= overlap < 1:
-            raise RecipeError(f"chunk_seconds {chunk_seconds}, overlap {overlap}; expected more than 0, and 0 up to 1.")
-        self.device = check_device(device)
-        self.model = model.to(self.device).eval()
-        self.chunk = max(1, round(chunk_seconds * model.sample_rate_hz))
-        self.overlap = min(round(overlap * self.chunk), self.chunk - 1)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | os.PathLike[str],
-        device: str = "cpu",
-        *,
-        heads: Iterable[str] | None = None,
-        root: str = "runs",
-        **options: float,
-    ) -> "Separator":
-        """A separator from a run's name or folder or an exported folder.
-
-        ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
-        """
-        run = find_run(path_or_id, root)
-        return cls(load_model(run, None if heads is None else list(heads)), device, **options)
-
-    @property
-    def heads(self) -> list[str]:
-        return self.model.targets
-
-    def separate(
-        self,
-        audio: str | os.PathLike[str] | Tensor | np.ndarray,
-        sample_rate_hz: int | None = None,
-        heads: Iterable[str] | None = None,
-        progress: Progress = lambda share: None,
-    ) -> dict[str, Tensor]:
-        """{head: (channels, samples)}, float32 on the CPU, at the input's rate, channel count and exact length.
-
-        ``audio`` is a file, or (channels, samples) or (samples,) at ``sample_rate_hz`` (default: the network's rate).
-        Raises `AudioError` for audio that cannot be used and `UserError` for an unknown head.
-        """
-        wanted = self.model.check_targets(heads)
-        if isinstance(audio, str | os.PathLike):
-            waveform, rate_hz = read_audio(audio)
-        else:
-            waveform, rate_hz = check_waveform(audio), sample_rate_hz or self.model.sample_rate_hz
-        inner = resample(waveform, rate_hz, self.model.sample_rate_hz)
-        estimates = self._separate_chunks(inner, wanted, progress)
-        length = waveform.shape[-1]
-        back = {name: resample(x, self.model.sample_rate_hz, rate_hz)[:, :length] for name, x in estimates.items()}
-        return {name: torch.nn.functional.pad(x, (0, length - x.shape[-1])) for name, x in back.items()}
-
-    @torch.inference_mode()
-    def _separate_chunks(self, waveform: Tensor, heads: list[str], progress: Progress) -> dict[str, Tensor]:
-        """(C, L) at the network's rate → {head: (C, L)}."""
-        length = waveform.shape[-1]
-        level = self.model.track_level(waveform[None].to(self.device))  # of the whole track: chunks fit together
-        options = {} if level is None else {"level": level}
-        sums = {name: torch.zeros_like(waveform) for name in heads}
-        weight = torch.zeros(length)
-        for start, stop in chunk_bounds(length, self.chunk, self.overlap):
-            chunk = waveform[None, :, start:stop].to(self.device)  # (1, C, chunk)
-            fade = fade_weights(stop - start, self.overlap)
-            for name, estimate in self.model(chunk, heads, **options).items():
-                sums[name][:, start:stop] += estimate[0].float().cpu() * fade
-            weight[start:stop] += fade
-            progress(stop / length)
-        return {name: total / weight for name, total in sums.items()}
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name (``auto``: the first of cuda, mps, cpu); `RecipeError` where it is not there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise RecipeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return torch.device(device)
+def cut_blocks(waveform: Tensor, start: int, n_samples: int | None) -> Iterator[Tensor]:
+    stop = waveform.shape[1] if n_samples is None else min(start + n_samples, waveform.shape[1])
+    for begin in range(start, stop, BLOCK):
+        yield waveform[:, begin : min(begin + BLOCK, stop)]
 
 
 def check_waveform(audio: Tensor | np.ndarray) -> Tensor:
@@ -132,10 +113,398 @@ def check_waveform(audio: Tensor | np.ndarray) -> Tensor:
     return waveform
 
 
+# --- chunks -----------------------------------------------------------------------------------------------------------
+
+
+def fade_weights(length: int, overlap: int) -> Tensor:
+    """(length,) weights that rise over the first ``overlap`` samples and fall over the last; never zero."""
+    ramp = torch.arange(1, length + 1).float()
+    return torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+
+
+def cut_chunks(blocks: Iterable[Tensor], chunk: int, overlap: int) -> Iterator[tuple[int, Tensor]]:
+    """(start, (channels, chunk)) that cover a stream, each but the first beginning ``overlap`` before the last end.
+
+    Only the last one is moved back further, so that all have full length (where the signal has).
+    """
+    start, step = 0, chunk - overlap
+    previous: Tensor | None = None
+    rest: Tensor | None = None
+    for block in blocks:
+        rest = block if rest is None else torch.cat([rest, block], dim=1)
+        while rest.shape[1] > chunk:  # more follows: this is not the last one
+            previous = rest[:, :chunk]
+            yield start, previous
+            start, rest = start + step, rest[:, step:]
+    if rest is None or rest.shape[1] == 0:
+        return
+    if previous is None:
+        yield 0, rest
+    else:
+        # From the beginning of the chunk before: (channels, step + what is left).
+        yield start + rest.shape[1] - chunk, torch.cat([previous, rest[:, overlap:]], dim=1)[:, -chunk:]
+
+
+class CrossFade:
+    """Sums overlapping estimates and gives back what is complete."""
+
+    def __init__(self, overlap: int):
+        self.overlap, self.begin = overlap, 0
+        self.total: Tensor | None = None  # (..., n), from ``begin`` on
+        self.weight = torch.empty(0)
+
+    def add(self, start: int, estimate: Tensor) -> None:
+        """(..., chunk) at ``start``."""
+        fade = fade_weights(estimate.shape[-1], self.overlap)
+        if self.total is None:
+            self.total = estimate[..., :0]
+        offset = start - self.begin
+        more = offset + len(fade) - len(self.weight)
+        self.total = functional.pad(self.total, (0, more))
+        self.weight = functional.pad(self.weight, (0, more))
+        self.total[..., offset : offset + len(fade)] += estimate * fade
+        self.weight[offset : offset + len(fade)] += fade
+
+    def take(self, stop: int | None = None) -> Tensor:
+        """What lies before ``stop`` (default: all), which no later chunk reaches."""
+        assert self.total is not None
+        n = len(self.weight) if stop is None else stop - self.begin
+        done = self.total[..., :n] / self.weight[:n]
+        self.total, self.weight, self.begin = self.total[..., n:], self.weight[n:], self.begin + n
+        return done
+
+
+class Batch:
+    """How many chunks run at once: as asked for, or as many as pay, found by trying; halved when memory runs out."""
+
+    def __init__(self, size: int | Literal["auto"], grows: bool):
+        self.size = 1 if size == "auto" else size
+        self.growing = size == "auto" and grows
+        self.seconds_per_chunk = float("inf")
+
+    def took(self, n_chunks: int, seconds: float) -> None:
+        """Double while that makes a chunk cheaper by more than a tenth."""
+        if not self.growing or n_chunks < self.size:
+            return
+        self.growing = seconds / n_chunks < 0.9 * self.seconds_per_chunk
+        self.seconds_per_chunk = seconds / n_chunks
+        self.size = self.size * 2 if self.growing else max(1, self.size // 2)
+
+    def halve(self) -> None:
+        self.growing, self.size = False, max(1, self.size // 2)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what a device or the machine says when its memory is used up."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def overlap_add(
+    blocks: Iterable[Tensor], chunk: int, overlap: int, run: Callable[[Tensor], Tensor], batch: Batch
+) -> Iterator[Tensor]:
+    """A function of chunks, (B, C, n) → (B, ..., n), applied to a stream: (C, n) blocks in, (..., n) blocks out."""
+    fade = CrossFade(overlap)
+    waiting: deque[tuple[int, Tensor]] = deque()
+
+    def work(n_kept: int) -> Iterator[Tensor]:
+        while len(waiting) > n_kept:
+            n = min(batch.size, len(waiting) - n_kept)
+            items = [waiting[i] for i in range(n)]
+            started = time.perf_counter()
+            try:
+                estimates = run(torch.stack([piece for _, piece in items]))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if n == 1:
+                    raise UserError(
+                        f"the memory is too small for a chunk of {chunk} samples. Make chunk_seconds smaller, or use "
+                        "another device."
+                    ) from None
+                batch.halve()
+                continue
+            batch.took(n, time.perf_counter() - started)
+            for (start, _), estimate in zip(items, estimates, strict=True):
+                waiting.popleft()
+                fade.add(start, estimate)
+                yield fade.take(waiting[0][0] if waiting else None)
+
+    for item in cut_chunks(blocks, chunk, overlap):
+        waiting.append(item)
+        if len(waiting) > batch.size:  # one more than a batch: it says how far the others' estimates are complete
+            yield from work(n_kept=1)
+    yield from work(n_kept=0)
+
+
+def resample_blocks(blocks: Iterable[Tensor], from_hz: int, to_hz: int) -> Iterator[Tensor]:
+    """(..., n) blocks at another rate."""
+    resampler: Resampler | None = None
+    shape = torch.Size()
+    for block in blocks:
+        shape = block.shape[:-1]
+        resampler = resampler or Resampler(from_hz, to_hz, shape.numel())
+        yield resampler.push(block.reshape(shape.numel(), -1)).reshape(*shape, -1)
+    if resampler is not None:
+        yield resampler.finish().reshape(*shape, -1)
+
+
+def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
+    """Streams of (..., n) that are equally long in all, cut at the same places."""
+    rests: list[Tensor | None] = [None] * len(streams)
+    while True:
+        for i, stream in enumerate(streams):
+            rest = rests[i]
+            while rest is None or rest.shape[-1] == 0:
+                rest = next(stream, None)
+                if rest is None:
+                    return
+            rests[i] = rest
+        there = [rest for rest in rests if rest is not None]
+        n = min(rest.shape[-1] for rest in there)
+        yield [rest[..., :n] for rest in there]
+        rests = [rest[..., n:] for rest in there]
+
+
+# --- the separator ----------------------------------------------------------------------------------------------------
+
+# How the channels of mono, stereo, 2.1, quad, 5.0, 5.1, 6.1 and 7.1 (in the order of wav) go in pairs through a network
+# that takes two: a channel that has no partner is its own.
+PAIRS: dict[int, list[tuple[int, int]]] = {
+    1: [(0, 0)],
+    2: [(0, 1)],
+    3: [(0, 1), (2, 2)],
+    4: [(0, 1), (2, 3)],
+    5: [(0, 1), (2, 2), (3, 4)],
+    6: [(0, 1), (2, 2), (3, 3), (4, 5)],
+    7: [(0, 1), (2, 2), (3, 3), (4, 4), (5, 6)],
+    8: [(0, 1), (2, 2), (3, 3), (4, 5), (6, 7)],
+}
+
+
+class Separator:
+    """Heads on one backbone, ready to separate; may be used from several threads at once.
+
+    Attributes: ``heads`` (names), ``model`` (eval mode), ``device``. ``chunk_seconds``: how much the network sees at a
+    time; ``overlap``: the share of a chunk that the next one repeats; ``shifts``: over how many places of the chunks'
+    borders the estimates are averaged; ``batch``: chunks at once, or ``auto``; ``precision``: float32, bf16 or fp16.
+    """
+
+    def __init__(
+        self,
+        model: BSRNN,
+        device: str = "cpu",
+        *,
+        chunk_seconds: float = 6.0,
+        overlap: float = 0.25,
+        shifts: int = 1,
+        batch: int | Literal["auto"] = "auto",
+        precision: str = "float32",
+    ):
+        if not 0 < chunk_seconds < float("inf") or not 0 <= overlap < 1:
+            raise RecipeError(f"chunk_seconds {chunk_seconds}, overlap {overlap}; expected more than 0, and 0 up to 1.")
+        if shifts < 1 or (batch != "auto" and batch < 1):
+            raise RecipeError(f"shifts {shifts}, batch {batch}; expected at least 1 each, or the batch auto.")
+        if precision not in PRECISIONS:
+            raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
+        self.device = check_device(device)
+        self.model = model.to(self.device).eval()
+        self.chunk = max(1, round(chunk_seconds * model.sample_rate_hz))
+        self.overlap = min(round(overlap * self.chunk), self.chunk - 1)
+        self.shifts, self.batch, self.precision = shifts, batch, PRECISIONS[precision]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike[str],
+        device: str = "cpu",
+        *,
+        heads: Iterable[str] | None = None,
+        root: str = "runs",
+        **options: float | int | str,
+    ) -> "Separator":
+        """A separator from a run's name or folder or an exported folder; ``options`` are those of `Separator`.
+
+        ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
+        """
+        run = find_run(path_or_id, root)
+        return cls(load_model(run, None if heads is None else list(heads)), device, **options)  # type: ignore[arg-type]
+
+    @property
+    def heads(self) -> list[str]:
+        return self.model.targets
+
+    def separate(
+        self,
+        audio: Audio,
+        sample_rate_hz: int | None = None,
+        heads: Iterable[str] | None = None,
+        progress: Progress = lambda share: None,
+    ) -> Block:
+        """{head: (channels, samples)}, float32 on the CPU, at the input's rate, channel count and exact length.
+
+        ``audio`` is a file, or (channels, samples) or (samples,) at ``sample_rate_hz`` (default: the network's rate).
+        Raises `AudioError` for audio that cannot be used and `UserError` for an unknown head.
+        """
+        blocks = list(self.stream(audio, sample_rate_hz, heads, progress=progress))
+        return {name: torch.cat([block[name] for block in blocks], dim=1) for name in blocks[0]} if blocks else {}
+
+    def stream(
+        self,
+        audio: Audio,
+        sample_rate_hz: int | None = None,
+        heads: Iterable[str] | None = None,
+        *,
+        start_seconds: float = 0.0,
+        duration_seconds: float | None = None,
+        progress: Progress = lambda share: None,
+    ) -> Iterator[Block]:
+        """As `separate`, block by block at constant memory: successive {head: (channels, n)}.
+
+        A file is read as it is needed. Raises `AudioError` and `UserError` as `separate` does, for a damaged file when
+        the damage is reached.
+        """
+        wanted = self.model.check_targets(heads)
+        source = open_source(audio, sample_rate_hz or self.model.sample_rate_hz, start_seconds, duration_seconds)
+        return self.stream_source(source, wanted, progress)
+
+    def stream_source(
+        self, source: Source, heads: list[str], progress: Progress = lambda share: None
+    ) -> Iterator[Block]:
+        """`stream` of what `open_source` gave."""
+        return self._named(self.estimates(source, source.blocks(), heads), heads, source, progress)
+
+    @staticmethod
+    def _named(stream: Iterator[Tensor], heads: list[str], source: Source, progress: Progress) -> Iterator[Block]:
+        done = 0
+        for block in stream:
+            done += block.shape[-1]
+            yield dict(zip(heads, block, strict=True))
+            if source.n_samples:
+                progress(min(done / source.n_samples, 0.999))
+        progress(1.0)
+
+    def estimates(self, source: Source, blocks: Iterable[Tensor], heads: list[str]) -> Iterator[Tensor]:
+        """Blocks (heads, channels, n) for the blocks of a source, at its rate and of its length."""
+        level = self._track_level(source)
+        inner_hz, n_read = self.model.sample_rate_hz, 0
+
+        def counted() -> Iterator[Tensor]:
+            nonlocal n_read
+            for block in blocks:
+                n_read += block.shape[1]
+                yield block
+
+        streams = tee(resample_blocks(counted(), source.sample_rate_hz, inner_hz), self.shifts)
+        grids = [self._on_grid(stream, i, heads, level) for i, stream in enumerate(streams)]
+        mean = (torch.stack(blocks).mean(0) if self.shifts > 1 else blocks[0] for blocks in aligned(grids))
+        given = 0
+        last: Tensor | None = None
+        for block in resample_blocks(mean, inner_hz, source.sample_rate_hz):
+            last = block[..., : n_read - given]  # rounding up twice may have made one more
+            given += last.shape[-1]
+            if last.shape[-1]:
+                yield last
+        if last is not None and given < n_read:
+            yield last.new_zeros(*last.shape[:-1], n_read - given)
+
+    def _on_grid(self, blocks: Iterator[Tensor], shift: int, heads: list[str], level: Level | None) -> Iterator[Tensor]:
+        """Blocks (C, n) → (heads, C, n), with the chunks' borders moved by that share of a chunk's step."""
+        zeros = round(shift * (self.chunk - self.overlap) / self.shifts)
+        batch = Batch(self.batch, self.device.type != "cpu")  # on a CPU a batch is no faster
+
+        def run(chunks: Tensor) -> Tensor:
+            return self._run(chunks, heads, level)
+
+        skip = zeros
+        for block in overlap_add(delayed(blocks, zeros), self.chunk, self.overlap, run, batch):
+            kept = block[..., skip:]
+            skip = max(0, skip - block.shape[-1])
+            if kept.shape[-1]:
+                yield kept
+
+    def _run(self, chunks: Tensor, heads: list[str], level: Level | None) -> Tensor:
+        """(B, C, n) → (B, heads, C, n)."""
+        items = self._channel_items(chunks.shape[1])  # (P, M) channels
+        options = {} if level is None else {"level": level}
+        precision = self.precision
+        autocast = torch.autocast(self.device.type, precision) if precision else nullcontext()
+        with torch.no_grad(), autocast:
+            taken = chunks[:, items].flatten(0, 1).to(self.device)  # (B, P, M, n) → (B·P, M, n)
+            estimates = self.model(taken, heads, **options)
+            stacked = torch.stack([estimates[name].float().cpu() for name in heads], dim=1)  # (B·P, heads, M, n)
+            stacked = stacked.unflatten(0, (len(chunks), -1)).transpose(1, 2).flatten(2, 3)  # (B, heads, P·M, n)
+            total = stacked.new_zeros(*stacked.shape[:2], *chunks.shape[1:])  # (B, heads, C, n)
+            total.index_add_(2, items.flatten(), stacked)
+            return total / torch.bincount(items.flatten())[:, None]
+
+    def _channel_items(self, n_channels: int) -> Tensor:
+        """(P, M): which channels go through the network together, in P items of M.
+
+        Channels that share weights and know nothing of each other go as they are. Networks that look at two channels
+        (stereo: tac, joint) were trained on stereo: surround goes in pairs, a channel without a partner with itself.
+        """
+        n_joint, stereo = self.model.n_joint, self.model.recipe.backbone.stereo
+        alone = torch.arange(n_channels)[None]
+        if n_joint > 2:
+            return alone if n_channels > 1 else alone.expand(1, n_joint)  # the network says what it expects
+        if stereo == "apart" or n_joint == n_channels or (stereo == "tac" and n_channels == 1):
+            return alone
+        if n_joint == 1 and stereo == "joint":
+            return alone
+        pairs = PAIRS.get(n_channels, [(i, i) for i in range(n_channels)])
+        return torch.tensor(pairs)
+
+    def _track_level(self, source: Source) -> Level | None:
+        """The level of a whole track, for each of its chunks; read once for that where the recipe asks for it."""
+        if self.model.recipe.input.normalise not in OF_WHOLE_TRACKS:
+            return None
+        highest = torch.zeros(1, 1, 1)
+        for block in resample_blocks(source.blocks(), source.sample_rate_hz, self.model.sample_rate_hz):
+            if block.shape[1]:
+                highest = torch.maximum(highest, block.abs().amax())
+        return self.model.track_level(highest.to(self.device))  # a track's peak is that of its blocks' peaks
+
+    def features(self, waveform: Tensor | np.ndarray, sample_rate_hz: int | None = None) -> Tensor:
+        """The universal features (B, C, K, T, N) of (B, C, L), (C, L) or (L,), on the separator's device.
+
+        B is 1 where there was none. All in one piece: memory grows with the length.
+        """
+        audio = torch.as_tensor(waveform, dtype=torch.float32).detach().cpu()
+        audio = audio if audio.ndim == 3 else check_waveform(audio)[None]
+        if audio.ndim != 3 or 0 in audio.shape or not torch.isfinite(audio).all():
+            raise AudioError(f"audio of the shape {tuple(audio.shape)}; expected finite (items, channels, samples).")
+        inner = torch.cat(
+            list(resample_blocks([audio], sample_rate_hz or self.model.sample_rate_hz, self.model.sample_rate_hz)), -1
+        )
+        with torch.no_grad():  # not inference mode: others may train on them
+            return self.model.features(inner.to(self.device))
+
+
+def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:
+    """Blocks (C, n) with that much silence before the first."""
+    for block in blocks:
+        yield functional.pad(block, (n_zeros, 0)) if n_zeros else block
+        n_zeros = 0
+
+
+def check_device(device: str) -> torch.device:
+    """The torch device of that name (``auto``: the first of cuda, mps, cpu); `RecipeError` where it is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise RecipeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return torch.device(device)
+
+
 def separate_file(
     separator: Separator, song: Path, heads: Iterable[str] | None, out: Path, progress: Progress = lambda share: None
 ) -> list[Path]:
     """Write ``out/<song>/<head>.wav`` (32-bit float) for every head asked for; returns the paths."""
-    waveform, rate_hz = read_audio(song)
-    estimates = separator.separate(waveform, rate_hz, heads, progress)
+    with open_audio(song) as reader:
+        rate_hz = reader.sample_rate_hz
+    estimates = separator.separate(song, None, heads, progress)
     return [write_audio(out / song.stem / f"{name}.wav", x, rate_hz) for name, x in estimates.items()]
