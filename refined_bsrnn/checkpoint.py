@@ -306,7 +306,7 @@ def backbone_file(run: RunFolder) -> Path:
 def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
     """The network of a run with its heads (or those named), on the CPU, in eval mode.
 
-    Where the recipe ties its targets together, all heads are loaded, whichever are named.
+    Where the recipe ties its targets together or bridges their heads, all are loaded, whichever are named.
     """
     recipe = run.load_recipe()
     model = BSRNN(recipe, targets=())
@@ -323,7 +323,7 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
             raise RecipeError(
                 f"{run.path} has no head {name!r}.{nearest(name, available)} Heads: {', '.join(available) or 'none'}."
             )
-    for name in files if heads is None or recipe.together != "none" else heads:
+    for name in files if heads is None or model.heads_need_each_other else heads:
         load_head(run.head(name), model, name, digest)
     return model.eval()
 

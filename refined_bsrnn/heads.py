@@ -1,12 +1,12 @@
 """Heads: features (B, C, K, T, N) and the mixture's spectrogram → one target's spectrogram, complex (B, C, F, T).
 
-A new head is one class and one line in `HEADS`; its constructor takes the bands, the backbone's spec and how many
-channels are taken together and, by keyword, the options a recipe may give under ``head:``. What it makes per band goes
-through `MergeBands`, which knows whether bands overlap.
+A new head is one class and one line in `HEADS`: a `Head` that says which MLPs it has and what it makes of their
+spectra. What is made per band goes through `MergeBands`, which knows whether bands overlap. Inside, spectrograms are
+real: planes (B, C, 2, F, T) of real and imaginary parts (see `stft`), so that the same code can be exported.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .bands import BandSplit, BinRange
 from .blocks import make_norm
 from .errors import RecipeError
 from .recipe import BackboneSpec
+from .stft import as_complex, as_planes
 
 
 class MergeBands(nn.Module):
@@ -47,11 +48,50 @@ class MergeBands(nn.Module):
         return values
 
 
-class BandMlp(nn.Module):
-    """Per band: norm, ``hidden_layers`` tanh layers of ``hidden_factor``·N, a gated output (BSRNN, section III-C).
+class BandMlps(nn.ModuleList):
+    """Per band: norm, ``hidden_layers`` tanh layers of width ``hidden``, a gated output (BSRNN, section III-C).
 
     The output layer's rows are (value | gate) × (real | imaginary) × channel × bin, as in the published code.
     """
+
+    def __init__(self, widths: Sequence[int], features: int, norm: str, hidden_layers: int, hidden: int):
+        super().__init__()
+        for n_bins in widths:
+            layers: list[nn.Module] = [make_norm(norm, features), nn.Linear(features, hidden), nn.Tanh()]
+            for _ in range(hidden_layers - 1):
+                layers += [nn.Linear(hidden, hidden), nn.Tanh()]
+            self.append(nn.Sequential(*layers, nn.Linear(hidden, 4 * n_bins)))
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """(B, C, K, T, N) → per band (B, C, T, 4·joint·G)."""
+        return [band(x) for band, x in zip(self, features.unbind(2), strict=True)]  # x: (B, C, T, N)
+
+
+def bridged(mlps: Sequence[BandMlps], features: Sequence[Tensor]) -> list[list[Tensor]]:
+    """What several heads' MLPs give when they go on from the mean of their hidden activations, behind every tanh.
+
+    X-UMX's bridging (Sawata et al. 2021: the mean of the targets' branches behind a layer takes the place of each), per
+    band. It has no parameters. One head alone gives what it gives without. ``features`` (B, C, K, T, N) for each.
+    """
+    outputs: list[list[Tensor]] = [[] for _ in mlps]
+    for k, bands in enumerate(zip(*mlps, strict=True)):  # one band of every head
+        states = [x[:, :, k] for x in features]  # (B, C, T, N)
+        for layers in zip(*bands, strict=True):  # the same layer of every head
+            states = [layer(state) for layer, state in zip(layers, states, strict=True)]
+            if isinstance(layers[0], nn.Tanh):
+                states = [torch.stack(states).mean(0)] * len(states)  # (B, C, T, hidden)
+        for output, state in zip(outputs, states, strict=True):
+            output.append(state)
+    return outputs
+
+
+class Head(nn.Module):
+    """What all heads share: their options, and how the MLPs' outputs become spectra.
+
+    A head with ``bridge`` is one of several that are run together, by `estimate_bridged`.
+    """
+
+    of_whole_excerpt = False  # it scales by statistics of all frames
 
     def __init__(
         self,
@@ -61,95 +101,107 @@ class BandMlp(nn.Module):
         *,
         hidden_layers: Literal[1, 2] = 1,
         hidden_factor: int = 4,
+        bridge: bool = False,
     ):
         super().__init__()
         if hidden_layers not in (1, 2):
             raise RecipeError(f"head.hidden_layers is {hidden_layers!r}; expected 1 (the paper) or 2 (its code).")
-        self.n_joint = n_joint
-        features, norm = backbone.features, backbone.norm
-        self.bands = nn.ModuleList(
-            self._band(n_joint * (stop - start), features, norm, hidden_layers, hidden_factor * features)
-            for start, stop in ranges
-        )
+        if not isinstance(bridge, bool):
+            raise RecipeError(f"head.bridge is {bridge!r}; expected true or false.")
+        if self.of_whole_excerpt and backbone.causal:
+            raise RecipeError("head.kind=spectrum scales by the whole excerpt, which backbone.causal forbids.")
+        self.n_joint, self.bridge = n_joint, bridge
+        widths, n = [n_joint * (stop - start) for start, stop in ranges], backbone.features
+        self.build(lambda: BandMlps(widths, n, backbone.norm, hidden_layers, hidden_factor * n))
         self.merge = MergeBands(ranges)
 
-    @staticmethod
-    def _band(n_bins: int, features: int, norm: str, hidden_layers: int, hidden: int) -> nn.Sequential:
-        layers: list[nn.Module] = [make_norm(norm, features), nn.Linear(features, hidden), nn.Tanh()]
-        for _ in range(hidden_layers - 1):
-            layers += [nn.Linear(hidden, hidden), nn.Tanh()]
-        return nn.Sequential(*layers, nn.Linear(hidden, 4 * n_bins))
+    def build(self, make: Callable[[], BandMlps]) -> None:
+        """Make the MLPs that `mlps` gives."""
+        self.bands = make()
 
-    def spectrum(self, features: Tensor) -> Tensor:
-        """(B, C, K, T, N) → complex (B, C·joint, F, T)."""
-        bands = []
-        for band, x in zip(self.bands, features.unbind(2), strict=True):  # x: (B, C, T, N)
-            real, imag = F.glu(band(x)).float().chunk(2, dim=-1)  # (B, C, T, 4·joint·G) → 2 × (B, C, T, joint·G)
-            both = torch.complex(real.contiguous(), imag.contiguous())
-            bands.append(both.unflatten(-1, (self.n_joint, -1)))  # (B, C, T, joint, G)
-        return self.merge(bands).permute(0, 1, 3, 4, 2).flatten(1, 2)  # (B, C, T, joint, F) → (B, C·joint, F, T)
+    @property
+    def mlps(self) -> tuple[BandMlps, ...]:
+        """The sets of MLPs this head has, one per spectrum that `estimate` takes."""
+        return (self.bands,)
 
-
-class MlpMask(BandMlp):
-    """The paper's head: what the MLPs give is a complex mask on the mixture."""
+    def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
+        """The estimate from what the MLPs make, all of them planes (B, C, 2, F, T)."""
+        raise NotImplementedError
 
     def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
-        return self.spectrum(features) * mixture
+        """Features (B, C, K, T, N) and the mixture, complex (B, C, F, T) → the estimate, complex (B, C, F, T)."""
+        return as_complex(self.planes(features, as_planes(mixture)))
+
+    def planes(self, features: Tensor, mixture: Tensor) -> Tensor:
+        """As `forward`, with planes (B, C, 2, F, T) in place of complex numbers."""
+        return self.estimate([self.spectrum(mlps(features)) for mlps in self.mlps], mixture)
+
+    def spectrum(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The gated outputs of all bands, (B, C, T, 4·joint·G) each → planes (B, C·joint, 2, F, T)."""
+        gated = [F.glu(x).float().unflatten(-1, (2, self.n_joint, -1)) for x in outputs]  # (B, C, T, 2, joint, G)
+        return self.merge(gated).permute(0, 1, 4, 3, 5, 2).flatten(1, 2)  # (B, C, T, 2, joint, F) → (B, C·j, 2, F, T)
 
 
-class MaskAndResidual(nn.Module):
+def estimate_bridged(heads: Mapping[str, Head], features: Mapping[str, Tensor], mixture: Tensor) -> dict[str, Tensor]:
+    """The estimates of heads that are bridged to each other: planes (B, C, 2, F, T) by target.
+
+    ``features`` (B, C, K, T, N) of each, ``mixture`` planes (B, C, 2, F, T).
+    """
+    spectra: dict[str, list[Tensor]] = {target: [] for target in heads}
+    for mlps in zip(*(head.mlps for head in heads.values()), strict=True):  # e.g. all masks, then all residuals
+        outputs = bridged(mlps, [features[target] for target in heads])
+        for (target, head), own in zip(heads.items(), outputs, strict=True):
+            spectra[target].append(head.spectrum(own))
+    return {target: head.estimate(spectra[target], mixture) for target, head in heads.items()}
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """The complex product of planes (B, C, 2, F, T)."""
+    (a_real, a_imag), (b_real, b_imag) = a.unbind(2), b.unbind(2)
+    return torch.stack([a_real * b_real - a_imag * b_imag, a_real * b_imag + a_imag * b_real], dim=2)
+
+
+class MlpMask(Head):
+    """The paper's head: what the MLPs give is a complex mask on the mixture."""
+
+    def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
+        return multiply(spectra[0], mixture)
+
+
+class MaskAndResidual(Head):
     """A mask, and a spectrum from a second set of MLPs added to what it leaves (as in 2212.00406).
 
     The norms have taken the level out of the features, so the residual is in units of each frame's root mean square.
     """
 
-    def __init__(
-        self,
-        ranges: Sequence[BinRange],
-        backbone: BackboneSpec,
-        n_joint: int = 1,
-        *,
-        hidden_layers: Literal[1, 2] = 1,
-        hidden_factor: int = 4,
-    ):
-        super().__init__()
-        self.mask, self.residual = (
-            BandMlp(ranges, backbone, n_joint, hidden_layers=hidden_layers, hidden_factor=hidden_factor)
-            for _ in range(2)
-        )
+    def build(self, make: Callable[[], BandMlps]) -> None:
+        self.mask, self.residual = (nn.ModuleDict({"bands": make()}) for _ in range(2))
 
-    def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
-        level = mixture.abs().square().mean(2, keepdim=True).sqrt()  # (B, C, 1, T)
-        return self.mask.spectrum(features) * mixture + self.residual.spectrum(features) * level
+    @property
+    def mlps(self) -> tuple[BandMlps, ...]:
+        return cast(BandMlps, self.mask["bands"]), cast(BandMlps, self.residual["bands"])
+
+    def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
+        level = mixture.square().sum(2, keepdim=True).mean(3, keepdim=True).sqrt()  # (B, C, 1, 1, T)
+        return multiply(spectra[0], mixture) + spectra[1] * level
 
 
-class DirectSpectrum(BandMlp):
+class DirectSpectrum(Head):
     """The target's spectrum itself, no mask: what the code that this project grew from does (spec §2.4).
 
     Given in the mixture's units: times the standard deviation of its spectrogram, plus the mean. Both are taken over
     the whole excerpt, so it cannot be causal.
     """
 
-    def __init__(
-        self,
-        ranges: Sequence[BinRange],
-        backbone: BackboneSpec,
-        n_joint: int = 1,
-        *,
-        hidden_layers: Literal[1, 2] = 1,
-        hidden_factor: int = 4,
-    ):
-        if backbone.causal:
-            raise RecipeError("head.kind=spectrum scales by the whole excerpt, which backbone.causal forbids.")
-        super().__init__(ranges, backbone, n_joint, hidden_layers=hidden_layers, hidden_factor=hidden_factor)
+    of_whole_excerpt = True
 
-    def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
-        mean = mixture.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        deviation = (mixture - mean).abs().square().mean((2, 3), keepdim=True).sqrt()
-        return self.spectrum(features) * deviation + mean
+    def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
+        mean = mixture.mean((3, 4), keepdim=True)  # (B, C, 2, 1, 1)
+        deviation = (mixture - mean).square().sum(2, keepdim=True).mean((3, 4), keepdim=True).sqrt()  # (B, C, 1, 1, 1)
+        return spectra[0] * deviation + mean
 
 
-HEADS: dict[str, Callable[..., nn.Module]] = {
+HEADS: dict[str, Callable[..., Head]] = {
     "mlp_mask": MlpMask,
     "residual": MaskAndResidual,
     "spectrum": DirectSpectrum,

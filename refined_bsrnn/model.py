@@ -9,8 +9,8 @@ lies behind it is heads. The channels are items that share all weights, as in th
 ``backbone.stereo`` lets them meet.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,10 @@ from .adapters import Adapter
 from .bands import BinRange, band_split
 from .blocks import BLOCKS, CAUSAL_NORMS, make_norm
 from .errors import AudioError, CheckpointError, RecipeError, UserError
-from .heads import HEADS
+from .heads import HEADS, Head, estimate_bridged
 from .level import NORMALISERS, OF_WHOLE_TRACKS, Level
 from .recipe import BackboneSpec, HeadSpec, Recipe
-from .stft import STFT, Signal
+from .stft import STFT, Signal, as_complex, as_planes
 from .suggest import bind_options, nearest, pick
 from .together import TOGETHER
 
@@ -43,11 +43,14 @@ class Encoder(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Complex (B, C, F, T) → (B, C, K, T, N), where C is 1 behind channels taken together."""
-        bins = spectrogram.transpose(2, 3).unflatten(1, (-1, self.n_joint))  # (B, C, joint, T, F)
+        return self.planes(as_planes(spectrogram))
+
+    def planes(self, spectrogram: Tensor) -> Tensor:
+        """As `forward`, from real and imaginary parts (B, C, 2, F, T)."""
+        bins = spectrogram.unflatten(1, (-1, self.n_joint)).permute(0, 1, 5, 3, 2, 4)  # (B, C, T, 2, joint, F)
         bands = []
         for (start, stop), norm, linear in zip(self.ranges, self.norms, self.linears, strict=True):
-            band = bins[..., start:stop].transpose(2, 3).flatten(3)  # (B, C, T, joint·G)
-            bands.append(linear(norm(torch.cat([band.real, band.imag], dim=-1))))  # (B, C, T, 2·joint·G) → (B, C, T, N)
+            bands.append(linear(norm(bins[..., start:stop].flatten(3))))  # (B, C, T, 2·joint·G) → (B, C, T, N)
         return torch.stack(bands, dim=2)
 
 
@@ -68,7 +71,11 @@ class Backbone(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Complex (B, C, F, T) → features (B, C, K, T, N)."""
-        return self.blocks(self.encoder(spectrogram))
+        return self.planes(as_planes(spectrogram))
+
+    def planes(self, spectrogram: Tensor) -> Tensor:
+        """As `forward`, from real and imaginary parts (B, C, 2, F, T)."""
+        return self.blocks(self.encoder.planes(spectrogram))
 
 
 class BSRNN(nn.Module):
@@ -99,6 +106,7 @@ class BSRNN(nn.Module):
         # How many channels the network takes as one item; 1: any number, each by itself.
         self.n_joint: int = recipe.data.channels if recipe.backbone.stereo == "joint" else 1
         self.backbone = Backbone(self.bands, recipe.backbone, self.n_joint)
+        self._bridge = self._bridged_targets()
         self.heads = nn.ModuleDict()
         self.adapters = nn.ModuleDict()
         self.adapter_of: dict[str, str] = {}  # head → the adapter its features are made with; most heads have none
@@ -106,6 +114,18 @@ class BSRNN(nn.Module):
         for target in targets:
             if target != self.headless:
                 self.add_head(target, recipe.head)
+
+    def _bridged_targets(self) -> tuple[str, ...]:
+        """Those whose heads the recipe bridges to each other; `RecipeError` where that is only one."""
+        if not self.recipe.head.options.get("bridge"):
+            return ()
+        targets = tuple(target for target in self.recipe.targets if target != self.headless)
+        if len(targets) < 2:
+            raise RecipeError(
+                f"head.bridge is true with the head {targets[0]} alone: it averages the hidden layers of several. "
+                "Expected two or more heads, or head.bridge=false."
+            )
+        return targets
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> "BSRNN":
@@ -120,6 +140,11 @@ class BSRNN(nn.Module):
         return [*self.heads, rest] if rest and complete else list(self.heads)
 
     @property
+    def heads_need_each_other(self) -> bool:
+        """Whether the estimate of one target may need the heads of all targets of the recipe."""
+        return self.recipe.together != "none" or bool(self._bridge)
+
+    @property
     def headless(self) -> str | None:
         """The target that is the mixture minus all others, where the recipe says so."""
         return self.recipe.targets[-1] if self.recipe.together == "subtract_last" else None
@@ -130,6 +155,11 @@ class BSRNN(nn.Module):
             raise CheckpointError(f"there is a head {target!r} already; heads: {', '.join(self.heads)}.")
         if target == self.headless:
             raise CheckpointError(f"{target!r} has no head: it is what the others leave (together: subtract_last).")
+        if spec.options.get("bridge") and target not in self._bridge:
+            raise CheckpointError(
+                f"the head {target!r} is bridged to others (head.bridge), whose hidden layers it needs; bridged here: "
+                f"{', '.join(self._bridge) or 'none'}. It works in the network it was trained in, under its own name."
+            )
         kind = pick("head.kind", spec.kind, HEADS)
         options = bind_options(f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "backbone", "n_joint"))
         self.heads[target] = kind(self.bands, self.recipe.backbone, self.n_joint, **options)
@@ -149,6 +179,11 @@ class BSRNN(nn.Module):
             raise UserError(
                 f"together is {self.recipe.together}: the targets {', '.join(self.recipe.targets)} are estimated "
                 f"together, {target!r} cannot be taken away from them."
+            )
+        if target in self._bridge:
+            raise UserError(
+                f"head.bridge is true: {target!r} cannot be taken away from {', '.join(self._bridge)}, whose heads go on "
+                "from the mean of their hidden layers."
             )
         del self.heads[target]
         adapter = self.adapter_of.pop(target, None)
@@ -233,22 +268,44 @@ class BSRNN(nn.Module):
     ) -> dict[str, Signal]:
         """As `forward`, with each estimate's masked spectrogram beside its waveform: what the losses compare.
 
-        Where the recipe ties its targets together, all of their heads run, whichever are asked for. ``features`` of
-        this mixture, (B, C, K, T, N), where they are known already: then the backbone does not run.
+        Where the recipe ties its targets together or bridges their heads, all of them run, whichever are asked for.
+        ``features`` of this mixture, (B, C, K, T, N), where they are known already: then the backbone does not run.
         """
         wanted = self.check_targets(targets)
         spectrogram = self._spectrogram(mixture)
-        tied = self._tied_to(wanted)
-        run = [target for target in dict.fromkeys([*wanted, *tied]) if target != self.headless]
         seen = spectrogram if self.normaliser is None else self._normalised(mixture, level)
         known: dict[str | None, Tensor] = {} if features is None else {None: features}
+        run = self.heads_for(wanted)
         passes = dict.fromkeys(self.adapter_of.get(target) for target in run)
         known |= {adapter: self._features(seen, adapter) for adapter in passes if adapter not in known}
-        masked = {target: self.heads[target](known[self.adapter_of.get(target)], spectrogram) for target in run}
-        if tied:
-            masked |= TOGETHER[self.recipe.together](masked, spectrogram, tied)
+        by_head = {target: known[self.adapter_of.get(target)] for target in run}
+        masked = self.estimate(by_head, as_planes(spectrogram), wanted)
         length = mixture.shape[-1]
-        return {target: Signal(self.stft.inverse(masked[target], length), masked[target]) for target in wanted}
+        spectra = {target: as_complex(planes) for target, planes in masked.items()}
+        return {target: Signal(self.stft.inverse(x, length), x) for target, x in spectra.items()}
+
+    def heads_for(self, wanted: Sequence[str]) -> list[str]:
+        """The heads that must run for the targets asked for; `UserError` where one is missing."""
+        run = [target for target in dict.fromkeys([*wanted, *self._tied_to(wanted)]) if target != self.headless]
+        return list(dict.fromkeys([*run, *self._bridged_to(run)]))
+
+    def estimate(self, features: Mapping[str, Tensor], mixture: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """{target: planes (B, C, 2, F, T)} of the targets asked for, from what their heads see.
+
+        ``features`` (B, C, K, T, N) of each of `heads_for` them, ``mixture`` planes (B, C, 2, F, T).
+        """
+        heads = {target: self.head(target) for target in features}
+        together = {target: head for target, head in heads.items() if head.bridge}
+        masked = estimate_bridged(together, features, mixture)
+        masked |= {t: head.planes(features[t], mixture) for t, head in heads.items() if not head.bridge}
+        tied = self._tied_to(wanted)
+        if tied:
+            masked |= TOGETHER[self.recipe.together](masked, mixture, tied)
+        return {target: masked[target] for target in wanted}
+
+    def head(self, target: str) -> Head:
+        """The head of that target."""
+        return cast(Head, self.heads[target])
 
     def check_targets(self, targets: Iterable[str] | None) -> list[str]:
         """The heads asked for, in that order, or all; `UserError` for one that is not there."""
@@ -263,6 +320,8 @@ class BSRNN(nn.Module):
         together = self.recipe.together
         if together == "none" or not set(wanted) & set(self.recipe.targets):
             return ()
+        if self.headless and self.headless not in wanted:  # the others are what their heads say
+            return ()
         missing = [name for name in self.recipe.targets if name not in self.targets]
         if missing:
             raise UserError(
@@ -270,6 +329,18 @@ class BSRNN(nn.Module):
                 f"there is no head {missing[0]!r}. Heads here: {', '.join(self.heads) or 'none'}."
             )
         return self.recipe.targets
+
+    def _bridged_to(self, run: Sequence[str]) -> Sequence[str]:
+        """The heads whose hidden layers are averaged, where one of them runs; `UserError` where one is missing."""
+        if not any(self.head(target).bridge for target in run):
+            return ()
+        missing = [target for target in self._bridge if target not in self.heads]
+        if missing:
+            raise UserError(
+                f"head.bridge is true: the heads {', '.join(self._bridge)} go on from the mean of their hidden layers, "
+                f"and there is no head {missing[0]!r}. Heads here: {', '.join(self.heads)}."
+            )
+        return self._bridge
 
 
 def count_parameters(module: nn.Module, of: Callable[[nn.Parameter], Any] = lambda p: True) -> int:

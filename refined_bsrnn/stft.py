@@ -14,6 +14,16 @@ class Signal(NamedTuple):
     spectrogram: Tensor  # (B, C, F, T) complex
 
 
+def as_planes(spectrogram: Tensor) -> Tensor:
+    """Complex (B, C, F, T) → its real and imaginary parts, (B, C, 2, F, T); no copy."""
+    return torch.view_as_real(spectrogram).movedim(-1, 2)
+
+
+def as_complex(planes: Tensor) -> Tensor:
+    """(B, C, 2, F, T) → complex (B, C, F, T)."""
+    return torch.view_as_complex(planes.movedim(2, -1).contiguous())
+
+
 class STFT(nn.Module):
     """Hann window, centred frames, reflected at the ends, not normalised (as in BSRNN, section IV).
 

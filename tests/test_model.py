@@ -180,7 +180,7 @@ def test_features_are_the_seam():
 
 def test_only_the_heads_asked_for_run():
     model = micro()
-    model.heads["drums"].forward = None  # calling it would fail
+    model.heads["drums"].planes = None  # calling it would fail
     assert list(model(torch.randn(1, 1, 500), ["vocals"])) == ["vocals"]
 
 

@@ -74,6 +74,14 @@ def test_a_target_asked_for_alone_is_the_same(together):
     assert list(net(mixture, ["other", "drums"])) == ["other", "drums"]
 
 
+def test_only_the_last_needs_the_others_when_it_is_what_they_leave():
+    net, mixture = model("subtract_last"), torch.randn(1, 2, 1000)
+    net.heads["vocals"].planes = None  # calling it would fail
+    assert list(net(mixture, ["drums"])) == ["drums"]
+    with pytest.raises(TypeError):
+        net(mixture, ["other"])
+
+
 @pytest.mark.parametrize("together", KINDS)
 def test_estimates_sum_to_the_mixture_behind_a_normalised_input(together):
     mixture = 0.1 * torch.randn(1, 2, 3001)
@@ -94,7 +102,7 @@ def test_a_head_of_its_own_beside_them_is_not_tied():
     net.add_head("guitar", HeadSpec())
     estimates = net(mixture)
     assert (estimates["vocals"] + estimates["drums"] - mixture).abs().max() < 1e-5
-    net.heads["vocals"].forward = None  # calling it would fail
+    net.heads["vocals"].planes = None  # calling it would fail
     assert torch.equal(net(mixture, ["guitar"])["guitar"], estimates["guitar"])
 
 
@@ -125,21 +133,22 @@ def test_a_run_comes_back_from_disk(together, tmp_path):
     estimates = Separator.from_pretrained(run.path).separate(mixture)
     assert sorted(estimates) == sorted(STEMS)
     assert (sum(estimates.values()) - mixture).abs().max() < 1e-5
+    if together == "subtract_last":
+        run.head("vocals").unlink()
+        assert load_model(run).targets == ["bass", "drums"]  # what the others leave is not known without vocals
     with pytest.raises(RecipeError, match=r"has no head 'othr'. Did you mean 'other'\? Heads: .*other"):
         load_model(run, ["othr"])
 
 
 def test_a_head_that_is_gone_is_named(tmp_path):
-    net = model("subtract_last")
+    net = model("consistent")
     run = RunFolder(tmp_path / "runs" / "tied")
     write_text(run.recipe, dump_recipe(net.recipe))
     save_weights(run, net)
     run.head("bass").unlink()
     loaded = load_model(run)
-    assert loaded.targets == ["drums", "vocals"]
-    with pytest.raises(
-        UserError, match="together is subtract_last: .* there is no head 'bass'. Heads here: drums, voc"
-    ):
+    assert loaded.targets == ["drums", "other", "vocals"]
+    with pytest.raises(UserError, match="together is consistent: .* there is no head 'bass'. Heads here: drums, oth"):
         loaded(torch.randn(1, 1, 500), ["drums"])
 
 
