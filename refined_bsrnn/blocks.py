@@ -281,8 +281,10 @@ def rotate(x: Tensor) -> Tensor:
 class RMSNorm(nn.RMSNorm):
     """Computed in float32 also where the rest is in half precision."""
 
+    EPS = 1e-7
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight, 1e-7).to(x.dtype)
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.EPS).to(x.dtype)
 
 
 class RotaryAttention(nn.Module):

@@ -153,6 +153,19 @@ def import_obsrnn(args: argparse.Namespace) -> int:
     return 0
 
 
+def export_onnx(args: argparse.Namespace) -> int:
+    """Write the network between STFT and iSTFT for other runtimes."""
+
+    from .checkpoint import find_run, load_model
+    from .export import export_core
+    from .progress import say
+
+    model = load_model(find_run(args.run, args.root))
+    heads = None if args.head == "all" else [name.strip() for name in args.head.split(",")]
+    say(f"Written: {export_core(model, args.out, heads)}")
+    return 0
+
+
 def report(args: argparse.Namespace) -> int:
     """Compare evaluated runs."""
 
@@ -272,6 +285,7 @@ def parser() -> argparse.ArgumentParser:
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
         ("report", report, "compare runs: a table and training curves", _report_arguments),
         ("import-obsrnn", import_obsrnn, "make runs of published oBSRNN checkpoints", _import_obsrnn_arguments),
+        ("export-onnx", export_onnx, "write a run's network as ONNX (.onnx) or torch.export (.pt2)", _export_arguments),
         ("info", info, "what a network is made of: shapes, parameters, multiply-accumulates", _info_arguments),
         ("bands", bands, "print, draw and compare band schemes", _bands_arguments),
     ):
@@ -341,6 +355,13 @@ def _import_obsrnn_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="e.g. vocals.ckpt or separator.ckpt")
     p.add_argument("--out", required=True, type=Path, metavar="RUN", help="a new folder; of several: RUN-<target>")
     _json(p)
+
+
+def _export_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="a run's name or folder")
+    p.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .onnx or .pt2")
+    p.add_argument("--head", default="all", metavar="NAME,...", help="heads to export (default: all)")
+    _root(p)
 
 
 def _info_arguments(p: argparse.ArgumentParser) -> None:

@@ -182,8 +182,8 @@ class BSRNN(nn.Module):
             )
         if target in self._bridge:
             raise UserError(
-                f"head.bridge is true: {target!r} cannot be taken away from {', '.join(self._bridge)}, whose heads go on "
-                "from the mean of their hidden layers."
+                f"head.bridge is true: {target!r} cannot be taken away from {', '.join(self._bridge)}, whose heads go "
+                "on from the mean of their hidden layers."
             )
         del self.heads[target]
         adapter = self.adapter_of.pop(target, None)

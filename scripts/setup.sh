@@ -17,7 +17,7 @@ if [ ! -x "$venv/bin/python" ]; then
     }
 fi
 echo "Installing refined_bsrnn and what it needs into $venv (several minutes and about 6 GB the first time)..."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,export]"
 
 # musdb and museval call FFmpeg's program; all else works without it.
 if ! command -v ffmpeg >/dev/null 2>&1; then

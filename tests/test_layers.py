@@ -14,7 +14,7 @@ LAYERS = [
     {"heads", "losses", "sources", "ceilings", "band_table"},
     {"model", "data"},
     {"checkpoint", "info", "whole"},
-    {"separate", "tracking", "museval_scores"},
+    {"separate", "tracking", "museval_scores", "export"},
     {"train", "evaluate"},
     {"transfer", "report", "obsrnn"},
     {"cli"},
