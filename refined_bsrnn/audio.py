@@ -6,10 +6,12 @@ their Python packages: no system package is needed. soxr resamples.
 """
 
 import errno
+import io
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -656,6 +658,68 @@ def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
         return audio
     whole = torch.cat([resampler.push(flat), resampler.finish()], dim=1)
     return whole.reshape(*audio.shape[:-1], -1).to(audio)
+
+
+# FFmpeg's names of channel layouts, by their number of channels: what it takes as one sound.
+LAYOUTS = {1: "mono", 2: "stereo", 4: "quad", 6: "5.1", 8: "octagonal", 16: "hexadecagonal", 24: "22.2"}
+ATEMPO = (0.5, 2.0)  # what one pass can do
+
+
+def stretch(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
+    """(n, L) played ``rate`` times as fast at the same pitch, (n, round(L / rate)): FFmpeg's atempo, a WSOLA.
+
+    Up to 24 channels are moved together, so that what belongs together stays so; more are taken in turns.
+    """
+    if not ATEMPO[0] <= rate <= ATEMPO[1]:
+        raise AudioError(f"audio cannot be played {rate} times as fast; expected {ATEMPO[0]} to {ATEMPO[1]}.")
+    length = round(audio.shape[-1] / rate)
+    stretched = [_atempo(group, sample_rate_hz, rate)[:, :length] for group in audio.split(max(LAYOUTS))]
+    return torch.cat([functional.pad(group, (0, length - group.shape[-1])) for group in stretched])
+
+
+def _atempo(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
+    n_channels = min(n for n in LAYOUTS if n >= len(audio))
+    layout = LAYOUTS[n_channels]
+    graph = av.filter.Graph()
+    source = graph.add_abuffer(
+        sample_rate=sample_rate_hz, format="fltp", layout=layout, time_base=Fraction(1, sample_rate_hz)
+    )
+    tempo, sink = graph.add("atempo", str(rate)), graph.add("abuffersink")
+    source.link_to(tempo)
+    tempo.link_to(sink)
+    graph.configure()
+    silence = torch.zeros(n_channels - len(audio), audio.shape[-1])
+    frame = av.AudioFrame.from_ndarray(torch.cat([audio.float(), silence]).numpy(), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
+    source.push(frame)
+    source.push(None)
+    blocks = []
+    with suppress(av.error.BlockingIOError, av.error.EOFError):
+        while True:
+            blocks.append(sink.pull().to_ndarray().reshape(-1, n_channels))  # one frame behind the other
+    return torch.from_numpy(np.concatenate(blocks).T[: len(audio)].copy())
+
+
+CODECS = ("mp3", "ogg")
+MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+
+def through_codec(audio: Tensor, sample_rate_hz: int, codec: str, level: float) -> Tensor:
+    """(C, L) encoded and decoded again in memory, in place and as loud as it was.
+
+    ``codec`` is mp3 or ogg (Vorbis; also for rates that mp3 does not have), ``level`` libsndfile's from 0 (best) to
+    below 1: at 44.1 kHz in stereo 0.5 is about 130 kbit/s, 0.9 about 80.
+    """
+    peak = float(audio.abs().max())
+    if peak == 0:
+        return audio
+    codec = codec if sample_rate_hz in MP3_RATES_HZ else "ogg"
+    memory = io.BytesIO()
+    soundfile.write(memory, (audio / (2 * peak)).numpy().T, sample_rate_hz, format=codec, compression_level=level)
+    memory.seek(0)
+    samples, _ = soundfile.read(memory, dtype="float32", always_2d=True)
+    decoded = torch.from_numpy(samples.T.copy())[:, : audio.shape[-1]] * (2 * peak)
+    return functional.pad(decoded, (0, audio.shape[-1] - decoded.shape[-1]))
 
 
 def match_channels(audio: Tensor, n_channels: int) -> Tensor:

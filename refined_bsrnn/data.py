@@ -1,88 +1,210 @@
 """Tracks → training batches and whole validation or test tracks.
 
-`make_parts` decides what a training mixture is summed from; `RandomMixes` draws one training example per index, a pure
-function of the seed and the index: the same whatever the number of workers or processes, and a resumed run goes on
-where it was. Where tracks come from and how their files are read: `sources`.
+`make_parts` decides for every track what a training mixture can take from it; `RandomMixes` draws one training example
+per index, a pure function of the seed and the index: the same whatever the number of workers or processes, and a
+resumed run goes on where it was. Where tracks come from and how their files are read: `sources`; what is done to the
+parts of a mixture: `augment`; where something is to be heard: `activity`.
 """
 
+import csv
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from . import activity
+from .activity import SEGMENT_SECONDS, active_segments
 from .audio import match_channels, resample
+from .augment import AUGMENTATIONS, Streams, augmented, is_on, music_taken
 from .errors import DataError
 from .recipe import AugmentSpec, DataSpec, Recipe
 from .sources import MIXTURE, Track, read_stem
 from .suggest import nearest
 
-REST = "rest-of-mixture"  # mixture − targets; no file can have this name's role
+REST = "rest-of-mixture"  # the mixture − the other parts; no file can have this name's role
 MUSDB_STEMS = ("vocals", "drums", "bass", "other")
+# Stems that are named for what they leave out: what such a one holds depends on which other stems there are.
+CATCH_ALL = {"other", "others", "rest", "residual", "remaining", "misc", "band", "music", "backing"} | {
+    "accompaniment",
+    "instrumental",
+    "instruments",
+}
 
 
 # --- parts: what a mixture is made of ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts whose sum is a mixture, the tracks usable for them, and what was left out (to be told)."""
+class Song:
+    """A track and the parts it can give, whose sum is a mixture and of which no two hold the same."""
 
-    names: tuple[str, ...]
-    tracks: list[Track]
+    track: Track
+    parts: tuple[str, ...]  # stems, and REST: what the mixture holds beside them
+    sums: Mapping[str, tuple[str, ...]]  # each target that it has → the parts whose sum that is; none: it is silent
+    beside: tuple[str, ...] = ()  # the stems that REST leaves out
+    counts: Mapping[str, float] = field(default_factory=dict)  # stem → how much it counts, where not 1
+
+    def read(self, part: str, start: int = 0, n_samples: int | None = None) -> Tensor:
+        """Float (channels, samples) of a part at the track's own rate."""
+        return read_part(self.track, part, self.beside, start, n_samples)
+
+
+def is_catch_all(part: str) -> bool:
+    return part == REST or part.lower() in CATCH_ALL
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The songs of a training set and what was left out or masked (to be told)."""
+
+    songs: list[Song]
     notes: list[str]
-    sums: Mapping[str, tuple[str, ...]]  # target → the parts whose sum it is: itself, or those of its definition
+    # (number of the song, part) → the first samples of its active segments; None: excerpts begin anywhere
+    active: Mapping[tuple[int, str], np.ndarray] | None = None
+
+    @property
+    def tracks(self) -> list[Track]:
+        return [song.track for song in self.songs]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every part that a mixture may be made of."""
+        return tuple(dict.fromkeys(part for song in self.songs for part in song.parts))
 
 
 def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> Parts:
-    """Which parts to draw and sum, for these targets.
+    """What each track gives to mixtures for these targets.
 
-    ``data.stems`` when given; else vocals, drums, bass, other, or all stems there are, whichever hold every target and
-    are heard to sum to the mixture; else the targets and the rest of the mixture. A track that lacks a part is left
-    out, taken as silent or refused, as ``data.missing_stem`` says. Raises `DataError` where no track has a target.
+    The stems in ``data.stems`` when given; else vocals, drums, bass, other, or all stems that the track has, whichever
+    hold its targets and are heard to sum to its mixture; else its targets and the rest of its mixture. A track that
+    lacks a target counts for the others, is left out, taken as silent there or refused, as ``data.missing_stem`` says.
+    Raises `DataError` where no track has a target.
     """
-    names = tuple(spec.stems) or _default_parts(tracks, targets, spec)
+    _check_names(tracks, targets, spec)
+    counts = read_stem_weights(Path(spec.stem_weights)) if spec.stem_weights else {}
+    notes = _tell_counts(tracks, counts, spec)
+    songs = [_trusted(song, counts) for song in _songs(tracks, targets, spec)]
+    songs, told = _usable(songs, targets, spec)
+    if all(len(song.parts) == 1 for song in songs) and len({song.parts for song in songs}) == 1:
+        raise DataError(
+            f"the tracks hold {songs[0].parts[0]} alone: there is nothing to separate it from. Give them a mixture, or "
+            "add tracks with other stems."
+        )
+    active = None
+    if spec.excerpts == "active":
+        active, note = _active(songs, spec)
+        told.append(note)
+    return Parts(songs, [*notes, *told], active)
+
+
+def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> None:
     available = {stem for t in tracks for stem in t.stems}
-    for name in [*targets, *(n for n in names if n != REST)]:
+    for name in [*targets, *(n for n in spec.stems if n != REST)]:
         if name not in available:
             raise DataError(
                 f"no track has a stem {name!r}.{nearest(name, available)} "
                 f"Stems found in {len(tracks)} tracks: {', '.join(sorted(available)) or 'none'}."
             )
-    sums = {target: (target,) if target in names else spec.stems_of(target) for target in targets}
-    for target, summed in sums.items():
-        if not set(summed) <= set(names):
-            raise DataError(f"the target {target!r} is not among data.stems {list(names)}, which make the mixture.")
-    usable, notes = _usable(tracks, names, spec.missing_stem)
-    return Parts(names, usable, notes, sums)
+    for target in targets:
+        if spec.stems and target not in spec.stems and not set(spec.stems_of(target)) <= set(spec.stems):
+            raise DataError(
+                f"the target {target!r} is not among data.stems {list(spec.stems)}, which make the mixture."
+            )
 
 
-def _default_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> tuple[str, ...]:
-    """Names are not trusted: a guitar may lie beside `other` or be a part of it, only listening tells.
+def _songs(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> list[Song]:
+    """The parts of every track. Tracks with the same stems are listened to together."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for i, track in enumerate(tracks):
+        alike.setdefault(tuple(sorted(track.files)), []).append(i)
+    songs: dict[int, Song] = {}
+    for places in alike.values():
+        for i, parts in zip(places, _stem_parts([tracks[i] for i in places], targets, spec), strict=True):
+            songs[i] = _song(tracks[i], parts, targets, spec)
+    return [songs[i] for i in range(len(tracks))]
 
-    A defined target is drawn as the stems it sums, where all tracks have them; `DataError` where targets share a stem
-    and cannot be drawn so.
-    """
-    drawn = {stem for target in targets for stem in spec.stems_of(target)}
-    everywhere = [stem for stem in tracks[0].stems if all(stem in t.stems for t in tracks)] if tracks else []
-    for names in (MUSDB_STEMS, tuple(stem for stem in everywhere if stem not in spec.define or stem in drawn)):
-        if drawn <= set(names) <= set(everywhere) and sum_to_mixture(tracks, names):
-            return names
-    shared = [stem for stem in sorted(drawn) if sum(stem in spec.stems_of(target) for target in targets) > 1]
-    if shared:
-        raise DataError(
-            f"more than one of the targets {', '.join(targets)} holds the stem {shared[0]!r}, and no stems in "
-            "every track are heard to sum to its mixture. Train these targets apart, or say with data.stems=[...] "
-            "which stems make the mixture."
-        )
-    return (*targets, REST)
+
+def _song(track: Track, parts: tuple[str, ...] | None, targets: Sequence[str], spec: DataSpec) -> Song:
+    """``parts`` None: the targets and the rest of the mixture."""
+    sums = {target: _drawn_as(track, target, spec, parts) for target in targets if target in track.files}
+    sums = {target: names for target, names in sums.items() if names}
+    if parts is None:
+        units: list[tuple[str, ...]] = [(target,) for target in sums]
+        if _share_files(track, list(sums)):  # then each is the sum of smaller ones
+            units = [_finest(track, target, spec) for target in sums]
+            sums = dict(zip(sums, units, strict=True))
+        stems = tuple(dict.fromkeys(name for names in units for name in names))
+        parts = (*stems, REST) if MIXTURE in track.files else stems
+    if spec.missing_stem == "silent":
+        sums = {target: sums.get(target, ()) for target in targets}
+    return Song(track, parts, sums, tuple(part for part in parts if part != REST))
+
+
+def _drawn_as(track: Track, target: str, spec: DataSpec, parts: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The parts whose sum a target is: itself, or those stems of its definition that are there."""
+    if parts is None or target in parts:
+        return (target,)
+    return tuple(stem for stem in spec.stems_of(target) if stem in parts)
+
+
+def _finest(track: Track, target: str, spec: DataSpec) -> tuple[str, ...]:
+    """The stems of the target's definition that the track has, where they are distinct; else the target as it is."""
+    stems = tuple(stem for stem in spec.stems_of(target) if stem in track.files)
+    return (target,) if not stems or _share_files(track, stems) else stems
+
+
+def _share_files(track: Track, names: Sequence[str]) -> bool:
+    """Whether two of these stems are read from the same piece of a file."""
+    files = [(file.name, file.start) for name in dict.fromkeys(names) for file in track.files[name]]
+    return len(set(files)) < len(files)
+
+
+def _stem_parts(alike: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> list[tuple[str, ...] | None]:
+    """For tracks with the same stems: those that sum to the mixture and hold the targets, or None."""
+    track = alike[0]
+    if spec.stems:
+        there = tuple(name for name in spec.stems if (MIXTURE if name == REST else name) in track.files)
+        return [there] * len(alike)
+    drawn = [stem for target in targets if target in track.files for stem in _finest(track, target, spec)]
+    everything = list(dict.fromkeys(drawn))
+    for stem in sorted(track.stems, key=lambda name: name in spec.define):  # stems first, then sums of them
+        if stem not in everything and not _share_files(track, [*everything, stem]):
+            everything.append(stem)
+    musdb = MUSDB_STEMS if set(drawn) <= set(MUSDB_STEMS) <= set(track.files) else None
+    found: list[tuple[str, ...] | None] = [None] * len(alike)
+    for names in (musdb, tuple(sorted(everything))):
+        if names and not _share_files(track, names):
+            heard = _listen(alike, names)
+            found = [old or (names if sums else None) for old, sums in zip(found, heard, strict=True)]
+    return found
+
+
+LISTEN_TO = 6  # so many tracks of those with the same stems; where they differ, all
+
+
+def _listen(tracks: Sequence[Track], names: Sequence[str]) -> list[bool]:
+    """Whether they sum to each track's mixture: names are not trusted, a guitar may lie beside `other` or be in it."""
+    few = list(tracks)[:: max(1, len(tracks) // LISTEN_TO)]
+    heard = {id(track): sum_to_mixture([track], names) for track in few}
+    if len(set(heard.values())) == 1:
+        return [heard[id(few[0])]] * len(tracks)
+    return [heard[id(track)] if id(track) in heard else sum_to_mixture([track], names) for track in tracks]
 
 
 def sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:
-    """Whether mixture − Σ stems lies 30 dB or more below the mixture, in the middle of a few tracks."""
-    for track in [t for t in tracks if MIXTURE in t.files][:: max(1, len(tracks) // 4)]:
+    """Whether mixture − Σ stems lies 30 dB or more below the mixture, in the middle of each track that has one."""
+    for track in tracks:
+        if MIXTURE not in track.files:
+            continue
         n_samples = min(track.n_samples, 4 * track.sample_rate_hz)
         start = (track.n_samples - n_samples) // 2
         mixture = read_part(track, MIXTURE, (), start, n_samples)
@@ -92,44 +214,137 @@ def sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:
     return True
 
 
-def _usable(tracks: Sequence[Track], names: Sequence[str], missing: str) -> tuple[list[Track], list[str]]:
-    lacking: dict[str, list[str]] = {}
-    for track in tracks:
-        needed = [MIXTURE if name == REST else name for name in names]
-        gaps = [name for name in needed if name not in track.files]
-        if MIXTURE in gaps and REST in names:  # what is not in a stem can only be heard in the mixture
-            lacking[track.name] = [MIXTURE]
-        elif gaps:
-            lacking[track.name] = gaps
-    told = "; ".join(f"{track}: {', '.join(gaps)}" for track, gaps in list(lacking.items())[:6])
-    told += f" and {len(lacking) - 6} more" if len(lacking) > 6 else ""
+def _trusted(song: Song, counts: Mapping[tuple[str, str], float]) -> Song:
+    """Without the parts that count for nothing: what they hold is in no mixture, unless a rest of one holds it."""
+    mine = {part: counts.get((song.track.name, part), 1.0) for part in (*song.parts, *song.sums)}
+    bad = {part for part, count in mine.items() if count == 0}
+    bad_targets = bad | {t for t, parts in song.sums.items() if bad & set(parts)}
+    if REST in song.parts:  # a bad stem stays in the mixture that it cannot be told from: only its label goes
+        kept = song.parts if not bad & set(song.parts) else tuple(p for p in song.parts if p not in bad)
+        beside = tuple(part for part in kept if part != REST)
+    else:
+        kept, beside = tuple(part for part in song.parts if part not in bad), song.beside
+    sums = {target: parts for target, parts in song.sums.items() if target not in bad_targets}
+    return Song(song.track, kept, sums, beside, {part: count for part, count in mine.items() if count != 1})
+
+
+def read_stem_weights(path: Path) -> dict[tuple[str, str], float]:
+    """(track, stem) → how much that stem counts, from a CSV with the columns track, stem and weight (0 to 1; none: 0).
+
+    Raises `DataError` for a file that is not there, lacks a column, or has another weight.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as problem:
+        raise DataError(f"data.stem_weights is {path}, which cannot be read: {problem.strerror}.") from None
+    if rows and not {"track", "stem"} <= rows[0].keys():
+        raise DataError(f"{path} has the columns {', '.join(map(str, rows[0]))}; expected track, stem and weight.")
+    weights = {}
+    for line, row in enumerate(rows, 2):
+        try:
+            weight = float(row.get("weight") or 0.0)
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight <= 1:
+            raise DataError(f"{path}, line {line}: the weight is {row['weight']!r}; expected a number from 0 to 1.")
+        weights[row["track"], row["stem"]] = weight
+    return weights
+
+
+def _tell_counts(tracks: Sequence[Track], counts: Mapping[tuple[str, str], float], spec: DataSpec) -> list[str]:
+    if not counts:
+        return []
+    here = {key: count for key, count in counts.items() if any(t.name == key[0] and key[1] in t.files for t in tracks)}
+    if not here:
+        raise DataError(
+            f"none of the {len(counts)} stems in {spec.stem_weights} is one of the training tracks'; its first is "
+            f"{' / '.join(next(iter(counts)))}."
+        )
+    dropped = sum(count == 0 for count in here.values())
+    return [
+        f"{spec.stem_weights}: {dropped} training stems are left out and {len(here) - dropped} count less; "
+        f"{len(counts) - len(here)} of its lines belong to no training track."
+    ]
+
+
+def _usable(songs: Sequence[Song], targets: Sequence[str], spec: DataSpec) -> tuple[list[Song], list[str]]:
+    """The songs to be used and what is told of the others, as ``data.missing_stem`` says."""
+    lacking = {i: gaps for i, song in enumerate(songs) if (gaps := _gaps(song, targets, spec))}
+    without = [i for i, song in enumerate(songs) if not (song.sums and song.parts)]
+    missing = spec.missing_stem
     if missing == "error" and lacking:
         raise DataError(
-            f"{len(lacking)} of {len(tracks)} tracks lack a stem ({told}). "
-            "data.missing_stem=skip leaves them out, =silent takes the missing stem as silence."
+            f"{len(lacking)} of {len(songs)} tracks lack a stem ({_told(songs, lacking)}). data.missing_stem=mask "
+            "trains on what they have, =skip leaves them out, =silent takes the missing stem as silence."
         )
-    left_out = {t for t, gaps in lacking.items() if missing == "skip" or MIXTURE in gaps}
+    left_out = set(lacking) if missing == "skip" else set(without)
+    others = {i: gaps for i, gaps in lacking.items() if i not in left_out}
     notes = []
     if left_out:
-        notes.append(
-            f"{len(left_out)} of {len(tracks)} tracks lack a stem and are left out ({told}). "
-            "data.missing_stem=silent takes the missing stem as silence instead."
-        )
-    elif lacking:
-        notes.append(f"{len(lacking)} of {len(tracks)} tracks lack a stem, which is taken as silence ({told}).")
-    usable = [t for t in tracks if t.name not in left_out]
+        hint = "data.missing_stem=silent takes the missing stem as silence instead."
+        if missing == "skip":
+            hint = f"data.missing_stem=mask trains on what they have, {hint.removeprefix('data.missing_stem')}"
+        told = _told(songs, {i: lacking.get(i, []) for i in sorted(left_out)})
+        notes.append(f"{len(left_out)} of {len(songs)} tracks lack a stem and are left out ({told}). {hint}")
+    if others:
+        what = "which is taken as silence" if missing == "silent" else "and count for those that they have"
+        notes.append(f"{len(others)} of {len(songs)} tracks lack a stem, {what} ({_told(songs, others)}).")
+    usable = [song for i, song in enumerate(songs) if i not in left_out]
     if not usable:
-        raise DataError(f"none of {len(tracks)} tracks has all of {', '.join(names)} ({told}).")
+        raise DataError(f"none of {len(songs)} tracks has all of {', '.join(spec.stems or targets)}.")
+    for target in targets:
+        if not any(song.sums.get(target) for song in usable):
+            raise DataError(f"no track that can be trained on has the target {target!r}. {' '.join(notes)}")
     return usable, notes
 
 
-def read_part(track: Track, part: str, targets: Sequence[str], start: int = 0, n_samples: int | None = None) -> Tensor:
-    """Float (channels, samples) of one part at the track's own rate; a stem that is not there is silent."""
+def _gaps(song: Song, targets: Sequence[str], spec: DataSpec) -> list[str]:
+    """The targets, and stems of ``data.stems``, that a song lacks."""
+    targets_missing = [target for target in targets if not song.sums.get(target)]
+    return list(dict.fromkeys([*targets_missing, *(part for part in spec.stems if part not in song.parts)]))
+
+
+def _told(songs: Sequence[Song], gaps: Mapping[int, Sequence[str]]) -> str:
+    told = "; ".join(f"{songs[i].track.name}: {', '.join(names)}" for i, names in list(gaps.items())[:6])
+    return told + (f" and {len(gaps) - 6} more" if len(gaps) > 6 else "")
+
+
+def _active(songs: Sequence[Song], spec: DataSpec) -> tuple[dict[tuple[int, str], np.ndarray], str]:
+    """Where each part of each song is active; a part that is silent throughout is not there."""
+    keys = [(i, part) for i, song in enumerate(songs) for part in song.parts]
+    starts = active_segments([_listed(songs[i], part) for i, part in keys], spec.energy)
+    found = {key: places for key, places in zip(keys, starts, strict=True) if len(places)}
+    if not found:
+        raise DataError(
+            f"no part of {len(songs)} tracks has an active segment of {SEGMENT_SECONDS:g} s (data.energy="
+            f"{spec.energy}). Tracks shorter than that need data.excerpts=random."
+        )
+    total = sum(len(places) for places in found.values())
+    return found, (
+        f"{total} active segments of {SEGMENT_SECONDS:g} s (data.energy={spec.energy}); "
+        f"{len(keys) - len(found)} of {len(keys)} parts have none."
+    )
+
+
+def _listed(song: Song, part: str) -> activity.Part:
+    track = song.track
+    stems = [MIXTURE, *sorted(song.beside)] if part == REST else [part]
+    files = [[asdict(file) for file in track.files[stem]] for stem in stems]
+    content = hashlib.sha256(json.dumps([track.content, files]).encode()).hexdigest()
+    return activity.Part(content, track.name, part, track.n_samples, track.sample_rate_hz, partial(song.read, part))
+
+
+def read_part(track: Track, part: str, beside: Sequence[str], start: int = 0, n_samples: int | None = None) -> Tensor:
+    """Float (channels, samples) of one part at the track's own rate; a stem that is not there is silent.
+
+    REST is the mixture without the stems ``beside`` it.
+    """
     if part == REST:
-        rest = read_part(track, MIXTURE, targets, start, n_samples)
-        for target in targets:
-            if target in track.files:
-                rest = rest - read_part(track, target, targets, start, n_samples)
+        rest = read_part(track, MIXTURE, (), start, n_samples)
+        for stem in beside:
+            if stem in track.files:
+                rest = rest - read_stem(track, stem, start, n_samples)
         return rest
     if part not in track.files:
         return torch.zeros(track.n_channels, track.n_samples - start if n_samples is None else n_samples)
@@ -138,17 +353,46 @@ def read_part(track: Track, part: str, targets: Sequence[str], start: int = 0, n
 
 # --- training examples ------------------------------------------------------------------------------------------------
 
-RESAMPLE_MARGIN_SECONDS = (
-    0.05  # read beside an excerpt and cut away again, so that its ends are not resampled from zeros
-)
+# Read beside an excerpt and cut away again, so that its ends are not resampled from zeros.
+RESAMPLE_MARGIN_SECONDS = 0.05
+Settings = dict[str, Any]  # augmentation → what was drawn
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in which song an excerpt begins, and what is done to all that comes from there."""
+
+    song: int
+    start: int  # in samples of the file
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Songs that can be drawn for a purpose, and their odds."""
+
+    songs: np.ndarray
+    odds: np.ndarray | None  # cumulated; None: all alike
+
+    @classmethod
+    def of(cls, songs: Sequence[int], weights: np.ndarray) -> "Pool":
+        mine = weights[list(songs)]
+        alike = len(set(mine.tolist())) == 1
+        return cls(np.asarray(songs), None if alike else np.cumsum(mine) / mine.sum())
+
+    def draw(self, random: np.random.Generator) -> int:
+        if self.odds is None:
+            return int(self.songs[random.integers(len(self.songs))])
+        return int(self.songs[np.searchsorted(self.odds, random.random(), side="right").clip(max=len(self.songs) - 1)])
 
 
 class RandomMixes(Dataset):
     """Training examples ``{"mixture": (C, L), "stems": (targets, C, L), "present": (targets,)}`` by index.
 
-    Each part comes from a random place of a random song (``augment.remix``: the share of mixtures made so; the others
-    take all parts from one place of one song), with a random gain, the channels swapped at random; the mixture is their
-    sum, so mixture and stems always agree.
+    A song is drawn, each as likely as its weight says; its parts are what the mixture is made of. In the share
+    ``augment.remix`` of the mixtures each of these parts comes from a random place of a random song that has it, in the
+    others all come from one place of this song. They are augmented and summed: mixture and stems always agree. A target
+    that the song does not have by itself is not ``present``, since the mixture may hold it all the same.
     """
 
     def __init__(self, parts: Parts, recipe: Recipe, n_examples: int):
@@ -157,54 +401,156 @@ class RandomMixes(Dataset):
         self.seed, self.channels = recipe.train.seed, recipe.data.channels
         self.sample_rate_hz = recipe.stft.sample_rate_hz
         self.length = round(recipe.train.chunk_seconds * self.sample_rate_hz)
-        weights = np.array([track.weight for track in parts.tracks])
-        self.odds = None if len(set(weights)) == 1 else weights / weights.sum()
+        songs = parts.songs
+        self.weights = np.array([song.track.weight for song in songs])
+        leads = [i for i, song in enumerate(songs) if song.sums and len(song.parts) > 1]
+        self.leads = Pool.of(leads, self.weights) if leads else None
+        self.together = None if leads else _all_together(songs)  # every song is a stem of its own
+        self.pools: dict[Any, Pool] = {}
 
     def __len__(self) -> int:
         return self.n_examples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        random = np.random.default_rng((self.seed, index))
-        remixed = random.random() < self.augment.remix
-        song = self._draw(random)
-        drawn = {}
-        for name in self.parts.names:
-            track, start = self._draw(random) if remixed else song
-            drawn[name] = self._augmented(self._excerpt(track, name, start), random)
-        mixture = torch.stack(list(drawn.values())).sum(0)
-        stems = torch.stack([self._target(drawn, target) for target in self.targets])
-        return {"mixture": mixture, "stems": stems, "present": torch.ones(len(self.targets))}
+        streams = Streams(self.seed, index)
+        common = self._drawn("mixture", streams)
+        lead, places = self._places(streams, "remix" in common)
+        silent = self._silent(lead, common)
+        sounds = {}
+        for part, place in places.items():
+            own = self._drawn("part", streams)
+            quiet = part in silent or "drop" in own
+            sounds[part] = (
+                torch.zeros(self.channels, self.length)
+                if quiet
+                else self._sound(part, place, {**common, **own, **place.settings})
+            )
+        nothing = torch.zeros(self.channels, self.length)
+        stems = [sum((sounds[part] for part in lead.sums.get(target, ())), nothing) for target in self.targets]
+        mixture = torch.stack(list(sounds.values())).sum(0)
+        present = torch.tensor([self._counts(lead, target, places) for target in self.targets])
+        return {"mixture": mixture, "stems": torch.stack(stems), "present": present}
 
-    def _target(self, drawn: Mapping[str, Tensor], target: str) -> Tensor:
-        return torch.stack([drawn[name] for name in self.parts.sums[target]]).sum(0)
+    def _drawn(self, shared_by: str, streams: Streams) -> Settings:
+        """What is done this time, by the augmentations whose draws are shared so."""
+        drawn = {
+            name: augmentation.draw(self.augment, streams[name])
+            for name, augmentation in AUGMENTATIONS.items()
+            if augmentation.shared_by == shared_by and is_on(self.augment, name)
+        }
+        return {name: setting for name, setting in drawn.items() if setting is not None}
 
-    def _draw(self, random: np.random.Generator) -> tuple[Track, int]:
-        """A song, each as likely as its weight says, and the first sample of an excerpt, in samples of its file."""
-        n_tracks = len(self.parts.tracks)
-        place = random.integers(n_tracks) if self.odds is None else random.choice(n_tracks, p=self.odds)
-        track = self.parts.tracks[place]
-        room = track.n_samples - self._file_length(track)
-        return track, int(random.integers(room + 1)) if room > 0 else 0
+    # which songs, and where in them
 
-    def _file_length(self, track: Track) -> int:
-        return -(-self.length * track.sample_rate_hz // self.sample_rate_hz)
+    def _places(self, streams: Streams, remixed: bool) -> tuple[Song, dict[str, Place]]:
+        """The song that says what the mixture is made of, and where each of its parts is taken from."""
+        random = streams["songs"]
+        number = self.leads.draw(random) if self.leads else -1
+        lead = self.parts.songs[number] if self.together is None else self.together
+        if remixed or self.together is not None:
+            return lead, {
+                part: self._place(self._pool(part, lead).draw(random), (part,), streams) for part in lead.parts
+            }
+        heard = [part for parts in lead.sums.values() for part in parts]
+        place = self._place(number, heard, streams)
+        return lead, dict.fromkeys(lead.parts, place)
 
-    def _excerpt(self, track: Track, part: str, start: int) -> Tensor:
-        """(C, L) at the recipe's rate and channels; a song shorter than L is followed by silence."""
+    def _pool(self, part: str, lead: Song) -> Pool:
+        """The songs that can give this part to a mixture made of the lead's parts, found once."""
+        key: Any = part
+        if is_catch_all(part):
+            key = (part, lead.parts, tuple(lead.sums), tuple(sorted(lead.track.files)))
+        if key not in self.pools:
+            songs, active = self.parts.songs, self.parts.active
+            fitting = [i for i, song in enumerate(songs) if can_give(song, part, lead)]
+            # a part that is nowhere active is drawn as it is: silence is a part of music
+            weights, heard = self.weights, [i for i in fitting if active and (i, part) in active]
+            if active and heard:
+                fitting, weights = heard, self.weights * [len(active.get((i, part), ())) for i in range(len(songs))]
+            self.pools[key] = Pool.of(fitting, weights)
+        return self.pools[key]
+
+    def _place(self, number: int, heard: Sequence[str], streams: Streams) -> Place:
+        """A random place of a song; with active excerpts one in which one of these parts is to be heard."""
+        song, random = self.parts.songs[number], streams["places"]
+        settings = self._drawn("song", streams)
+        needed = self._file_length(song.track, settings)
+        first, last = 0, max(0, song.track.n_samples - needed)
+        active = self.parts.active or {}
+        segments = [active[number, part] for part in heard if (number, part) in active]
+        if segments:
+            starts = segments[random.integers(len(segments))]
+            first = min(last, int(starts[random.integers(len(starts))]))
+            within = round(SEGMENT_SECONDS * song.track.sample_rate_hz) - needed
+            last = min(last, first + max(0, within))
+        return Place(number, int(random.integers(first, last + 1)), settings)
+
+    def _file_length(self, track: Track, settings: Settings) -> int:
+        """Samples of the file that make an excerpt."""
+        length = self.length if not settings else math.ceil(self.length * music_taken(settings))
+        return -(-length * track.sample_rate_hz // self.sample_rate_hz)
+
+    # what is heard there
+
+    def _silent(self, lead: Song, common: Settings) -> set[str]:
+        """The parts of the target that this example is to be without."""
+        if "silent_target" not in common:
+            return set()
+        there = [parts for parts in lead.sums.values() if parts]
+        return set(there[int(common["silent_target"] * len(there))]) if there else set()
+
+    def _counts(self, lead: Song, target: str, places: Mapping[str, Place]) -> float:
+        """How much the example counts for a target: 0 where it is not known by itself."""
+        if target not in lead.sums:
+            return 0.0
+        given = [(self.parts.songs[places[part].song].counts, part) for part in lead.sums[target]]
+        return min([1.0, *(min(counts.get(part, 1.0), counts.get(target, 1.0)) for counts, part in given)])
+
+    def _sound(self, part: str, place: Place, settings: Settings) -> Tensor:
+        """(C, L) of a part, augmented."""
+        song = self.parts.songs[place.song]
+        start = place.start
+        if "time_shift" in settings:
+            last = max(0, song.track.n_samples - self._file_length(song.track, place.settings))
+            start = min(last, max(0, start + round(settings["time_shift"] * song.track.sample_rate_hz)))
+        length = math.ceil(self.length * music_taken(settings)) if place.settings else self.length
+        audio = augmented(self._excerpt(song, part, start, length), settings, self.sample_rate_hz)[:, : self.length]
+        return torch.nn.functional.pad(audio, (0, self.length - audio.shape[-1]))
+
+    def _excerpt(self, song: Song, part: str, start: int, length: int) -> Tensor:
+        """(C, length) at the recipe's rate and channels; a song shorter than that is followed by silence."""
+        track = song.track
         from_hz, to_hz = track.sample_rate_hz, self.sample_rate_hz
         margin = round(RESAMPLE_MARGIN_SECONDS * from_hz) if from_hz != to_hz else 0
         before = min(margin, start)
-        n_samples = min(before + self._file_length(track) + margin, track.n_samples - start + before)
-        audio = read_part(track, part, self.targets, start - before, n_samples)
+        needed = before + -(-length * from_hz // to_hz) + margin
+        audio = song.read(part, start - before, min(needed, track.n_samples - start + before))
         audio = resample(match_channels(audio, self.channels), from_hz, to_hz)
-        audio = audio[:, round(before * to_hz / from_hz) :][:, : self.length]
-        return torch.nn.functional.pad(audio, (0, self.length - audio.shape[-1]))
+        audio = audio[:, round(before * to_hz / from_hz) :][:, :length]
+        return torch.nn.functional.pad(audio, (0, length - audio.shape[-1]))
 
-    def _augmented(self, audio: Tensor, random: np.random.Generator) -> Tensor:
-        gain_db = random.uniform(*self.augment.gain_db)
-        swap, drop = random.random() < self.augment.channel_swap, random.random() < self.augment.drop
-        audio = audio.flip(0) if swap else audio
-        return audio * (0.0 if drop else 10.0 ** (gain_db / 20.0))
+
+def can_give(song: Song, part: str, lead: Song) -> bool:
+    """Whether a part of this song can stand in a mixture made of the lead's parts, no source being in it twice.
+
+    A stem of a name of its own holds that source and nothing else. What a catch-all holds depends on what lies beside
+    it: its song must have all of the lead's other parts by themselves, or be known to be without them.
+    """
+    if part not in song.parts:
+        return False
+    if not is_catch_all(part) or song is lead:
+        return True
+    if part != REST and REST in lead.parts:  # what the lead's rest holds beside it is not known
+        return set(song.track.files) == set(lead.track.files)
+    others = {target for target, parts in lead.sums.items() if part not in parts}
+    return (set(lead.parts) - {part, REST}) | others <= set(song.parts) | song.sums.keys()
+
+
+def _all_together(songs: Sequence[Song]) -> Song:
+    """A mixture of everything: what songs that are single stems are mixed to."""
+    parts = tuple(dict.fromkeys(part for song in songs for part in song.parts))
+    sums = {target: summed for song in songs for target, summed in song.sums.items()}
+    return Song(songs[0].track, parts, sums)
 
 
 # --- whole tracks, for validation and test ----------------------------------------------------------------------------

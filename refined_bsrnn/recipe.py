@@ -6,6 +6,7 @@ stands once, in the dataclasses below; the value in the recipe is the value used
 """
 
 import dataclasses
+import math
 import os
 import re
 import types
@@ -117,7 +118,12 @@ class DataSpec:
     # The parts a training mixture is made of; empty: vocals, drums, bass, other where they hold every target, else the
     # targets and the rest of the mixture.
     stems: tuple[str, ...] = ()
-    missing_stem: Literal["skip", "silent", "error"] = "skip"
+    # A track that lacks a target (or one of data.stems): mask: it counts for the others; skip: it is left out; silent:
+    # what it lacks is silence; error: it is refused.
+    missing_stem: Literal["mask", "skip", "silent", "error"] = "mask"
+    excerpts: Literal["random", "active"] = "random"  # active: from segments in which a part is to be heard
+    energy: Literal["rms", "power"] = "rms"  # by which a segment is found active
+    stem_weights: str | None = None  # a CSV of track, stem, weight: stems that count less (0: are left out)
     # Names or globs of training tracks kept for validation; empty: the 14 official ones of MUSDB18 where they are
     # present, a folder `valid/`, or a share of the tracks chosen by a hash of their names.
     validation_tracks: tuple[str, ...] = ()
@@ -136,12 +142,52 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """What is done to the stems before they are summed to a training mixture."""
+    """What is done to the parts before they are summed to a training mixture; see `augment` and docs/augmentation.md.
 
-    remix: float = _number(1.0, at_least=0)  # share of mixtures whose stems come from different songs
-    gain_db: tuple[float, float] = (-10.0, 10.0)  # range, uniform in dB, per stem
-    channel_swap: float = _number(0.5, at_least=0)  # probability per stem
-    drop: float = _number(0.0, at_least=0)  # probability that a stem is silenced
+    A plain number is a probability: of an example, or of each of its parts. ``off`` switches any of them off, and
+    ``preset: NAME`` sets all of them as an entry of `AUGMENT_PRESETS` does.
+    """
+
+    remix: float = _number(1.0, at_least=0)  # share of mixtures whose parts come from different songs
+    gain_db: tuple[float, float] = (-10.0, 10.0)  # range, per part, always
+    gain_uniform: Literal["db", "amplitude"] = "db"
+    channel_swap: float = _number(0.5, at_least=0)  # per part
+    polarity: float = _number(0.0, at_least=0)  # per part
+    drop: float = _number(0.0, at_least=0)  # per part: it is silenced
+    silent_target: float = _number(0.0, at_least=0)  # per example: one of its targets is silenced
+    time_shift: float = _number(0.0, at_least=0)  # per part: it begins earlier or later than where it was drawn
+    time_shift_seconds: tuple[float, float] = (-0.05, 0.05)
+    speed: float = _number(0.0, at_least=0)  # per song of the mixture: pitch and tempo together, by resampling
+    speed_percent: tuple[float, float] = (-5.0, 5.0)
+    tempo: float = _number(0.0, at_least=0)  # per song of the mixture: tempo alone, by FFmpeg's atempo
+    tempo_percent: tuple[float, float] = (-10.0, 10.0)
+    pitch: float = _number(0.0, at_least=0)  # per song of the mixture: pitch alone, by both
+    pitch_semitones: tuple[float, float] = (-2.0, 2.0)
+    low_pass: float = _number(0.0, at_least=0)  # per example, all parts alike
+    low_pass_hz: tuple[float, float] = (3000.0, 16000.0)
+    codec: float = _number(0.0, at_least=0)  # per example, all parts alike: mp3 or Ogg Vorbis and back
+    codec_level: tuple[float, float] = (0.4, 0.95)  # from 0, the best, to below 1
+
+
+_NOTHING: dict[str, Any] = {
+    field.name: 0.0
+    for field in dataclasses.fields(AugmentSpec)
+    if typing.get_type_hints(AugmentSpec)[field.name] is float
+}
+_NOTHING["gain_db"] = [0.0, 0.0]
+# 0.25 to 1.25 times the amplitude
+_UMX: dict[str, Any] = {
+    "remix": 1.0,
+    "gain_db": [-12.041, 1.938],
+    "gain_uniform": "amplitude",
+    "channel_swap": 0.5,
+}
+AUGMENT_PRESETS: dict[str, dict[str, Any]] = {
+    "none": _NOTHING,
+    "paper": {**_NOTHING, "remix": 1.0, "gain_db": [-10.0, 10.0], "gain_uniform": "db", "drop": 0.1},
+    "umx": {**_NOTHING, **_UMX},
+    "obsrnn": {**_NOTHING, **_UMX},  # its best models; those on active segments use the paper's
+}
 
 
 @dataclass(frozen=True)
@@ -411,12 +457,23 @@ def _check_together(recipe: Recipe) -> None:
 
 
 def _check_augment(augment: AugmentSpec) -> None:
-    for name in ("remix", "channel_swap", "drop"):
-        if getattr(augment, name) > 1:
-            raise RecipeError(f"augment.{name} is {getattr(augment, name)}; expected a probability from 0 to 1.")
-    low_db, high_db = augment.gain_db
-    if not low_db <= high_db:
-        raise RecipeError(f"augment.gain_db is [{low_db}, {high_db}]; expected the lower gain first.")
+    for name, hint in typing.get_type_hints(AugmentSpec).items():
+        value = getattr(augment, name)
+        if hint is float and value > 1:
+            raise RecipeError(f"augment.{name} is {value}; expected a probability from 0 to 1, or off.")
+        if typing.get_origin(hint) is tuple and not value[0] <= value[1]:
+            lower = "the lower gain" if name == "gain_db" else "the lower value"
+            raise RecipeError(f"augment.{name} is {list(value)}; expected {lower} first.")
+    for name, lowest, highest in (
+        ("speed_percent", -50.0, 100.0),
+        ("tempo_percent", -50.0, 100.0),
+        ("pitch_semitones", -12.0, 12.0),
+        ("low_pass_hz", 20.0, math.inf),
+        ("codec_level", 0.0, 0.99),
+    ):
+        low, high = getattr(augment, name)
+        if low < lowest or high > highest:
+            raise RecipeError(f"augment.{name} is [{low}, {high}]; expected values from {lowest} to {highest}.")
 
 
 def check_target_name(name: str) -> str:
@@ -487,6 +544,30 @@ def _expand_size(values: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _expand_augment(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``augment: {preset: paper}`` and ``off`` written out; what the same layer says itself wins."""
+    augment = values.get("augment")
+    if not isinstance(augment, Mapping):
+        return dict(values)
+    augment = dict(augment)
+    for name, value in augment.items():
+        if value is False or value == "off":  # YAML reads off as false
+            augment[name] = _NOTHING.get(name, value)
+    if "preset" in augment:
+        preset = augment.pop("preset")
+        if preset not in AUGMENT_PRESETS:
+            known = ", ".join(AUGMENT_PRESETS)
+            raise RecipeError(
+                f"augment.preset is {preset!r}.{nearest(str(preset), AUGMENT_PRESETS)} Expected one of {known}."
+            )
+        augment = {**AUGMENT_PRESETS[preset], **augment}
+    return {**values, "augment": augment}
+
+
+def _expand(values: Mapping[str, Any]) -> dict[str, Any]:
+    return _expand_augment(_expand_size(values))
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """``["train.lr=3e-4", "size=tiny"]`` as nested values, later ones over earlier ones."""
     values: dict[str, Any] = {}
@@ -500,7 +581,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise RecipeError(f"the value in {override!r} is not valid YAML.") from None
         for name in reversed(key.split(".")):
             value = {name: value}
-        values = merge(values, _expand_size(value))
+        values = merge(values, _expand(value))
     return values
 
 
@@ -512,8 +593,8 @@ def read_recipe_values(path: Path) -> dict[str, Any]:
         below = _read_yaml(base)
         if "extends" in below:
             raise RecipeError(f"{path} extends {base.name}, which extends another; one level is allowed.")
-        values = merge(_expand_size(below), _expand_size(values))
-    return _expand_size(values)
+        values = merge(_expand(below), _expand(values))
+    return _expand(values)
 
 
 def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -527,7 +608,7 @@ def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] =
 
 def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe from plain nested values (what YAML gives) and overrides."""
-    return _check(_build(Recipe, merge(values, parse_overrides(overrides)), ""))
+    return _check(_build(Recipe, merge(_expand_augment(values), parse_overrides(overrides)), ""))
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:

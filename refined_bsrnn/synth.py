@@ -808,10 +808,11 @@ def builtin_root(cache: Path | None = None) -> Path:
     ``~/.cache/refined_bsrnn``. Raises `DataError` where that cannot be written.
     """
     seed = 0
-    return write_band((cache or _cache_folder()) / f"builtin-stems-v{GENERATOR_VERSION}-seed{seed}", seed=seed)
+    return write_band((cache or cache_folder()) / f"builtin-stems-v{GENERATOR_VERSION}-seed{seed}", seed=seed)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where what is made once is kept: ``$REFINED_BSRNN_CACHE`` or a folder in the user's cache."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named).expanduser()
     if xdg := os.environ.get("XDG_CACHE_HOME"):

@@ -48,14 +48,21 @@ def test_a_stem_that_no_track_has(songs):
 def test_missing_stem_is_skipped_silent_or_refused_and_always_told(songs):
     write_song(songs / "train" / "with-guitar", seed=8, stems=(*STEMS, "guitar"))
     tracks = tracks_in(songs)
-    parts = make_parts(tracks, ["guitar"], DataSpec())
-    assert [t.name for t in parts.tracks] == ["with-guitar"]
-    assert "3 of 4 tracks lack a stem and are left out (song-0: guitar" in parts.notes[0]
+    for spec in (DataSpec(), DataSpec(missing_stem="skip")):
+        parts = make_parts(tracks, ["guitar"], spec)
+        assert [t.name for t in parts.tracks] == ["with-guitar"]
+        assert "3 of 4 tracks lack a stem and are left out (song-0: guitar" in parts.notes[0]
+    parts = make_parts(tracks, ["guitar", "drums"], DataSpec())
+    assert len(parts.tracks) == 4
+    assert "3 of 4 tracks lack a stem, and count for those that they have (song-0: guitar" in parts.notes[0]
+    assert [t.name for t in make_parts(tracks, ["guitar", "drums"], spec).tracks] == ["with-guitar"]
     parts = make_parts(tracks, ["guitar"], DataSpec(missing_stem="silent"))
     assert len(parts.tracks) == 4
     assert "taken as silence" in parts.notes[0]
     assert not read_part(tracks[0], "guitar", ["guitar"]).any()
-    with pytest.raises(DataError, match="3 of 4 tracks lack a stem .*missing_stem=skip leaves them out"):
+    with pytest.raises(
+        DataError, match="3 of 4 tracks lack a stem .*missing_stem=mask trains on what they have, =skip"
+    ):
         make_parts(tracks, ["guitar"], DataSpec(missing_stem="error"))
 
 
@@ -64,7 +71,7 @@ def test_a_defined_target_is_drawn_as_the_stems_it_sums(songs):
     tracks = [with_definitions(t, spec) for t in tracks_in(songs)]
     parts = make_parts(tracks, ["singing", "accompaniment", "drums"], spec)
     assert parts.names == STEMS
-    assert parts.sums == {"singing": ("vocals",), "accompaniment": STEMS[1:], "drums": ("drums",)}
+    assert parts.songs[0].sums == {"singing": ("vocals",), "accompaniment": STEMS[1:], "drums": ("drums",)}
     values = {"define": {**spec.define, "accompaniment": list(STEMS[1:])}, "root": str(songs)}
     recipe = micro_recipe(None, targets=["singing", "accompaniment", "drums"], data=values)
     example = RandomMixes(parts, recipe, 3)[2]
@@ -74,30 +81,47 @@ def test_a_defined_target_is_drawn_as_the_stems_it_sums(songs):
     assert torch.allclose(stems["accompaniment"], sum(read_part(tracks[0], s, []) for s in STEMS[1:]), atol=1e-6)
 
 
-def test_a_definition_of_what_few_tracks_have_falls_back_to_the_rest(songs):
+def test_a_definition_is_the_sum_of_what_a_track_has_of_it(songs):
     write_song(songs / "train" / "electric", seed=8, stems=(*STEMS, "electric_guitar"))
     write_song(songs / "train" / "both", seed=9, stems=(*STEMS, "electric_guitar", "acoustic_guitar"))
     spec = DataSpec(define={"guitar": ("acoustic_guitar", "electric_guitar")})
     tracks = [with_definitions(t, spec) for t in tracks_in(songs)]
-    parts = make_parts(tracks, ["guitar"], spec)
-    assert parts.names == ("guitar", REST)
-    assert [t.name for t in parts.tracks] == ["both", "electric"]
-    with pytest.raises(DataError, match="more than one of the targets guitar, electric_guitar holds the stem 'elec"):
-        make_parts(tracks, ["guitar", "electric_guitar"], spec)
+    both, electric = make_parts(tracks, ["guitar"], spec).songs  # the others have none
+    assert both.sums == {"guitar": ("acoustic_guitar", "electric_guitar")}
+    assert electric.sums == {"guitar": ("electric_guitar",)}
+    assert set(electric.parts) == {*STEMS, "electric_guitar"}
+    for track in tracks:  # with another mixture the stems do not sum to it
+        shutil.copy(track.path("drums"), track.path("mixture"))
+    both, electric = make_parts(tracks, ["guitar"], spec).songs
+    assert both.parts == electric.parts == ("guitar", REST)
+    both, electric = make_parts(tracks, ["guitar", "electric_guitar"], spec).songs  # one holds the other
+    assert both.parts == ("acoustic_guitar", "electric_guitar", REST)
+    assert both.sums["guitar"] == ("acoustic_guitar", "electric_guitar")
+
+
+def test_a_definition_that_takes_up_a_stem_of_its_own_name(songs):
+    write_song(songs / "train" / "five", seed=8, stems=(*STEMS, "guitar"))
+    spec = DataSpec(define={"other": ("other", "guitar")})
+    tracks = [with_definitions(t, spec) for t in tracks_in(songs)]
+    song = make_parts([t for t in tracks if t.name == "five"], ["other"], spec).songs[0]
+    assert sorted(song.parts) == sorted(STEMS)
+    whole = sum(song.read(part) for part in song.parts)
+    assert torch.allclose(whole, read_part(song.track, "mixture", ()), atol=1e-6)
 
 
 def test_tracks_are_drawn_by_their_weights(songs):
     tracks = [replace(t, weight=8.0 if t.name == "song-2" else 1.0) for t in tracks_in(songs)]
-    drawn = RandomMixes(make_parts(tracks, ["drums"], DataSpec()), micro_recipe(songs), 1)
+    parts = make_parts(tracks, ["drums"], DataSpec())
+    drawn = RandomMixes(parts, micro_recipe(songs), 1)
     random = np.random.default_rng(0)
-    share = np.mean([drawn._draw(random)[0].name == "song-2" for _ in range(2000)])
+    share = np.mean([parts.tracks[drawn.leads.draw(random)].name == "song-2" for _ in range(2000)])
     assert share == pytest.approx(0.8, abs=0.04)
 
 
 def test_no_mixture_to_take_the_rest_from(songs):
     for track in tracks_in(songs):
         track.path("mixture").unlink()
-    with pytest.raises(DataError, match="none of 3 tracks has all of drums, rest"):
+    with pytest.raises(DataError, match="the tracks hold drums alone: there is nothing to separate it from. Give"):
         make_parts(tracks_in(songs), ["drums"], DataSpec(stems=("drums", REST)))
 
 

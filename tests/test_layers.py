@@ -10,8 +10,9 @@ LAYERS = [
     {"errors", "__init__"},
     {"suggest", "files"},
     {"recipe", "audio", "metrics", "stats", "progress"},
-    {"adapters", "bands", "stft", "blocks", "level", "together", "scores", "excerpts", "synth", "figures", "torchfile"},
-    {"heads", "losses", "sources", "ceilings", "band_table"},
+    {"adapters", "bands", "stft", "blocks", "level", "together", "scores", "excerpts", "synth", "figures", "torchfile"}
+    | {"augment"},
+    {"heads", "losses", "sources", "activity", "ceilings", "band_table"},
     {"model", "data"},
     {"checkpoint", "info", "whole"},
     {"separate", "tracking", "museval_scores", "export"},

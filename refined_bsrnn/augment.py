@@ -1,0 +1,178 @@
+"""What is done to the parts of a training mixture, each by name: `AUGMENTATIONS`.
+
+One is a key of the recipe's ``augment:`` (its probability, or ``gain_db``, a range), with further keys for its range,
+and one entry of the dict. What a draw is shared by says what stays together: all parts of the mixture, all parts that
+come from one place of one song, or nothing. The parts are changed and then summed: mixture and stems always agree.
+
+Every augmentation draws from a stream of its own, a function of seed, index and its name: switching one off leaves all
+others as they are.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .audio import CODECS, resample, stretch, through_codec
+from .recipe import AugmentSpec
+
+Random = np.random.Generator
+
+
+class Streams:
+    """The random numbers of one example, a stream per name."""
+
+    def __init__(self, seed: int, index: int):
+        self.entropy = (seed, index)
+        self.opened: dict[str, Random] = {}
+
+    def __getitem__(self, name: str) -> Random:
+        if name not in self.opened:
+            self.opened[name] = np.random.default_rng((*self.entropy, zlib.crc32(name.encode())))
+        return self.opened[name]
+
+
+# --- what is drawn: None where nothing is done this time --------------------------------------------------------------
+
+
+def _sometimes(probability: float, random: Random) -> bool | None:
+    return True if random.random() < probability else None
+
+
+def _range(probability: float, low_high: tuple[float, float], random: Random) -> float | None:
+    """Uniform in the range, so often."""
+    return float(random.uniform(*low_high)) if random.random() < probability else None
+
+
+def _percent(probability: float, low_high: tuple[float, float], random: Random) -> int | None:
+    """A speed in whole percent of the original one."""
+    value = _range(probability, low_high, random)
+    return None if value is None else round(100 + value)
+
+
+def _ratio_of(semitones: float) -> int:
+    """A pitch in whole percent of the original one (17 cents apart): what can be resampled with a small filter."""
+    return round(100 * 2 ** (semitones / 12))
+
+
+def _pitch(spec: AugmentSpec, random: Random) -> int | None:
+    semitones = _range(spec.pitch, spec.pitch_semitones, random)
+    return None if semitones is None else _ratio_of(semitones)
+
+
+def _gain(spec: AugmentSpec, random: Random) -> float | None:
+    """An amplitude: uniform in dB, or uniform between the amplitudes that the range has at its ends."""
+    low_db, high_db = spec.gain_db
+    if low_db == high_db == 0:
+        return None
+    if spec.gain_uniform == "db":
+        return 10.0 ** (random.uniform(low_db, high_db) / 20.0)
+    return float(random.uniform(10.0 ** (low_db / 20.0), 10.0 ** (high_db / 20.0)))
+
+
+def _cutoff(spec: AugmentSpec, random: Random) -> float | None:
+    """In Hz, uniform over the octaves of the range."""
+    low, high = (math.log(hz) for hz in spec.low_pass_hz)
+    exponent = _range(spec.low_pass, (low, high), random)
+    return None if exponent is None else math.exp(exponent)
+
+
+def _codec(spec: AugmentSpec, random: Random) -> tuple[str, float] | None:
+    level = _range(spec.codec, spec.codec_level, random)
+    return None if level is None else (str(random.choice(CODECS)), level)
+
+
+# --- what is done: (C, L) → (C, about L) ------------------------------------------------------------------------------
+
+
+def _at_pitch(audio: Tensor, percent: int, sample_rate_hz: int) -> Tensor:
+    """Longer at the same pitch, then played faster: what is left is the pitch."""
+    return resample(stretch(audio, sample_rate_hz, 100 / percent), percent, 100)
+
+
+LOW_PASS_WIDTH = 0.1  # of the cut-off frequency: a raised cosine from all to nothing
+LOW_PASS_PADDING_SECONDS = 0.1  # of silence, so that the end does not ring on into the beginning
+
+
+def low_pass(audio: Tensor, cutoff_hz: float, sample_rate_hz: int) -> Tensor:
+    """Nothing above the cut-off, everything below 0.9 of it, without delay; (C, L) → (C, L)."""
+    length = audio.shape[-1]
+    padded = length + round(LOW_PASS_PADDING_SECONDS * sample_rate_hz)
+    frequencies = torch.fft.rfftfreq(padded, 1 / sample_rate_hz)
+    place = ((cutoff_hz - frequencies) / (LOW_PASS_WIDTH * cutoff_hz)).clamp(0, 1)  # 0 above, 1 below
+    gains = 0.5 - 0.5 * torch.cos(torch.pi * place)
+    return torch.fft.irfft(torch.fft.rfft(audio, padded) * gains, padded)[..., :length]
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """``draw`` says what is done this time, or None; ``apply`` does it to (C, L).
+
+    Without ``apply`` it decides what is read or summed, which `data.RandomMixes` does. ``faster`` is how much more of
+    the file an excerpt takes.
+    """
+
+    shared_by: Literal["mixture", "song", "part"]
+    draw: Callable[[AugmentSpec, Random], Any]
+    apply: Callable[[Tensor, Any, int], Tensor] | None = None
+    faster: Callable[[Any], float] | None = None
+
+
+# In the order in which they are done.
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "remix": Augmentation("mixture", lambda spec, random: _sometimes(spec.remix, random)),
+    "silent_target": Augmentation("mixture", lambda spec, random: _range(spec.silent_target, (0.0, 1.0), random)),
+    "drop": Augmentation("part", lambda spec, random: _sometimes(spec.drop, random)),
+    "time_shift": Augmentation("part", lambda spec, random: _range(spec.time_shift, spec.time_shift_seconds, random)),
+    "speed": Augmentation(
+        "song",
+        lambda spec, random: _percent(spec.speed, spec.speed_percent, random),
+        lambda audio, percent, _: resample(audio, percent, 100),
+        lambda percent: percent / 100,
+    ),
+    "tempo": Augmentation(
+        "song",
+        lambda spec, random: _percent(spec.tempo, spec.tempo_percent, random),
+        lambda audio, percent, rate_hz: stretch(audio, rate_hz, percent / 100),
+        lambda percent: percent / 100,
+    ),
+    "pitch": Augmentation("song", _pitch, _at_pitch),
+    "polarity": Augmentation("part", lambda spec, random: _sometimes(spec.polarity, random), lambda x, *_: -x),
+    "channel_swap": Augmentation(
+        "part", lambda spec, random: _sometimes(spec.channel_swap, random), lambda x, *_: x.flip(0)
+    ),
+    "gain_db": Augmentation("part", _gain, lambda x, gain, _: x * gain),
+    "low_pass": Augmentation("mixture", _cutoff, low_pass),
+    "codec": Augmentation("mixture", _codec, lambda x, codec, rate_hz: through_codec(x, rate_hz, *codec)),
+}
+
+
+def is_on(spec: AugmentSpec, name: str) -> bool:
+    """Whether the recipe asks for it at all."""
+    return spec.gain_db != (0.0, 0.0) if name == "gain_db" else getattr(spec, name) > 0
+
+
+def augmented(audio: Tensor, drawn: dict[str, Any], sample_rate_hz: int) -> Tensor:
+    """(C, L) with everything done to it that was drawn, in the order of `AUGMENTATIONS`; (C, about L)."""
+    for name, augmentation in AUGMENTATIONS.items():
+        setting = drawn.get(name)
+        if setting is not None and augmentation.apply is not None:
+            audio = augmentation.apply(audio, setting, sample_rate_hz)
+    return audio
+
+
+def music_taken(drawn: dict[str, Any]) -> float:
+    """How much music of the file one second of the excerpt takes: 1.03 where it is played 3 % faster."""
+    factor = 1.0
+    for name, augmentation in AUGMENTATIONS.items():
+        if augmentation.faster is not None and drawn.get(name) is not None:
+            factor *= augmentation.faster(drawn[name])
+    return factor
