@@ -695,8 +695,8 @@ def _atempo(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
     source.push(None)
     blocks = []
     with suppress(av.error.BlockingIOError, av.error.EOFError):
-        while True:
-            blocks.append(sink.pull().to_ndarray().reshape(-1, n_channels))  # one frame behind the other
+        while isinstance(done := sink.pull(), av.AudioFrame):
+            blocks.append(done.to_ndarray().reshape(-1, n_channels))  # one frame behind the other
     return torch.from_numpy(np.concatenate(blocks).T[: len(audio)].copy())
 
 

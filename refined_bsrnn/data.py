@@ -94,11 +94,7 @@ def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
     notes = _tell_counts(tracks, counts, spec)
     songs = [_trusted(song, counts) for song in _songs(tracks, targets, spec)]
     songs, told = _usable(songs, targets, spec)
-    if all(len(song.parts) == 1 for song in songs) and len({song.parts for song in songs}) == 1:
-        raise DataError(
-            f"the tracks hold {songs[0].parts[0]} alone: there is nothing to separate it from. Give them a mixture, or "
-            "add tracks with other stems."
-        )
+    _check_mixable(songs, targets)
     active = None
     if spec.excerpts == "active":
         active, note = _active(songs, spec)
@@ -358,7 +354,7 @@ RESAMPLE_MARGIN_SECONDS = 0.05
 Settings = dict[str, Any]  # augmentation → what was drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """Where in which song an excerpt begins, and what is done to all that comes from there."""
 
@@ -403,7 +399,7 @@ class RandomMixes(Dataset):
         self.length = round(recipe.train.chunk_seconds * self.sample_rate_hz)
         songs = parts.songs
         self.weights = np.array([song.track.weight for song in songs])
-        leads = [i for i, song in enumerate(songs) if song.sums and len(song.parts) > 1]
+        leads = _leads(songs)
         self.leads = Pool.of(leads, self.weights) if leads else None
         self.together = None if leads else _all_together(songs)  # every song is a stem of its own
         self.pools: dict[Any, Pool] = {}
@@ -416,15 +412,15 @@ class RandomMixes(Dataset):
         common = self._drawn("mixture", streams)
         lead, places = self._places(streams, "remix" in common)
         silent = self._silent(lead, common)
-        sounds = {}
-        for part, place in places.items():
-            own = self._drawn("part", streams)
-            quiet = part in silent or "drop" in own
-            sounds[part] = (
-                torch.zeros(self.channels, self.length)
-                if quiet
-                else self._sound(part, place, {**common, **own, **place.settings})
-            )
+        own = {part: self._drawn("part", streams) for part in places}
+        sounds = {part: torch.zeros(self.channels, self.length) for part in places}
+        for place in dict.fromkeys(places.values()):
+            heard = {
+                part: {**common, **own[part]}
+                for part in places
+                if places[part] is place and part not in silent and "drop" not in own[part]
+            }
+            sounds |= self._sounds(place, heard) if heard else {}
         nothing = torch.zeros(self.channels, self.length)
         stems = [sum((sounds[part] for part in lead.sums.get(target, ())), nothing) for target in self.targets]
         mixture = torch.stack(list(sounds.values())).sum(0)
@@ -506,16 +502,23 @@ class RandomMixes(Dataset):
         given = [(self.parts.songs[places[part].song].counts, part) for part in lead.sums[target]]
         return min([1.0, *(min(counts.get(part, 1.0), counts.get(target, 1.0)) for counts, part in given)])
 
-    def _sound(self, part: str, place: Place, settings: Settings) -> Tensor:
-        """(C, L) of a part, augmented."""
+    def _sounds(self, place: Place, heard: Mapping[str, Settings]) -> dict[str, Tensor]:
+        """(C, L) of each part that comes from one place, augmented as its settings say."""
         song = self.parts.songs[place.song]
-        start = place.start
-        if "time_shift" in settings:
-            last = max(0, song.track.n_samples - self._file_length(song.track, place.settings))
-            start = min(last, max(0, start + round(settings["time_shift"] * song.track.sample_rate_hz)))
-        length = math.ceil(self.length * music_taken(settings)) if place.settings else self.length
-        audio = augmented(self._excerpt(song, part, start, length), settings, self.sample_rate_hz)[:, : self.length]
-        return torch.nn.functional.pad(audio, (0, self.length - audio.shape[-1]))
+        last = max(0, song.track.n_samples - self._file_length(song.track, place.settings))
+        length = math.ceil(self.length * music_taken(place.settings)) if place.settings else self.length
+        excerpts = []
+        for part, settings in heard.items():
+            shift = round(settings.get("time_shift", 0.0) * song.track.sample_rate_hz)
+            excerpts.append(self._excerpt(song, part, min(last, max(0, place.start + shift)), length))
+        # (parts · C, L): what comes from one place is played faster or higher as one sound
+        together = augmented(torch.cat(excerpts), place.settings, self.sample_rate_hz)[:, : self.length]
+        together = torch.nn.functional.pad(together, (0, self.length - together.shape[-1]))
+        each = together.split(self.channels)
+        return {
+            part: augmented(audio, settings, self.sample_rate_hz)
+            for (part, settings), audio in zip(heard.items(), each, strict=True)
+        }
 
     def _excerpt(self, song: Song, part: str, start: int, length: int) -> Tensor:
         """(C, length) at the recipe's rate and channels; a song shorter than that is followed by silence."""
@@ -546,11 +549,30 @@ def can_give(song: Song, part: str, lead: Song) -> bool:
     return (set(lead.parts) - {part, REST}) | others <= set(song.parts) | song.sums.keys()
 
 
+def _leads(songs: Sequence[Song]) -> list[int]:
+    """The songs whose parts can be what a mixture is made of: those that are not a single stem."""
+    return [i for i, song in enumerate(songs) if song.sums and len(song.parts) > 1]
+
+
 def _all_together(songs: Sequence[Song]) -> Song:
-    """A mixture of everything: what songs that are single stems are mixed to."""
-    parts = tuple(dict.fromkeys(part for song in songs for part in song.parts))
-    sums = {target: summed for song in songs for target, summed in song.sums.items()}
+    """A mixture of everything with a name of its own: what songs that are single stems are mixed to."""
+    parts = tuple(dict.fromkeys(part for song in songs for part in song.parts if not is_catch_all(part)))
+    sums = {t: summed for song in songs for t, summed in song.sums.items() if set(summed) <= set(parts)}
     return Song(songs[0].track, parts, sums)
+
+
+def _check_mixable(songs: Sequence[Song], targets: Sequence[str]) -> None:
+    """`DataError` for a target that no mixture could hold beside something else."""
+    leads = [songs[i] for i in _leads(songs)]
+    if not leads:
+        together = _all_together(songs)
+        leads = [together] if len(together.parts) > 1 else []
+    for target in targets:
+        if not any(target in lead.sums for lead in leads):
+            raise DataError(
+                f"the tracks that have {target!r} hold nothing else: there is nothing to separate it from. Give them a "
+                "mixture or other stems, or add tracks that have it beside others."
+            )
 
 
 # --- whole tracks, for validation and test ----------------------------------------------------------------------------

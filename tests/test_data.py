@@ -121,7 +121,9 @@ def test_tracks_are_drawn_by_their_weights(songs):
 def test_no_mixture_to_take_the_rest_from(songs):
     for track in tracks_in(songs):
         track.path("mixture").unlink()
-    with pytest.raises(DataError, match="the tracks hold drums alone: there is nothing to separate it from. Give"):
+    with pytest.raises(
+        DataError, match="the tracks that have 'drums' hold nothing else: there is nothing to separate it from. Give"
+    ):
         make_parts(tracks_in(songs), ["drums"], DataSpec(stems=("drums", REST)))
 
 

@@ -562,11 +562,18 @@ def test_results_hold_scores_beside_doing_nothing_and_silence(base):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("accumulate", "loss"),
-    [(1, {}), (2, {}), (1, {"weighting": "uncertainty", "wave_l1": 1.0, "combined_weighted_sdr": 0.1})],
+    ("accumulate", "loss", "missing"),
+    [
+        (1, {}, ()),
+        (2, {}, ()),
+        (1, {"weighting": "uncertainty", "wave_l1": 1.0, "combined_weighted_sdr": 0.1}, ("song-1",)),
+        (2, {"truncate_quantile": 0.5, "wave_l1": 1.0}, ("song-1",)),
+    ],
 )
-def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate, loss):
-    """The same global batch, 10 steps; only the main process writes, and both end."""
+def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate, loss, missing):
+    """The same global batch, 10 steps; only the main process writes, and both end. Some songs may lack the drums."""
+    for name in missing:
+        (songs / "train" / name / "drums.wav").unlink()
     train_values = {"steps": 10, "batch_size": 4, "accumulate": accumulate, "validate_every": 5}
     recipe = make_recipe(micro_values(songs, train=train_values, loss=loss))
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
@@ -584,6 +591,8 @@ def test_two_processes_give_the_loss_curve_of_one(songs, tmp_path, accumulate, l
     assert done.returncode == 0, done.stderr
     two = RunFolder(Path("runs/two"))
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    logged = [[x.get("drums/wave_l1", 0.0) for x in metrics(r) if "loss" in x] for r in (one, two)]
+    assert logged[1] == pytest.approx(logged[0], abs=1e-5)
     validations = [[x["validation/usdr"] for x in metrics(r) if "validation/usdr" in x] for r in (one, two)]
     assert validations[1] == pytest.approx(validations[0], abs=1e-3)
     assert [x["step"] for x in metrics(two)] == [x["step"] for x in metrics(one)]
