@@ -263,6 +263,10 @@ class RunFolder:
     def results(self) -> Path:
         return self.path / "results.json"
 
+    @property
+    def forgetting(self) -> Path:
+        return self.path / "forgetting.json"
+
     def head(self, target: str) -> Path:
         return self.heads / f"{target}.safetensors"
 

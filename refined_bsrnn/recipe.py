@@ -285,7 +285,7 @@ class Recipe:
 Spec = TypeVar("Spec")
 
 
-def _build(spec: type[Spec], values: Any, where: str) -> Spec:
+def build_spec(spec: type[Spec], values: Any, where: str) -> Spec:
     """A spec from a mapping; unknown keys, wrong types and values out of bounds raise `RecipeError`."""
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where or 'the recipe'} is {values!r}; expected a mapping of keys to values.")
@@ -321,7 +321,7 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
             inner = [a for a in inner if (a is str) == isinstance(value, str)]
         return None if value is None and len(inner) < len(args) else _coerce(value, inner[0], path)
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, path)
+        return build_spec(typing.cast(type, hint), value, path)
     if origin is Literal:
         if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
             raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(map(str, args))}.")
@@ -507,7 +507,8 @@ def find_recipe(path_or_name: str | os.PathLike[str]) -> Path:
     )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file; `RecipeError` for anything else."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -585,12 +586,15 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def read_recipe_values(path: Path) -> dict[str, Any]:
-    """The plain values of a recipe file, ``extends`` and ``size`` resolved, not yet checked."""
-    values = _read_yaml(path)
+def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The plain values of a recipe file, ``extends`` and ``size`` resolved, not yet checked.
+
+    ``values`` stand in for what is in the file: then its place alone counts.
+    """
+    values = read_yaml(path) if values is None else dict(values)
     if "extends" in values:
         base = find_recipe(path.parent / values.pop("extends"))
-        below = _read_yaml(base)
+        below = read_yaml(base)
         if "extends" in below:
             raise RecipeError(f"{path} extends {base.name}, which extends another; one level is allowed.")
         values = merge(_expand(below), _expand(values))
@@ -608,7 +612,7 @@ def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] =
 
 def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe from plain nested values (what YAML gives) and overrides."""
-    return _check(_build(Recipe, merge(_expand_augment(values), parse_overrides(overrides)), ""))
+    return _check(build_spec(Recipe, merge(_expand_augment(values), parse_overrides(overrides)), ""))
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:

@@ -582,7 +582,7 @@ class Trainer:
         columns = ["run", "steps", "best step", "best validation uSDR", "seconds"]
         values = {"best_step": p.best_step, "best_validation_usdr": p.best_usdr, "seconds": round(p.seconds, 1)}
         rows = [[self.run.name, p.step, p.best_step, p.best_usdr, p.seconds]]
-        self.tracker.finish(columns, rows, steps_done=p.step, **values)
+        self.tracker.finish(columns, rows, steps_done=p.step, finished=True, **values)
         self.accelerator.wait_for_everyone()
 
 

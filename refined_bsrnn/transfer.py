@@ -52,18 +52,24 @@ def transfer_recipe(
     would change the STFT, the bands, the backbone or the input.
     """
     above = merge(read_recipe_values(find_recipe(settings)), parse_overrides(overrides))
-    below = recipe_values(base.load_recipe())
+    return derive_recipe(base.load_recipe(), str(base.path), targets, above, how)
+
+
+def derive_recipe(
+    base: Recipe, run: str, targets: Sequence[str], above: Mapping[str, Any], how: Mapping[str, Any]
+) -> Recipe:
+    """The recipe of a transfer from the recipe of its base, which is the run ``run``; see `transfer_recipe`."""
+    below = recipe_values(base)
     for section in BASE_SECTIONS:
         for key, value in (above.get(section) or {}).items():
             if below[section].get(key) != value:
                 raise RecipeError(
-                    f"{section}.{key}={value!r} differs from the base {base.path}, which has "
-                    f"{below[section].get(key)!r}. A transfer keeps the base's {', '.join(BASE_SECTIONS)}; "
-                    "train a new base to change them."
+                    f"{section}.{key}={value!r} differs from the base {run}, which has {below[section].get(key)!r}. "
+                    f"A transfer keeps the base's {', '.join(BASE_SECTIONS)}; train a new base to change them."
                 )
     fresh: Mapping[str, Any] = {
         "targets": list(targets) or above.get("targets"),
-        "base": {**(above.get("base") or {}), **how, "run": str(base.path), "sha256": None},
+        "base": {**(above.get("base") or {}), **how, "run": run, "sha256": None},
         "together": "none",  # it ties all the base's targets, of which none is left
         "loss": {**below["loss"], "target_weights": {}},
         "run": {**below["run"], "name": None},
