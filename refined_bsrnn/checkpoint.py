@@ -293,18 +293,22 @@ def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] 
     )
 
 
-def backbone_file(run: RunFolder) -> Path:
-    """The file of a run's backbone: its own, or that of the run it was transferred from."""
+def base_of(run: RunFolder) -> RunFolder:
+    """The run a transfer was made from; `CheckpointError` where it is gone."""
     recipe = run.load_recipe()
-    if recipe.base is None or recipe.owns_backbone:
-        return run.backbone
+    assert recipe.base is not None
     beside = run.path.resolve() / recipe.base.run  # written relative to the run's folder
     if not (beside / "recipe.yaml").is_file():
         raise CheckpointError(
             f"{run.path} was transferred from {recipe.base.run}, and there is no run at {beside}. "
             f"Put the base back, or correct base.run in {run.recipe}."
         )
-    return backbone_file(RunFolder(beside))
+    return RunFolder(beside)
+
+
+def backbone_file(run: RunFolder) -> Path:
+    """The file of a run's backbone: its own, or that of the run it was transferred from."""
+    return run.backbone if run.load_recipe().owns_backbone else backbone_file(base_of(run))
 
 
 def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:

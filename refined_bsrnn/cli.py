@@ -7,7 +7,9 @@ people go to standard error, results for programs to standard output with ``--js
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,165 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def compare(args: argparse.Namespace) -> int:
+    """Train and evaluate everything a study plans, then write its table and figures."""
+
+    from .progress import console
+    from .study import Planned, carry_out, in_own_process, load_study, plan, run_study, state_of
+    from .study_report import report_study
+
+    study, file = load_study(args.recipe, args.overrides)
+    runs = plan(study, file)
+    chosen = [run for run in runs if not args.only or any(fnmatch(run.name, pattern) for pattern in args.only)]
+    if not chosen:
+        raise RecipeError(f"--only {' '.join(args.only)} matches none of {', '.join(run.name for run in runs)}.")
+    if args.dry_run:
+        for run in chosen:
+            print(f"{run.name}\t{state_of(run)}")
+        return 0
+    if args.here:
+        for run in chosen:
+            carry_out(study, run)
+        return 0
+    folder = Path(study.root) / study.study
+
+    def work(run: Planned, environment: Mapping[str, str]) -> None:
+        again = ["compare", str(file), "--here", "--only", run.name, *args.overrides]
+        in_own_process(again, folder / "logs" / f"{run.name}.txt", environment)
+
+    failed = [] if args.report_only else run_study(study, chosen, work, args.jobs)
+    out = args.out or folder / "report"
+    rows = report_study(study, runs, out)
+    console.print(f"{len(rows)} rows. Written: {out}", markup=False, soft_wrap=True)
+    for line in failed:
+        print(f"refined-bsrnn: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def heads(args: argparse.Namespace) -> int:
+    """The heads of a run: list, add, remove, rename, export, verify; and what training on did to the base's."""
+    return HEAD_ACTIONS[args.action](args)
+
+
+def _heads_list(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from .checkpoint import find_run
+    from .head_files import list_heads
+    from .progress import console
+
+    run = find_run(args.run, args.root)
+    facts = list_heads(run)
+    if args.json:
+        print(json.dumps([asdict(head) for head in facts]))
+        return 0
+    table = Table(title=str(run.path), title_justify="left")
+    for column in ("head", "kind", "parameters", "backbone", "trained in", "steps", "data", "uSDR, dB"):
+        table.add_column(column, justify="right" if column in ("parameters", "steps", "uSDR, dB") else "left")
+    for head in facts:
+        trained = head.trained
+        adapter = f" + {head.adapter_parameters:,}" if head.adapter_parameters else ""
+        score = head.score.get("usdr")
+        table.add_row(
+            head.name,
+            head.kind,
+            f"{head.parameters:,}{adapter}",
+            head.backbone_sha256[:12],
+            trained.get("run", "–"),
+            f"{trained['steps']:,}" if trained else "–",
+            f"{trained['data']['name']}, {trained['data']['n_tracks']} tracks" if trained else "–",
+            "–" if score is None else f"{score:.2f} ({head.score['split']})",
+        )
+    console.print(table)
+    return 0
+
+
+def _heads_add(args: argparse.Namespace) -> int:
+    from .checkpoint import find_run
+    from .head_files import add_head, head_source
+    from .progress import say
+
+    run = find_run(args.run, args.root)
+    sources = head_source(args.source, args.root)
+    if args.name and len(sources) > 1:
+        raise RecipeError(f"--as names one head; {args.source} holds {len(sources)}. Give {args.source}:HEAD.")
+    for name, path in sources:
+        add_head(run, path, args.name or name, args.overwrite)
+        say(f"{run.path} has the head {args.name or name} now.")
+    return 0
+
+
+def _heads_remove(args: argparse.Namespace) -> int:
+    from .checkpoint import find_run
+    from .head_files import remove_head
+    from .progress import say
+
+    run = find_run(args.run, args.root)
+    remove_head(run, args.head)
+    say(f"Removed the head {args.head}. Heads of {run.path}: {', '.join(run.head_names()) or 'none'}.")
+    return 0
+
+
+def _heads_rename(args: argparse.Namespace) -> int:
+    from .checkpoint import find_run
+    from .head_files import rename_head
+    from .progress import say
+
+    run = find_run(args.run, args.root)
+    rename_head(run, args.head, args.new)
+    say(f"Renamed. Heads of {run.path}: {', '.join(run.head_names())}.")
+    return 0
+
+
+def _heads_export(args: argparse.Namespace) -> int:
+    from .hub import export, find_model, push_to_hub
+    from .progress import console
+
+    folder = export(find_model(args.run, args.root), args.out, args.heads)
+    console.print(f"Written: {folder.path}, heads {', '.join(folder.head_names())}.", markup=False, soft_wrap=True)
+    if args.push:
+        console.print(f"Pushed: {push_to_hub(folder.path, args.push, private=not args.public)}", markup=False)
+    return 0
+
+
+def _heads_verify(args: argparse.Namespace) -> int:
+    from .head_files import verify
+    from .hub import find_model
+    from .progress import console
+
+    found = verify(find_model(args.run, args.root), args.heads)
+    if args.json:
+        print(json.dumps(found))
+    else:
+        for part, what in found.items():
+            console.print(f"{part}: {what}", markup=False, soft_wrap=True)
+    return 0 if set(found.values()) == {"ok"} else 1
+
+
+def _heads_forgetting(args: argparse.Namespace) -> int:
+    from .checkpoint import find_run
+    from .forgetting import forgetting
+    from .progress import console
+
+    found = forgetting(find_run(args.run, args.root), args.data, args.split, args.device)
+    if args.json:
+        print(json.dumps(found))
+    for name, change in found["change"].items():
+        console.print(f"{name}: {change:+.2f} dB uSDR on the {args.split} split ({found['how']})", markup=False)
+    return 0
+
+
+HEAD_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "list": _heads_list,
+    "add": _heads_add,
+    "remove": _heads_remove,
+    "rename": _heads_rename,
+    "export": _heads_export,
+    "verify": _heads_verify,
+    "forgetting": _heads_forgetting,
+}
+
+
 def bands(args: argparse.Namespace) -> int:
     """Print, draw and compare band schemes."""
 
@@ -283,6 +444,8 @@ def parser() -> argparse.ArgumentParser:
         ("transfer", transfer, "learn heads for new targets on a base's backbone", _transfer_arguments),
         ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
+        ("compare", compare, "run a whole study: bases × targets × methods × seeds", _compare_arguments),
+        ("heads", heads, "the heads of a run: list, add, remove, rename, export, verify", _heads_arguments),
         ("report", report, "compare runs: a table and training curves", _report_arguments),
         ("import-obsrnn", import_obsrnn, "make runs of published oBSRNN checkpoints", _import_obsrnn_arguments),
         ("export-onnx", export_onnx, "write a run's network as ONNX (.onnx) or torch.export (.pt2)", _export_arguments),
@@ -342,6 +505,54 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
     _device(p)
     _root(p)
     _json(p)
+
+
+def _compare_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("recipe", help="a study's YAML file or the name of a shipped one, e.g. compare_transfer")
+    p.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one per GPU)")
+    p.add_argument("--only", action="append", default=[], metavar="PATTERN", help="only runs whose name matches")
+    p.add_argument("--here", action="store_true", help="one after the other in this process, no report")
+    p.add_argument("--dry-run", action="store_true", help="list what is planned and how far it is")
+    p.add_argument("--report-only", action="store_true", help="table and figures of what is done, no training")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where they go (default: STUDY/report)")
+    _overrides(p)
+
+
+def _heads_arguments(p: argparse.ArgumentParser) -> None:
+    actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
+    texts = {
+        "list": "what there is, how it was trained, how well it does",
+        "add": "put a head of the same backbone beside a run's own",
+        "remove": "delete a head",
+        "rename": "give a head another name",
+        "export": "write backbone and heads into one folder to share",
+        "verify": "check hashes, shapes and numbers",
+        "forgetting": "what the base's own heads lost on this run's backbone",
+    }
+    for name, text in texts.items():
+        a = actions.add_parser(name, help=text, description=text)
+        a.add_argument("run", help="a run's name or folder")
+        _root(a)
+        if name == "add":
+            a.add_argument("source", metavar="FILE|RUN:HEAD|RUN", help="where the head is")
+            a.add_argument("--as", dest="name", metavar="NAME", help="what it is called here (default: as there)")
+            a.add_argument("--overwrite", action="store_true", help="replace a head of that name")
+        if name in ("remove", "rename"):
+            a.add_argument("head")
+        if name == "rename":
+            a.add_argument("new")
+        if name in ("export", "verify"):
+            a.add_argument("--heads", nargs="+", default=[], metavar="NAME", help="these heads only")
+        if name == "export":
+            a.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+            a.add_argument("--push", metavar="OWNER/NAME", help="also put it on the Hugging Face hub")
+            a.add_argument("--public", action="store_true", help="there for everybody to see (default: private)")
+        if name == "forgetting":
+            a.add_argument("--data", metavar="ROOT", help="another data root than the base's")
+            a.add_argument("--split", default="test", choices=["train", "valid", "test"])
+            _device(a)
+        if name in ("list", "verify", "forgetting"):
+            _json(a)
 
 
 def _report_arguments(p: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,12 @@ import torch
 
 from .checkpoint import RunFolder, read_provenance
 from .errors import RecipeError, UserError
-from .files import write_text
+from .evaluate import evaluate
+from .forgetting import forgetting
 from .progress import say
 from .recipe import (
     Recipe,
     build_spec,
-    dump_recipe,
     find_recipe,
     make_recipe,
     merge,
@@ -36,7 +36,8 @@ from .recipe import (
     read_yaml,
     recipe_values,
 )
-from .transfer import METHODS, derive_recipe
+from .train import train
+from .transfer import METHODS, derive_recipe, resume, transfer
 
 SETTINGS = "transfer"  # the recipe whose training settings a transfer takes where the study says nothing
 
@@ -188,26 +189,27 @@ def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any
     return {} if old == new else {path: (old, new)}
 
 
-def run_study(study: Study, runs: Sequence[Planned], jobs: int = 0) -> list[str]:
-    """Train and evaluate what is not done yet, ``jobs`` at a time (0: one per GPU); returns what failed, with reasons.
+def run_study(
+    study: Study, runs: Sequence[Planned], work: Callable[[Planned, Mapping[str, str]], None], jobs: int = 0
+) -> list[str]:
+    """Carry out what is not done yet, ``jobs`` at a time (0: one per GPU); returns what failed, with reasons.
 
-    Each run is a process of its own, on a GPU of its own where there are some. Ctrl-C stops them where they can be
-    continued.
+    ``work`` carries out one run, given the environment variables that say which GPU, or how much of the processor, is
+    its own. Runs whose base failed are not begun.
     """
     gpus = torch.cuda.device_count()
     jobs = jobs or max(1, gpus)
     slots: SimpleQueue[int] = SimpleQueue()
     for slot in range(jobs):
         slots.put(slot)
-    before = {run.name: state_of(run) for run in runs}
-    waiting = {run.name: run for run in runs if before[run.name] != "evaluated" or _owes_forgetting(study, run)}
+    waiting = {run.name: run for run in runs if state_of(run) != "evaluated" or _owes_forgetting(study, run)}
     say(f"{study.study}: {len(runs)} runs, {len(runs) - len(waiting)} of them done already; {jobs} at a time.")
     failed: dict[str, str] = {}
 
-    def work(run: Planned) -> None:
+    def in_slot(run: Planned) -> None:
         slot = slots.get()
         try:
-            _carry_out(study, run, _environment(slot, jobs, gpus))
+            work(run, _environment(slot, jobs, gpus))
         finally:
             slots.put(slot)
 
@@ -215,18 +217,20 @@ def run_study(study: Study, runs: Sequence[Planned], jobs: int = 0) -> list[str]
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
             for run in _ready(waiting, running, failed)[: jobs - len(running)]:
-                running[pool.submit(work, waiting.pop(run.name))] = run
+                running[pool.submit(in_slot, waiting.pop(run.name))] = run
             done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), set())
             for future in done:
                 run, problem = running.pop(future), future.exception()
                 if problem is not None:
                     failed[run.name] = str(problem)
                 left = len(waiting) + len(running)
-                say(f"{run.name}: {'failed: ' + failed[run.name] if problem else 'done'}; {left} to go.")
+                say(f"{run.name}: {f'failed: {problem}' if problem else 'done'}; {left} to go.")
     return [f"{name}: {reason}" for name, reason in failed.items()]
 
 
-def _ready(waiting: dict[str, Planned], running: Mapping[Future[None], Planned], failed: dict[str, str]) -> list[Planned]:
+def _ready(
+    waiting: dict[str, Planned], running: Mapping[Future[None], Planned], failed: dict[str, str]
+) -> list[Planned]:
     """Runs whose base is there; those whose base failed are taken out and counted as failed."""
     busy = {*waiting, *(run.name for run in running.values())}
     for run in [run for run in waiting.values() if run.base in failed]:
@@ -236,48 +240,45 @@ def _ready(waiting: dict[str, Planned], running: Mapping[Future[None], Planned],
 
 
 def _environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
-    """Of one process: its own GPU, or its share of the processor."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    own = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {"OMP_NUM_THREADS": str(threads)}
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, **own}
+    own = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {}
+    return {"OMP_NUM_THREADS": str(threads), **own}
 
 
-def _carry_out(study: Study, run: Planned, environment: Mapping[str, str]) -> None:
-    """Train, evaluate and, where asked for, measure forgetting; whatever of it is left to do."""
-    state = state_of(run)
-    logs = Path(run.recipe.run.root) / "logs"
-    if state == "cut off" and not run.folder.state.exists():
-        shutil.rmtree(run.folder.path)  # it was stopped before its first state: nothing can be continued
-        state = "new"
-    if state == "new":
-        file = Path(run.recipe.run.root) / "plan" / f"{run.name}.yaml"
-        write_text(file, dump_recipe(run.recipe))
-        _command(["train", str(file)], logs / f"{run.name}.txt", environment)
-    elif state == "cut off":
-        _command(["train", "--resume", str(run.folder.path)], logs / f"{run.name}.txt", environment)
-    if not run.folder.results.exists():
-        arguments = ["evaluate", str(run.folder.path), "--split", study.split]
-        _command(arguments, logs / f"{run.name}.evaluate.txt", environment)
-    if _owes_forgetting(study, run):
-        arguments = ["heads", "forgetting", str(run.folder.path), "--split", study.split]
-        _command(arguments, logs / f"{run.name}.forgetting.txt", environment)
-
-
-def _owes_forgetting(study: Study, run: Planned) -> bool:
-    wanted = study.forgetting and run.base is not None and METHODS[_method(run)].keeps_weights
-    return wanted and not run.folder.forgetting.exists()
-
-
-def _method(run: Planned) -> str:
-    return run.recipe.base.method if run.recipe.base else "base"
-
-
-def _command(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    """One command of ours in a process of its own; `UserError` with its last words where it fails."""
+def in_own_process(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    """One command of ours in a process of its own, by the same code; `UserError` with its last words where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "refined_bsrnn.cli", *arguments]
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=dict(environment))
+        done = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path, **environment}
+        )
     if done.returncode:
         words = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         raise UserError(f"{words[-1] if words else 'no word'} (exit code {done.returncode}, log {log})")
+
+
+def carry_out(study: Study, run: Planned) -> None:
+    """Train, evaluate and, where asked for, measure forgetting: whatever of it is left to do, in this process."""
+    state = state_of(run)
+    if state == "cut off" and not run.folder.state.exists():
+        shutil.rmtree(run.folder.path)  # it was stopped before its first state: nothing can be continued
+        state = "new"
+    finished = True
+    if state == "new":
+        _, finished = transfer(run.recipe) if run.recipe.base else train(run.recipe)
+    elif state == "cut off":
+        _, finished = resume(run.folder)
+    if not finished:
+        raise UserError("interrupted; the same command continues it.")
+    if not run.folder.results.exists():
+        evaluate(run.folder, split=study.split)
+    if _owes_forgetting(study, run):
+        forgetting(run.folder, split=study.split)
+
+
+def _owes_forgetting(study: Study, run: Planned) -> bool:
+    base = run.recipe.base
+    wanted = study.forgetting and base is not None and METHODS[base.method].keeps_weights
+    return wanted and not run.folder.forgetting.exists()

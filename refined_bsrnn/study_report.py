@@ -1,8 +1,8 @@
 """What a study found: one table, mean ± standard deviation over seeds, and its figures.
 
-    <study>/report/study.json      every number, the source of what stands below
-                   study.md, study.csv
-                   curves, songs, matrix, forgetting (.png, .svg), where there is something to draw
+<study>/report/study.json      every number, the source of what stands below
+               study.md, study.csv
+               curves, songs, matrix, forgetting (.png, .svg), where there is something to draw
 """
 
 import csv
@@ -269,7 +269,8 @@ def plot_forgetting(rows: Sequence[Row]) -> Figure:
     """How the base's own heads changed, per transfer; bars are over seeds."""
     figure, axis = pyplot.subplots(figsize=(6, 0.4 * len(rows) + 1.4), layout="constrained")
     spreads = [statistics.stdev(row.forgetting) if len(row.forgetting) > 1 else 0.0 for row in rows]
-    axis.barh([row.label for row in rows], [statistics.fmean(row.forgetting) for row in rows], xerr=spreads, color="0.6")
+    means = [statistics.fmean(row.forgetting) for row in rows]
+    axis.barh([row.label for row in rows], means, xerr=spreads, color="0.6")
     axis.axvline(0, color="black", linewidth=0.8)
     axis.invert_yaxis()
     axis.set_xlabel("change of the base's own heads, dB uSDR")

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -175,6 +176,9 @@ def peak_memory(device: torch.device) -> str:
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Within the block the first Ctrl-C or SIGTERM only sets a flag, which the function given tells; a second ends."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread alone
+        yield lambda: False
+        return
 
     def handle(number: int, frame: Any) -> None:
         if received:

@@ -15,9 +15,13 @@ LAYERS = [
     {"heads", "losses", "sources", "activity", "ceilings", "band_table"},
     {"model", "data"},
     {"checkpoint", "info", "whole"},
+    {"head_files"},
+    {"hub"},
     {"separate", "tracking", "museval_scores", "export"},
     {"train", "evaluate"},
-    {"transfer", "report", "obsrnn"},
+    {"transfer", "report", "obsrnn", "forgetting"},
+    {"study"},
+    {"study_report"},
     {"cli"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}

@@ -1,0 +1,65 @@
+"""What a base's own heads lose when its backbone is trained on: the price of methods that are not `frozen`."""
+
+import statistics
+from dataclasses import replace
+from typing import Any
+
+from .checkpoint import RunFolder, base_of, load_backbone, load_model
+from .data import load_track
+from .errors import RecipeError
+from .files import write_json
+from .metrics import usdr
+from .model import BSRNN
+from .progress import track as progress
+from .separate import Separator
+from .sources import find_root, track_table, tracks_of
+
+
+def forgetting(
+    run: RunFolder, data_root: str | None = None, split: str = "test", device: str = "auto"
+) -> dict[str, Any]:
+    """Mean uSDR of the base's heads on its own backbone and on the run's, written into ``forgetting.json``.
+
+    Where the run keeps the base's backbone the change is zero, and nothing but its hash needs to be looked at.
+    """
+    recipe = run.load_recipe()
+    if recipe.base is None:
+        raise RecipeError(f"{run.path} is no transfer: there is no base that could forget.")
+    base = base_of(run)
+    before_model = load_model(base)
+    if not recipe.owns_backbone:
+        load_model(run)  # checks the hash
+        changes = dict.fromkeys(before_model.targets, 0.0)
+        values: dict[str, Any] = {"how": "the backbone is the base's own, by hash", "change": changes}
+    else:
+        before = _scores(before_model, base, data_root, split, device)
+        after = _scores(_on_other_backbone(base, run), base, data_root, split, device)
+        changes = {name: after[name] - before[name] for name in before}
+        values = {"how": f"uSDR, mean over the {split} tracks", "before": before, "after": after, "change": changes}
+    values = {"base": base.name, "split": split, **values, "mean": statistics.fmean(changes.values())}
+    write_json(run.forgetting, values)
+    return values
+
+
+def _on_other_backbone(base: RunFolder, run: RunFolder) -> BSRNN:
+    """The base's network with the run's backbone under its heads: what loading refuses, done on purpose."""
+    own = load_model(base)
+    model = BSRNN(base.load_recipe(), targets=())
+    load_backbone(run.backbone, model)
+    for name, head in own.heads.items():
+        model.heads[name] = head
+    return model.eval()
+
+
+def _scores(model: BSRNN, base: RunFolder, data_root: str | None, split: str, device: str) -> dict[str, float]:
+    recipe = base.load_recipe()
+    root = find_root(replace(recipe.data, root=data_root) if data_root else recipe.data)
+    separator = Separator(model, device)
+    values: dict[str, list[float]] = {name: [] for name in model.targets}
+    tracks = [t for t in tracks_of(track_table(root.path, (split,))) if set(t.stems) & set(values)]
+    for track in progress(tracks, len(tracks), "forgetting"):
+        mixture, stems, _ = load_track(track, model.targets)
+        audible = [name for name in stems if stems[name].any()]
+        for name, estimate in separator.separate(mixture, track.sample_rate_hz, audible).items():
+            values[name].append(usdr(stems[name], estimate))
+    return {name: statistics.fmean(scores) for name, scores in values.items() if scores}

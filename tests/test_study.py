@@ -1,0 +1,209 @@
+"""Studies: what is planned, resumed, refused, and whether the table says what the results say."""
+
+import json
+import statistics
+
+import pytest
+import yaml
+from conftest import STEMS, micro_values, write_songs
+
+from refined_bsrnn.cli import main
+from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.study import carry_out, load_study, plan, run_study, state_of
+from refined_bsrnn.study_report import collect, curve_of, markdown, report_study, spread
+
+
+def study_values(root, **values):
+    common = micro_values(root)
+    common.pop("targets")
+    common["train"] |= {"steps": 2, "checkpoint_every": 1}
+    short = {"train": {"steps": 2, "validate_every": 1, "warmup_steps": 0}}
+    return {
+        "study": "small",
+        "seeds": [0, 1],
+        "common": common,
+        "bases": {
+            "drums": {"targets": ["drums"]},
+            "drums-v7": {"targets": ["drums"], "bands": {"kind": "even", "n_bands": 4}},
+        },
+        "transfers": [{"bases": ["drums", "drums-v7"], "targets": ["bass"], "settings": short}],
+        **values,
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    root = write_songs(tmp_path / "songs", stems=STEMS)
+
+    def write(**values):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(study_values(root, **values)))
+        return path
+
+    return write
+
+
+def run_here(study, runs):
+    """As the command does it, in this process."""
+    return run_study(study, runs, lambda run, environment: carry_out(study, run), 1)
+
+
+def planned(path, *overrides):
+    study, file = load_study(path, overrides)
+    return study, plan(study, file)
+
+
+def test_the_plan_is_every_combination_bases_first(write):
+    blocks = [
+        {"bases": ["drums"], "targets": ["bass", "other"], "methods": ["frozen", "lora"], "tracks": [0, 2]},
+        {"bases": ["drums-v7"], "targets": ["bass"]},
+    ]
+    _, runs = planned(
+        write(transfers=blocks, bases={"drums": {"targets": ["drums"]}, "drums-v7": {"targets": ["drums"]}})
+    )
+    names = [run.name for run in runs]
+    assert len(names) == len(set(names)) == 2 * (2 + 2 * 2 * 2 + 1)
+    assert names[:4] == ["drums.s0", "drums-v7.s0", "drums.s1", "drums-v7.s1"]
+    assert "drums-to-other-lora-2tracks.s1" in names
+    for run in runs:
+        seed = int(run.name[-1])
+        assert run.recipe.train.seed == seed
+        assert run.recipe.run.name == run.name
+        assert run.recipe.log.group == "small"
+        if run.base:
+            assert names.index(run.base) < names.index(run.name)
+            assert run.base.endswith(f".s{seed}")
+            assert run.recipe.base.method == ("lora" if "lora" in run.name else "frozen")
+            assert run.recipe.data.use_tracks == (2 if "2tracks" in run.name else 0)
+
+
+@pytest.mark.slow
+def test_the_command_runs_each_in_its_own_process(write, capfd):
+    path = write(seeds=[0], bases={"drums": {"targets": ["drums"]}})
+    override = "transfers=[{bases: [drums], targets: [zither, bass], settings: {train: {steps: 1}}}]"
+    assert main(["compare", str(path), override, "--jobs", "2"]) == 1
+    said = capfd.readouterr().err
+    assert "drums-to-zither.s0: failed: refined-bsrnn: no track has a stem 'zither'" in said
+    assert "(exit code 1, log runs/small/logs/drums-to-zither.s0.txt)" in said
+    _, runs = planned(path, override)
+    assert [state_of(run) for run in runs] == ["evaluated", "new", "evaluated"]
+
+
+def test_a_study_runs_to_its_end_resumes_and_reports_what_the_results_say(write, tmp_path):
+    path = write(forgetting=True)
+    assert main(["compare", str(path), "--here", "--only", "drums.s0"]) == 0
+    study, runs = planned(path)
+    assert [state_of(run) for run in runs].count("evaluated") == 1
+    assert run_here(study, runs) == []
+    assert main(["compare", str(path), "--report-only"]) == 0
+    assert {state_of(run) for run in runs} == {"evaluated"}
+    assert run_here(study, runs) == []  # nothing left to do
+    out = tmp_path / "runs" / "small" / "report"
+    rows = {row["label"]: row for row in json.loads((out / "study.json").read_text())["rows"]}
+    assert set(rows) == {"drums", "drums-v7", "drums-to-bass", "drums-v7-to-bass"}
+    for run in runs:
+        result = json.loads(run.folder.results.read_text())["summary"][run.recipe.targets[0]]["estimate"]
+        assert rows[run.label]["usdr"][run.recipe.train.seed] == result["usdr"]["mean"]
+        assert rows[run.label]["csdr"][run.recipe.train.seed] == result["csdr"]["median"]
+    assert rows["drums-to-bass"]["forgetting"] == [0.0, 0.0]
+    assert rows["drums"]["audio_hours"] == round(2 * 2 * 0.25 / 3600, 3)
+    table = markdown(study, collect(runs))
+    values = rows["drums-to-bass"]["usdr"]
+    assert f"| {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} |" in table
+    assert {p.name for p in out.iterdir()} == {
+        *("study.json", "study.md", "study.csv"),
+        *(f"{name}.{suffix}" for name in ("curves", "matrix", "forgetting") for suffix in ("png", "svg")),
+    }
+    lines = (out / "study.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(runs)
+
+
+def test_a_run_that_was_cut_off_is_continued(write):
+    path = write(transfers=[], seeds=[0])
+    study, runs = planned(path)
+    assert run_here(study, runs) == []
+    first = runs[0].folder
+    weights = first.head("drums").read_bytes()
+    first.results.unlink()
+    provenance = json.loads(first.provenance.read_text())
+    first.provenance.write_text(json.dumps({**provenance, "finished": False}))
+    assert state_of(runs[0]) == "cut off"
+    assert run_here(study, runs) == []
+    assert state_of(runs[0]) == "evaluated"
+    assert first.head("drums").read_bytes() == weights
+    # one that was killed before its first state begins anew
+    first.state.unlink()
+    first.results.unlink()
+    first.provenance.write_text(json.dumps({**provenance, "finished": False}))
+    assert run_here(study, runs) == []
+    assert state_of(runs[0]) == "evaluated"
+
+
+def test_what_fails_is_told_and_stops_only_what_needs_it(write):
+    path = write(seeds=[0], bases={"drums": {"targets": ["drums"]}, "zither": {"targets": ["zither"]}})
+    study, runs = planned(path, "transfers=[{bases: [drums, zither], targets: [bass], settings: {train: {steps: 1}}}]")
+    failed = run_here(study, runs)
+    assert len(failed) == 2
+    assert "zither.s0: no track has a stem 'zither'" in failed[0]
+    assert "zither-to-bass.s0: its base zither.s0 failed" in failed[1]
+    assert [state_of(run) for run in runs] == ["evaluated", "new", "evaluated", "new"]
+    assert len(report_study(study, runs, study_folder(study))) == 2
+
+
+def study_folder(study):
+    from pathlib import Path
+
+    return Path(study.root) / study.study / "report"
+
+
+def test_another_recipe_under_the_same_name_is_refused(write):
+    study, runs = planned(write(transfers=[], seeds=[0]))
+    run_here(study, runs)
+    _, others = planned(write(transfers=[], seeds=[0]), "common.train.lr=0.5")
+    with pytest.raises(RecipeError, match=r"was made with train\.lr=0\.001, the study now says 0\.5"):
+        state_of(others[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"transfers": [{"bases": ["drum"], "targets": ["bass"]}]}, r"names 'drum', which is no base\. Bases: drums"),
+        (
+            {"transfers": [{"bases": ["drums"], "targets": ["bass"], "methods": ["melt"]}]},
+            "names 'melt'; expected some",
+        ),
+        ({"transfers": [{"bases": ["drums"], "targets": ["bass"]}] * 2}, r"plans .* more than once"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"colour": 1}, "unknown recipe key 'colour'"),
+        ({"bases": {"drums": {"targets": ["drums"], "bands": {"kind": "v8"}}}, "transfers": []}, None),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(write, values, message):
+    if message is None:  # what only the network knows is told by the run
+        planned(write(**values))
+        return
+    with pytest.raises(RecipeError, match=message):
+        planned(write(**values))
+
+
+def test_spread_by_hand():
+    assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert spread([1.0]) == "1.00"
+    assert spread([float("nan")]) == "–"
+    assert spread([10.0, 14.0], 0) == "12 ± 3"
+
+
+def test_curves_come_from_the_log(write):
+    study, runs = planned(write(transfers=[], seeds=[0]))
+    run_here(study, runs)
+    curve = curve_of(runs[0], "drums")
+    events = [json.loads(line) for line in runs[0].folder.metrics.read_text().splitlines()]
+    assert curve == [(e["seconds"], e["validation/drums/usdr"]) for e in events if "validation/drums/usdr" in e]
+    assert curve
+
+
+def test_dry_run_lists_and_does_nothing(write, capsys):
+    assert main(["compare", str(write()), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "drums.s0\tnew"
+    assert main(["compare", str(write()), "--only", "nothing"]) == 2
+    assert "matches none of drums.s0" in capsys.readouterr().err
