@@ -273,7 +273,7 @@ def carry_out(study: Study, run: Planned) -> None:
     if not finished:
         raise UserError("interrupted; the same command continues it.")
     if not run.folder.results.exists():
-        evaluate(run.folder, split=study.split)
+        evaluate(run.folder, split=study.split, excerpts=False)
     if _owes_forgetting(study, run):
         forgetting(run.folder, split=study.split)
 
