@@ -161,8 +161,8 @@ def load_backbone(path: Path, model: BSRNN) -> str:
 ADAPTER = "adapter/"  # before the names of an adapter's tensors in a head's file
 
 
-def save_head(path: Path, model: BSRNN, target: str, spec: HeadSpec, **facts: Any) -> None:
-    """Write one head, and the adapter it reads its features through; what is known about it as ``facts``.
+def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
+    """Write one head, and the adapter it reads its features through; what is known about it is kept, ``facts`` added.
 
     The keys carry no target name, so that it can be attached under any.
     """
@@ -170,9 +170,10 @@ def save_head(path: Path, model: BSRNN, target: str, spec: HeadSpec, **facts: An
     metadata: dict[str, Any] = {
         "kind": "head",
         "target": target,
-        "head": asdict(spec),
+        "head": asdict(model.head_specs[target]),
         "backbone_sha256": tensors_sha256(model.backbone.state_dict()),
         **describe_backbone(model),
+        **model.head_facts.get(target, {}),
         **facts,
     }
     if target in model.adapter_of:
@@ -193,6 +194,7 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
     spec = json.loads(metadata["head"])
     head = model.add_head(target, HeadSpec(spec["kind"], spec["options"]))
     load_strict(head, {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}, str(path))
+    model.head_facts[target] = {key: json.loads(metadata[key]) for key in ("trained", "score") if key in metadata}
     if "adapter" in metadata:
         adapter, facts = _own(tensors), json.loads(metadata["adapter"])
         name = facts["sha256"]
@@ -341,7 +343,7 @@ def save_weights(run: RunFolder, model: BSRNN, **facts: Any) -> None:
     if model.recipe.owns_backbone:
         save_backbone(run.backbone, model)
     for target in model.heads:
-        save_head(run.head(target), model, target, model.recipe.head, **facts)
+        save_head(run.head(target), model, target, **facts)
 
 
 def read_provenance(run: RunFolder) -> dict[str, Any]:

@@ -617,9 +617,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if hasattr(args, "overrides"):
         args.overrides += rest
-    if hasattr(args, "target"):
-        args.overrides += [text for text in args.target if "=" in text]
-        args.target = [text for text in args.target if "=" not in text]
+    for many in ("target", "names"):
+        if getattr(args, many, None):
+            args.overrides += [text for text in getattr(args, many) if "=" in text]
+            setattr(args, many, [text for text in getattr(args, many) if "=" not in text])
     return args
 
 

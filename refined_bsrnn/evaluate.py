@@ -28,6 +28,7 @@ from .checkpoint import RunFolder, load_model, read_provenance, tensors_sha256
 from .errors import DataError
 from .excerpts import SECONDS, Excerpts, loudest
 from .files import read_json, write_json
+from .head_files import note_in_head
 from .model import BSRNN, count_parameters
 from .museval_scores import MusevalPool, write_museval_json
 from .progress import say
@@ -153,7 +154,20 @@ def evaluate(
         tracks = chosen_tracks(tracks_with(model.targets, defined, root, split), chosen)
         estimates = NetworkEstimates(model, own_device)
         job = Job(run.path, model.targets, root, listed, tracks, estimates, chosen)
-        return _evaluate(job, facts, rank, n_processes, meet)
+        results = _evaluate(job, facts, rank, n_processes, meet)
+        if rank == 0 and not chosen.partial:
+            note_scores(run, results)
+        return results
+
+
+def note_scores(run: RunFolder, results: Mapping[str, Any]) -> None:
+    """Write into each head's file how well it does, so that the file can be handed on alone."""
+    for name in run.head_names():
+        if name in results["summary"]:
+            estimate, data = results["summary"][name]["estimate"], results["data"]
+            score = {"usdr": estimate["usdr"]["mean"], "csdr": estimate["csdr"]["median"], "split": results["split"]}
+            about = {"n_tracks": results["summary"][name]["n_tracks"], "data": data["name"]}
+            note_in_head(run.head(name), score={**score, **about, "fingerprint": data["fingerprint"]})
 
 
 def evaluate_estimates(folder: Path, data_root: str | None = None, **options: Any) -> dict[str, Any]:

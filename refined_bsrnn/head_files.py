@@ -140,10 +140,11 @@ def _check_free(run: RunFolder, name: str, overwrite: bool) -> None:
 
 def _check_untied(run: RunFolder, name: str) -> None:
     recipe = run.load_recipe()
-    if recipe.together != "none" and name in recipe.targets:
+    tie = f"together is {recipe.together}" if recipe.together != "none" else "head.bridge is true"
+    if (recipe.together != "none" or recipe.head.options.get("bridge")) and name in recipe.targets:
         raise UserError(
-            f"together is {recipe.together}: the targets {', '.join(recipe.targets)} of {run.path} are estimated "
-            f"together, {name!r} can be neither renamed nor removed."
+            f"{tie}: the targets {', '.join(recipe.targets)} of {run.path} are estimated together, {name!r} can be "
+            "neither renamed nor removed."
         )
 
 

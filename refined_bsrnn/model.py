@@ -108,6 +108,8 @@ class BSRNN(nn.Module):
         self.backbone = Backbone(self.bands, recipe.backbone, self.n_joint)
         self._bridge = self._bridged_targets()
         self.heads = nn.ModuleDict()
+        self.head_specs: dict[str, HeadSpec] = {}
+        self.head_facts: dict[str, dict[str, Any]] = {}  # what a loaded head's file says it was trained on
         self.adapters = nn.ModuleDict()
         self.adapter_of: dict[str, str] = {}  # head → the adapter its features are made with; most heads have none
         self.backbone_is_frozen = False
@@ -163,6 +165,7 @@ class BSRNN(nn.Module):
         kind = pick("head.kind", spec.kind, HEADS)
         options = bind_options(f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "backbone", "n_joint"))
         self.heads[target] = kind(self.bands, self.recipe.backbone, self.n_joint, **options)
+        self.head_specs[target] = spec
         return self.heads[target]
 
     def add_adapter(self, name: str, targets: Sequence[str], rank: int, alpha: float) -> Adapter:
@@ -185,7 +188,8 @@ class BSRNN(nn.Module):
                 f"head.bridge is true: {target!r} cannot be taken away from {', '.join(self._bridge)}, whose heads go "
                 "on from the mean of their hidden layers."
             )
-        del self.heads[target]
+        del self.heads[target], self.head_specs[target]
+        self.head_facts.pop(target, None)
         adapter = self.adapter_of.pop(target, None)
         if adapter is not None and adapter not in self.adapter_of.values():
             del self.adapters[adapter]

@@ -18,14 +18,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .audio import Resampler, open_audio, write_audio
-from .checkpoint import find_run, load_model
+from .checkpoint import load_head, load_model, save_head
 from .errors import AudioError, RecipeError, UserError
+from .head_files import head_facts
+from .hub import find_model
 from .level import OF_WHOLE_TRACKS, Level
 from .model import BSRNN
+from .recipe import HeadSpec, check_target_name
 
 Audio = str | os.PathLike[str] | Tensor | np.ndarray
 Block = dict[str, Tensor]  # {head: (channels, n)}
@@ -324,16 +327,41 @@ class Separator:
         root: str = "runs",
         **options: float | int | str,
     ) -> "Separator":
-        """A separator from a run's name or folder or an exported folder; ``options`` are those of `Separator`.
+        """A separator from a run's name or folder, an exported folder or a model ``owner/name`` of the hub.
+
+        ``options`` are those of `Separator`.
 
         ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
         """
-        run = find_run(path_or_id, root)
+        run = find_model(path_or_id, root)
         return cls(load_model(run, None if heads is None else list(heads)), device, **options)  # type: ignore[arg-type]
 
     @property
     def heads(self) -> list[str]:
         return self.model.targets
+
+    def add_head(self, name: str, spec: HeadSpec | None = None) -> nn.Module:
+        """Attach an untrained head, by default of the recipe's kind; to be trained by code of one's own."""
+        return self.model.add_head(check_target_name(name), spec or self.model.recipe.head).to(self.device).eval()
+
+    def load_head(self, path: str | os.PathLike[str], as_name: str | None = None) -> str:
+        """Attach the head in a file, under the name in it or ``as_name``; returns the name.
+
+        Raises `CheckpointError` where the head belongs to another backbone or one of that name is there.
+        """
+        name = check_target_name(as_name or head_facts(Path(path)).name)
+        load_head(Path(path), self.model, name)
+        self.model.to(self.device).eval()
+        return name
+
+    def save_head(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write a head into a file of its own, which `load_head` attaches to the same backbone anywhere."""
+        self.model.check_targets([name])
+        save_head(Path(path), self.model, name)
+
+    def remove_head(self, name: str) -> None:
+        """Take a head off; the estimates of all others stay what they were."""
+        self.model.remove_head(name)
 
     def separate(
         self,

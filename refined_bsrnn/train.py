@@ -48,6 +48,7 @@ from .sources import (
     track_table,
     tracks_of,
     use_part,
+    with_definitions,
 )
 from .stft import Signal
 from .tracking import Tracker, device_name, environment
@@ -124,7 +125,8 @@ def training_data(recipe: Recipe) -> TrainingData:
     """Everything training reads: listed, split and checked; never the test split."""
     root = find_root(recipe.data)
     table = track_table(root.path, ("train", "valid"))
-    train_tracks, validation = split_validation(tracks_of(table), recipe.data)
+    tracks = [with_definitions(track, recipe.data) for track in tracks_of(table)]
+    train_tracks, validation = split_validation(tracks, recipe.data)
     train_tracks = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
     parts = make_parts(train_tracks, recipe.targets, recipe.data)
     validation = [t for t in validation if set(recipe.targets) & set(t.stems)]

@@ -8,7 +8,6 @@ from refined_bsrnn.adapters import adaptable
 from refined_bsrnn.checkpoint import load_head, read_tensors, save_head
 from refined_bsrnn.errors import CheckpointError, RecipeError
 from refined_bsrnn.model import BSRNN
-from refined_bsrnn.recipe import HeadSpec
 
 NETWORKS = {
     "default": {},
@@ -90,7 +89,7 @@ def test_saved_in_the_heads_file_and_shared_by_heads_trained_together(tmp_path, 
     adapter = model.add_adapter("lora", ["vocals", "drums"], rank=2, alpha=4.0)
     stir(adapter)
     for name in model.targets:
-        save_head(tmp_path / f"{name}.safetensors", model, name, HeadSpec())
+        save_head(tmp_path / f"{name}.safetensors", model, name)
     fresh = BSRNN(model.recipe, ())
     fresh.backbone.load_state_dict(model.backbone.state_dict())
     for name in model.targets:
@@ -112,7 +111,7 @@ def test_an_adapter_in_a_file_is_loaded_strictly(tmp_path):
     model = network()
     model.add_adapter("lora", ["drums"], rank=2, alpha=4.0)
     path = tmp_path / "drums.safetensors"
-    save_head(path, model, "drums", HeadSpec())
+    save_head(path, model, "drums")
     tensors, metadata = read_tensors(path, "head")
     tensors.pop(next(name for name in tensors if name.startswith("adapter/")))
     write_tensors(path, tensors, metadata)

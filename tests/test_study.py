@@ -4,11 +4,14 @@ import json
 import statistics
 
 import pytest
+import torch
 import yaml
 from conftest import STEMS, micro_values, write_songs
 
 from refined_bsrnn.cli import main
 from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.model import BSRNN, count_parameters
+from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.study import carry_out, load_study, plan, run_study, state_of
 from refined_bsrnn.study_report import collect, curve_of, markdown, report_study, spread
 
@@ -207,3 +210,27 @@ def test_dry_run_lists_and_does_nothing(write, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "drums.s0\tnew"
     assert main(["compare", str(write()), "--only", "nothing"]) == 2
     assert "matches none of drums.s0" in capsys.readouterr().err
+
+
+STUDIES = sorted(recipe_folder().glob("compare*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_shipped_study_plans_runs_that_can_be_built(path):
+    study, runs = planned(path)
+    assert len(study.seeds) >= 3
+    labels = {run.label: run for run in runs}
+    with torch.device("meta"):
+        for run in labels.values():
+            assert run.recipe.targets
+            assert count_parameters(BSRNN.from_recipe(run.recipe))
+
+
+def test_the_band_study_compares_schemes_of_equal_size():
+    _, runs = planned(recipe_folder() / "compare_bands.yaml")
+    with torch.device("meta"):
+        models = {run.label: BSRNN.from_recipe(run.recipe) for run in runs}
+    assert {len(model.ranges) for model in models.values()} == {36}
+    sizes = {label: count_parameters(model) for label, model in models.items()}
+    assert len({size for label, size in sizes.items() if not models[label].bands.overlapping}) == 1
+    assert max(sizes.values()) < 1.07 * min(sizes.values()), sizes
