@@ -298,6 +298,11 @@ class _FfmpegReader(AudioReader):
 
     def _describe(self) -> None:
         stream, codec = self.stream, self.stream.codec_context
+        if codec is None or codec.format is None or not codec.channels or not stream.rate:
+            raise AudioError(
+                f"{self.path} cannot be read as audio: FFmpeg finds no sound in it that it could decode. "
+                "Copy it again or restore a backup."
+            )
         self.sample_rate_hz, self.n_channels, self.format = stream.rate or 0, codec.channels, self.container.format.name
         ints = {"u8": 16, "s16": 16, "s32": 24}  # FFmpeg gives 24-bit samples as 32
         exact = codec.name.startswith("pcm_") or codec.name in ("flac", "alac", "wavpack", "tta", "ape")

@@ -121,23 +121,50 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def separate(args: argparse.Namespace) -> int:
-    """Separate songs with chosen heads."""
+    """Separate songs with chosen heads. Stems have the input's rate, length, channels and, where that is lossless, its
+    format."""
 
-    from .progress import console, share_bar
-    from .separate import Separator, separate_file
+    from .progress import say, work_bar
+    from .stems import Wanted, find_jobs, load_voices, separate_all, summary
 
-    heads = None if args.head == "all" else [name.strip() for name in args.head.split(",")]
-    separator = Separator.from_pretrained(args.model, args.device, heads=heads, root=args.root)
-    written: dict[str, dict[str, str]] = {}
-    for song in args.input:
-        with share_bar(f"separating {song.name}") as progress:
-            paths = separate_file(separator, song, heads, args.out, progress)
-        written[str(song)] = {path.stem: str(path) for path in paths}
-        for path in paths:
-            console.print(f"Written: {path}", markup=False, soft_wrap=True)
+    heads = None if args.head in (None, "all") else _names(args.head)
+    sums = tuple(tuple(_names(text, "+")) for text in args.sum)
+    wanted = Wanted(
+        heads=None if heads is None else tuple(heads),
+        only_sums=args.head is None and bool(sums),
+        sums=sums,
+        **{name: getattr(args, name) for name in WANTED},
+    )
+    wanted.check()
+    runs = [*(name for names in args.model for name in names), *args.ensemble]
+    options = {"device": args.device, "root": args.root, "chunk_seconds": args.chunk_seconds, "overlap": args.overlap}
+    options |= {"shifts": args.shifts, "batch": args.batch, "precision": args.precision}
+    ensemble, notes = load_voices(runs, wanted.needed, bool(args.ensemble), **options)
+    for note in notes:
+        say(note)
+    jobs = find_jobs(args.input, args.out)
+    results = []
+    for result in separate_all(jobs, ensemble, wanted, work_bar):
+        results.append(result)
+        for line in result.lines():
+            say(line)
+    if len(results) > 1:
+        say(summary(results))
     if args.json:
-        print(json.dumps(written))
-    return 0
+        done = {str(r.job.path or "-"): {name: str(p) for name, p in r.paths.items()} for r in results if not r.problem}
+        print(json.dumps(done))
+    return int(any(result.problem for result in results))
+
+
+# What `stems.Wanted` takes as it is typed.
+WANTED = (
+    *("residual", "accompaniment", "wiener", "start_seconds", "duration_seconds"),
+    *("out", "name", "format", "bits", "clip", "overwrite"),
+)
+
+
+def _names(text: str, separator: str = ",") -> list[str]:
+    return [name.strip() for name in text.split(separator) if name.strip()]
 
 
 def import_obsrnn(args: argparse.Namespace) -> int:
@@ -498,13 +525,39 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _separate_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("input", nargs="+", type=Path, metavar="SONG")
-    p.add_argument("--model", required=True, metavar="RUN", help="a run's name or folder")
-    p.add_argument("--head", default="all", metavar="NAME,...", help="heads to run (default: all)")
-    p.add_argument("--out", type=Path, default=Path("separated"), metavar="DIR")
+    p.add_argument("input", nargs="+", metavar="INPUT", help="files, folders, globs, - for standard input")
+    p.add_argument("--model", required=True, nargs="+", action="append", metavar="RUN", help="names or folders of runs")
+    p.add_argument("--ensemble", nargs="+", default=[], metavar="RUN", help="more runs: each head is averaged over all")
+    what = p.add_argument_group("what is written")
+    what.add_argument("--head", metavar="NAME,...", help="heads to write (default: all, or only the sums asked for)")
+    what.add_argument("--residual", action="store_true", help="also what these heads leave of the input")
+    what.add_argument("--accompaniment", action="store_true", help="also the input without each of these heads")
+    what.add_argument("--sum", action="append", default=[], metavar="NAME+NAME", help="also the sum of these heads")
+    what.add_argument("--start", dest="start_seconds", type=float, default=0.0, metavar="SECONDS")
+    what.add_argument("--duration", dest="duration_seconds", type=float, metavar="SECONDS")
+    files = p.add_argument_group("files")
+    files.add_argument("--out", type=Path, default=Path("separated"), metavar="DIR")
+    files.add_argument("--name", default="{model}/{track}/{head}", metavar="PATTERN", help="(default: %(default)s)")
+    files.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    files.add_argument("--format", help="wav, flac, mp3 or ogg (default: flac for flac, else wav)")
+    files.add_argument("--bits", help="16, 24 or 32f (default: the input's where it is lossless, else the most)")
+    files.add_argument(
+        "--clip", default="auto", help="rescale all stems together, clamp, none; auto: rescale integers (default)"
+    )
+    how = p.add_argument_group("how")
+    how.add_argument("--chunk-seconds", type=float, default=6.0, help="what the network sees at once (default: 6)")
+    how.add_argument("--overlap", type=float, default=0.25, help="share of a chunk that is cross-faded (default: 0.25)")
+    how.add_argument("--shifts", type=int, default=1, help="average over so many places of the borders (default: 1)")
+    how.add_argument("--wiener", type=int, nargs="?", const=1, default=0, metavar="ITERATIONS", help="filter the heads")
+    how.add_argument("--batch", type=_batch, default="auto", help="chunks at once (default: auto, found by trying)")
+    how.add_argument("--precision", default="float32", help="float32, bf16, fp16 (default: float32)")
     _device(p)
     _root(p)
     _json(p)
+
+
+def _batch(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:

@@ -113,3 +113,32 @@ def share_bar(text: str) -> Iterator[Callable[[float], None]]:
     with _console_progress() as progress:
         task = progress.add_task(text, total=1.0)
         yield lambda share: progress.update(task, completed=share)
+
+
+@contextmanager
+def work_bar(text: str, seconds: float | None) -> Iterator[Callable[[float], None]]:
+    """As `share_bar`, for so many seconds of audio: with the speed; lines every so often without a terminal."""
+    started = last_line = time.monotonic()
+
+    def speed(share: float) -> str:
+        return f"{share * (seconds or 0) / max(1e-9, time.monotonic() - started):.1f} × real time" if seconds else ""
+
+    def update(share: float) -> None:
+        nonlocal last_line
+        progress.update(task, completed=share, speed=speed(share))
+        now = time.monotonic()
+        if not console.is_terminal and now - last_line > LINE_EVERY_SECONDS and 0 < share < 1:
+            last_line = now
+            say(f"{text} {share:.0%}, {speed(share)}, {(now - started) * (1 - share) / share:.0f} s left")
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    shown = is_main() and console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task(text, total=1.0, speed="")
+        yield update

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .audio import Resampler, open_audio, write_audio
+from .audio import AudioReader, Resampler, open_audio
 from .checkpoint import load_head, load_model, save_head
 from .errors import AudioError, RecipeError, UserError
 from .head_files import head_facts
@@ -59,8 +59,6 @@ def open_source(
 
     Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
     """
-    if start_seconds < 0 or not (duration_seconds is None or duration_seconds > 0):
-        raise RecipeError(f"start {start_seconds} s, duration {duration_seconds} s; expected at least 0, more than 0.")
     if isinstance(audio, str | os.PathLike):
         path = Path(audio)
         with open_audio(path) as reader:
@@ -71,12 +69,11 @@ def open_source(
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         lowest, highest = RATES_HZ
         raise AudioError(f"{path or 'the audio'} is at {rate_hz} Hz; expected {lowest} to {highest} Hz.")
-    start = round(start_seconds * rate_hz)
-    wanted = None if duration_seconds is None else max(1, round(duration_seconds * rate_hz))
+    start, wanted = as_samples(rate_hz, start_seconds, duration_seconds)
 
     def blocks() -> Iterator[Tensor]:
         found = False
-        for block in read_blocks(path, start, wanted) if path else cut_blocks(waveform, start, wanted):
+        for block in read_blocks(open_audio(path), start, wanted) if path else cut_blocks(waveform, start, wanted):
             found = True
             yield block
         if not found:
@@ -86,9 +83,17 @@ def open_source(
     return Source(rate_hz, n_channels, left if wanted is None else min(wanted, left or wanted), blocks)
 
 
-def read_blocks(path: Path, start: int, n_samples: int | None) -> Iterator[Tensor]:
-    """A file's samples from ``start`` on, (channels, n) each."""
-    with open_audio(path) as reader:
+def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
+    """Where to begin and how many samples to take (None: all); `RecipeError` for what lies before the beginning."""
+    if start_seconds < 0 or not (duration_seconds is None or duration_seconds > 0):
+        raise RecipeError(f"start {start_seconds} s, duration {duration_seconds} s; expected at least 0, more than 0.")
+    wanted = None if duration_seconds is None else max(1, round(duration_seconds * rate_hz))
+    return round(start_seconds * rate_hz), wanted
+
+
+def read_blocks(reader: AudioReader, start: int = 0, n_samples: int | None = None) -> Iterator[Tensor]:
+    """Samples from ``start`` on, (channels, n) each; then the file is closed."""
+    with reader:
         reader.skip(start)
         left = n_samples
         while left is None or left > 0:
@@ -526,13 +531,3 @@ def check_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, ValueError) as error:
         raise RecipeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return torch.device(device)
-
-
-def separate_file(
-    separator: Separator, song: Path, heads: Iterable[str] | None, out: Path, progress: Progress = lambda share: None
-) -> list[Path]:
-    """Write ``out/<song>/<head>.wav`` (32-bit float) for every head asked for; returns the paths."""
-    with open_audio(song) as reader:
-        rate_hz = reader.sample_rate_hz
-    estimates = separator.separate(song, None, heads, progress)
-    return [write_audio(out / song.stem / f"{name}.wav", x, rate_hz) for name, x in estimates.items()]

@@ -51,11 +51,11 @@ def demo() -> None:
     say("The stems are synthetic: the numbers show that it works, not how good it is.")
     say(f"  training curves   {root}/report/curves.png")
     say(f"  table             {root}/report/report.md")
-    say(f"  separated guitar  {root}/separated/mixture/guitar.wav   (the song: {song})")
+    say(f"  separated guitar  {root}/separated/{Path(transferred).name}/mixture/guitar.wav   (the song: {song})")
     say("\nWith your own music, in folders <data>/train/<song>/{mixture,vocals,drums,bass,other,guitar}.wav:")
     say("  refined-bsrnn train recipes/micro.yaml data.root=<data>       (on a GPU: recipes/mtl_generic.yaml)")
     say("  refined-bsrnn transfer --base mtl --target guitar")
-    say("  refined-bsrnn separate song.mp3 --model mtl-to-guitar --head guitar --out separated")
+    say("  refined-bsrnn separate song.mp3 --model mtl-to-guitar")
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on():
 
 def test_other_errors_are_not_taken_for_memory():
     s = separator()
-    s.model.heads["drums"].forward = lambda *_: (_ for _ in ()).throw(RuntimeError("shapes"))
+    s.model.backbone.forward = lambda *_: (_ for _ in ()).throw(RuntimeError("shapes"))
     with pytest.raises(RuntimeError, match="shapes"):
         s.separate(noise(1, 100))
 
