@@ -687,21 +687,22 @@ def _atempo(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
     layout = LAYOUTS[n_channels]
     graph = av.filter.Graph()
     source = graph.add_abuffer(
-        sample_rate=sample_rate_hz, format="fltp", layout=layout, time_base=Fraction(1, sample_rate_hz)
+        sample_rate=sample_rate_hz, format="flt", layout=layout, time_base=Fraction(1, sample_rate_hz)
     )
     tempo, sink = graph.add("atempo", str(rate)), graph.add("abuffersink")
     source.link_to(tempo)
     tempo.link_to(sink)
     graph.configure()
     silence = torch.zeros(n_channels - len(audio), audio.shape[-1])
-    frame = av.AudioFrame.from_ndarray(torch.cat([audio.float(), silence]).numpy(), format="fltp", layout=layout)
+    packed = torch.cat([audio.float(), silence]).T.reshape(1, -1)  # one frame behind the other
+    frame = av.AudioFrame.from_ndarray(packed.numpy(), format="flt", layout=layout)
     frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
     source.push(frame)
     source.push(None)
     blocks = []
     with suppress(av.error.BlockingIOError, av.error.EOFError):
         while isinstance(done := sink.pull(), av.AudioFrame):
-            blocks.append(done.to_ndarray().reshape(-1, n_channels))  # one frame behind the other
+            blocks.append(done.to_ndarray().reshape(-1, n_channels))
     return torch.from_numpy(np.concatenate(blocks).T[: len(audio)].copy())
 
 
