@@ -4,7 +4,7 @@ A new block is one class and one line in `BLOCKS`; its constructor takes the bac
 and, by keyword, the options a recipe may give under ``backbone:``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +17,30 @@ from .suggest import pick
 # --- norms ------------------------------------------------------------------------------------------------------------
 
 
-class GlobalNorm(nn.Module):
+class SequenceNorm(nn.Module):
+    """What the norms over a sequence share: one gain and bias per feature."""
+
+    def __init__(self, features: int, eps: float = 1e-7):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+
+class GlobalNorm(SequenceNorm):
     """Statistics over a sequence and its features together, one gain and bias per feature: GroupNorm(1, N).
 
     The published code's norm ("gn1", spec §2.2). It keeps how the level moves along the sequence, which a norm per
     position would erase: a band of one bin holds two numbers, and standardised frame by frame only signs would be left.
     """
 
-    def __init__(self, features: int, eps: float = 1e-7):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-
     def forward(self, x: Tensor) -> Tensor:
         """(..., S, N) → (..., S, N)."""
         return F.layer_norm(x, x.shape[-2:], eps=self.eps) * self.weight + self.bias
 
 
-class CumulativeNorm(nn.Module):
+class CumulativeNorm(SequenceNorm):
     """As `GlobalNorm`, but every position sees statistics of the sequence up to itself only: causal (2212.00406)."""
-
-    def __init__(self, features: int, eps: float = 1e-7):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., S, N) → (..., S, N)."""
@@ -54,9 +52,23 @@ class CumulativeNorm(nn.Module):
         return ((exact - mean[..., None]) * scale[..., None]).to(x.dtype) * self.weight + self.bias
 
 
-# name → module over (..., S, N); "ln" is per position, independent of how long the sequence is
-NORMS: dict[str, Callable[[int], nn.Module]] = {"gn1": GlobalNorm, "ln": nn.LayerNorm, "cumulative": CumulativeNorm}
-CAUSAL_NORMS = ("ln", "cumulative")  # those that use nothing from later in the sequence
+class RMSNorm(nn.RMSNorm):
+    """Root mean square of each position, a gain and no bias (BS-RoFormer's); float32 also beside half precision."""
+
+    EPS = 1e-7
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.EPS).to(x.dtype)
+
+
+# name → module over (..., S, N); "ln" and "rms" are per position, independent of how long the sequence is
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "gn1": GlobalNorm,
+    "ln": nn.LayerNorm,
+    "cumulative": CumulativeNorm,
+    "rms": RMSNorm,
+}
+CAUSAL_NORMS = ("ln", "cumulative", "rms")  # those that use nothing from later in the sequence
 
 
 def make_norm(kind: str, features: int) -> nn.Module:
@@ -67,67 +79,85 @@ def make_norm(kind: str, features: int) -> nn.Module:
 # --- the block of the paper, and what oBSRNN adds to it ---------------------------------------------------------------
 
 
-class DilatedConv(nn.Module):
-    """Convolutions with three taps, 1, 2, 4 and 8 positions apart (as in BSCNN): sees 31 positions.
+class Convolution(nn.Module):
+    """Three taps and ReLU along the second-to-last axis: (M, S, N) → (M, S, width), causal or centred."""
 
-    Used as a recurrent layer is: (M, S, N) → (M, S, hidden), and no state.
-    """
+    def __init__(self, features: int, width: int, causal: bool, dilation: int = 1):
+        super().__init__()
+        self.padding = (2 * dilation, 0) if causal else (dilation, dilation)
+        self.conv = nn.Conv1d(features, width, 3, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(F.pad(x.transpose(1, 2), self.padding))).transpose(1, 2)
+
+
+class ConvCell(Convolution):
+    """One convolution where else a recurrent layer is, as wide as its output; no state."""
 
     def __init__(self, features: int, hidden: int, causal: bool):
-        super().__init__()
-        self.causal = causal
-        widths = [features, hidden, hidden, hidden]
-        self.layers = nn.ModuleList(nn.Conv1d(n, hidden, 3, dilation=2**i) for i, n in enumerate(widths))
+        super().__init__(features, hidden if causal else 2 * hidden, causal)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        x = x.transpose(1, 2)  # (M, N, S)
-        for i, layer in enumerate(self.layers):
-            reach = 2 * 2**i
-            x = torch.tanh(layer(F.pad(x, (reach, 0) if self.causal else (reach // 2, reach // 2))))  # (M, hidden, S)
-        return x.transpose(1, 2), None  # (M, S, hidden)
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return super().forward(x), None
 
 
 def _recurrent(kind: Callable[..., nn.Module]) -> Callable[[int, int, bool], nn.Module]:
     return lambda features, hidden, causal: kind(features, hidden, batch_first=True, bidirectional=not causal)
 
 
-# name → (features, hidden, causal) → module from (M, S, features) to (M, S, width) and a state
+# name → (features, hidden, causal) → module from (M, S, features) to (M, S, hidden, twice that where not causal), state
 CELLS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "lstm": _recurrent(nn.LSTM),
     "gru": _recurrent(nn.GRU),
-    "conv": DilatedConv,
+    "conv": ConvCell,
 }
-
-
-class GroupedCells(nn.Module):
-    """The features in equal groups, each with a cell of its own: (M, S, N) → (M, S, width), and no state."""
-
-    def __init__(self, cells: Iterable[nn.Module]):
-        super().__init__()
-        self.cells = nn.ModuleList(cells)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        parts = x.chunk(len(self.cells), dim=-1)  # of (M, S, N / groups)
-        return torch.cat([cell(part)[0] for cell, part in zip(self.cells, parts, strict=True)], dim=-1), None
 
 
 class ResidualRNN(nn.Module):
     """x + Linear(cell(norm(x))) along the second-to-last axis: (M, S, N) → (M, S, N); the paper's cell is a BLSTM."""
 
-    def __init__(
-        self, features: int, hidden: int, norm: str, cell: str = "lstm", groups: int = 1, causal: bool = False
-    ):
+    def __init__(self, features: int, hidden: int, norm: str, cell: str = "lstm", causal: bool = False):
         super().__init__()
-        if groups < 1 or features % groups or hidden % groups:
-            raise RecipeError(f"backbone.groups is {groups}; expected a divisor of features {features}.")
-        make = pick("backbone.time or backbone.band", cell, CELLS)
         self.norm = make_norm(norm, features)
-        cells = [make(features // groups, hidden // groups, causal) for _ in range(groups)]
-        self.rnn = cells[0] if groups == 1 else GroupedCells(cells)
-        self.linear = nn.Linear(hidden if causal or cell == "conv" else 2 * hidden, features)
+        self.rnn = CELLS[cell](features, hidden, causal)
+        self.linear = nn.Linear(hidden if causal else 2 * hidden, features)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.linear(self.rnn(self.norm(x))[0])
+
+
+class NormedConvolution(nn.Sequential):
+    """Norm, three taps, ReLU: (M, S, N) → (M, S, width)."""
+
+    def __init__(self, features: int, width: int, norm: str, causal: bool, dilation: int = 1):
+        super().__init__()
+        self.norm = make_norm(norm, features)
+        self.conv = Convolution(features, width, causal, dilation)
+
+
+class DilatedConvs(nn.Module):
+    """x + a stack of dilated convolutions: (M, S, N) → (M, S, N); BSCNN's layer (oBSRNN's study, after 2306.05887).
+
+    ``dilations`` convolutions 1, 2, 4, ... positions apart follow each other; each is merged with its neighbours in the
+    stack, and all of them together make the output.
+    """
+
+    def __init__(self, features: int, hidden: int, norm: str, dilations: int, causal: bool = False):
+        super().__init__()
+        n = dilations
+        neighbours = [min(i + 2, n) - max(i - 1, 0) for i in range(n)]  # itself, and one on either side
+        self.enter = NormedConvolution(features, hidden, norm, causal)
+        self.dilated = nn.ModuleList(NormedConvolution(hidden, hidden, norm, causal, 2**i) for i in range(n))
+        self.merged = nn.ModuleList(NormedConvolution(m * hidden, hidden, norm, causal) for m in neighbours)
+        self.leave = NormedConvolution(n * hidden, features, norm, causal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, stack = self.enter(x), []
+        for layer in self.dilated:
+            state = layer(state)
+            stack.append(state)  # (M, S, hidden)
+        merged = [layer(torch.cat(stack[max(i - 1, 0) : i + 2], dim=-1)) for i, layer in enumerate(self.merged)]
+        return x + self.leave(torch.cat(merged, dim=-1))
 
 
 TAC_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"prelu": nn.PReLU, "tanh": nn.Tanh}
@@ -222,11 +252,12 @@ class TimeAttention(nn.Module):
 
 
 class BandSequenceRNN(nn.Module):
-    """One pair of the paper's sequence and band modelling (BSRNN, section III-B), and oBSRNN's two additions.
+    """One pair of the paper's sequence and band modelling (BSRNN, section III-B), and oBSRNN's variants of it.
 
     First along time, with the same weights for every band, then along the bands, with the same weights for every frame;
     then, where the recipe asks for them, TAC across the channels and attention over time. ``time`` and ``band`` name
-    the cells (see `CELLS`), ``groups`` splits the features among as many of them.
+    the layers: a cell of `CELLS`, or ``dilated``. The features are taken in ``groups`` equal parts, each an item of its
+    own with the same weights (DTTNet's heads).
     """
 
     def __init__(
@@ -237,6 +268,7 @@ class BandSequenceRNN(nn.Module):
         hidden_factor: int = 2,
         time: str = "lstm",
         band: str = "lstm",
+        dilations: int = 3,
         groups: int = 1,
         attention_heads: int = 0,
         attention_dim: int = 16,
@@ -247,22 +279,42 @@ class BandSequenceRNN(nn.Module):
             raise RecipeError(
                 "backbone.attention_heads looks at all frames, which backbone.causal forbids; choose one."
             )
-        features, hidden = spec.features, hidden_factor * spec.features
+        features = spec.features
+        if groups < 1 or features % groups:
+            raise RecipeError(f"backbone.groups is {groups}; expected a divisor of features {features}.")
+        if dilations < 1:
+            raise RecipeError(f"backbone.dilations is {dilations}; expected 1 or more convolutions.")
+        self.groups, n = groups, features // groups
         # Along the bands everything belongs to one frame: there is nothing to be causal about.
         band_norm = "gn1" if spec.norm == "cumulative" else spec.norm
-        self.time = ResidualRNN(features, hidden, spec.norm, time, groups, spec.causal)
-        self.band = ResidualRNN(features, hidden, band_norm, band, groups)
+        self.time = _along("time", time, n, hidden_factor * n, spec.norm, dilations, spec.causal)
+        self.band = _along("band", band, n, hidden_factor * n, band_norm, dilations)
         self.tac = TAC(features, tac_activation) if spec.stereo == "tac" else nn.Identity()
         self.attention = (
             TimeAttention(n_bands, features, attention_heads, attention_dim) if attention_heads else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.groups > 1:
+            x = x.unflatten(-1, (self.groups, -1)).movedim(-2, 2).flatten(1, 2)  # (B, C·groups, K, T, N / groups)
         shape = x.shape  # (B, C, K, T, N)
         x = self.time(x.flatten(0, 2)).view(shape)  # sequences over T: (B·C·K, T, N)
         x = x.transpose(2, 3)  # (B, C, T, K, N)
         x = self.band(x.flatten(0, 2)).view(x.shape)  # sequences over K: (B·C·T, K, N)
-        return self.attention(self.tac(x.transpose(2, 3)))  # (B, C, K, T, N)
+        x = x.transpose(2, 3)  # (B, C, K, T, N)
+        if self.groups > 1:
+            x = x.unflatten(1, (-1, self.groups)).movedim(2, -2).flatten(-2)  # (B, C, K, T, N)
+        return self.attention(self.tac(x))
+
+
+def _along(
+    axis: str, kind: str, features: int, hidden: int, norm: str, dilations: int, causal: bool = False
+) -> nn.Module:
+    """The layer of that name along time or bands: (M, S, N) → (M, S, N)."""
+    kind = pick(f"backbone.{axis}", kind, {name: name for name in (*CELLS, "dilated")})
+    if kind == "dilated":
+        return DilatedConvs(features, hidden, norm, dilations, causal)
+    return ResidualRNN(features, hidden, norm, kind, causal)
 
 
 # --- BS-RoFormer's block ----------------------------------------------------------------------------------------------
@@ -276,15 +328,6 @@ def rotate(x: Tensor) -> Tensor:
     even, odd = x[..., 0::2].float(), x[..., 1::2].float()
     turned = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1)
     return turned.flatten(-2).to(x.dtype)  # (..., S, D/2, 2) → (..., S, D)
-
-
-class RMSNorm(nn.RMSNorm):
-    """Computed in float32 also where the rest is in half precision."""
-
-    EPS = 1e-7
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.EPS).to(x.dtype)
 
 
 class RotaryAttention(nn.Module):

@@ -22,6 +22,7 @@ CASES = [
     pytest.param({}, id="lstm-gn1"),
     pytest.param({"backbone": {"time": "gru", "norm": "ln"}}, id="gru-ln", marks=slow),
     pytest.param({"backbone": {"time": "conv", "band": "conv"}}, id="conv", marks=slow),
+    pytest.param({"backbone": {"time": "dilated", "band": "dilated", "norm": "rms"}}, id="bscnn-rms", marks=slow),
     pytest.param({"backbone": {"groups": 2}}, id="groups", marks=slow),
     pytest.param({"backbone": {"stereo": "tac", "attention_heads": 2}}, id="obsrnn", marks=slow),
     pytest.param(
