@@ -19,7 +19,7 @@ LAYERS = [
     {"hub"},
     {"separate", "tracking", "museval_scores", "export"},
     {"train", "evaluate", "stems"},
-    {"transfer", "report", "obsrnn", "forgetting"},
+    {"transfer", "report", "obsrnn", "forgetting", "benchmark"},
     {"study"},
     {"study_report"},
     {"cli"},

@@ -1,0 +1,14 @@
+#!/usr/bin/env python3
+"""Measure speeds side by side: one kind per line of `KINDS`, each with arguments of its own.
+
+scripts/benchmark.py architecture --rounds 5 --out docs/results
+"""
+
+import sys
+
+from refined_bsrnn.benchmark import ARCHITECTURE, Kind, run
+
+KINDS: dict[str, Kind] = {"architecture": ARCHITECTURE}
+
+if __name__ == "__main__":
+    sys.exit(run(KINDS))
