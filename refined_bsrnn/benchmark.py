@@ -141,6 +141,7 @@ VARIANTS = (
 
 
 def architecture_arguments(p: argparse.ArgumentParser) -> None:
+    """The arguments of `measure_architecture`."""
     p.add_argument("--features", type=int, default=32, help="N of every variant (default: 32)")
     p.add_argument("--repeats", type=int, default=2, help="R of every variant (default: 2)")
     p.add_argument("--seconds", type=float, default=1.5, help="length of the excerpts (default: 1.5)")
