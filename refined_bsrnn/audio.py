@@ -479,8 +479,9 @@ class AudioWriter:
     """An audio file that is written block by block, and is there only when the ``with`` around it ends well.
 
     ``subtype`` is one of `SUBTYPES`; ``n_samples`` (if known) chooses 64-bit wav for files beyond 4 GB; ``tags`` are
-    those of `TAGS`. Integer formats clamp what is beyond full scale: ``peak`` says how far the samples reached.
-    Raises `AudioError` for what the format cannot hold and for a disk that cannot be written.
+    those of `TAGS`; ``compression`` is libsndfile's level, 0 (best) to 1 (smallest). Integer formats clamp what is beyond
+    full scale: ``peak`` says how far the samples reached. Raises `AudioError` for what the format cannot hold and for a
+    disk that cannot be written.
     """
 
     def __init__(
@@ -491,6 +492,7 @@ class AudioWriter:
         subtype: str | None = None,
         n_samples: int | None = None,
         tags: Mapping[str, str] | None = None,
+        compression: float | None = None,
     ):
         self.path, self.n_channels, self.n_samples, self.peak = Path(path), n_channels, 0, 0.0
         suffix = self.path.suffix.lower()[1:]
@@ -507,6 +509,7 @@ class AudioWriter:
             "channels": n_channels,
             "subtype": self.subtype,
             "format": _container(suffix, n_channels, (n_samples or 0) * n_channels * 4),
+            "compression_level": compression,
         }
         self._tags = {name: text for name, text in (tags or {}).items() if name in TAGS and text}
         self._stack = ExitStack()

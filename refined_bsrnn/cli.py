@@ -196,21 +196,30 @@ def export_onnx(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Compare evaluated runs."""
+    """Compare evaluated runs: tables, figures, and a page to listen to."""
 
     from .checkpoint import find_run
     from .progress import console
     from .report import report
 
     def folder(run: str) -> Path:
-        return Path(run) if (Path(run) / "results.json").is_file() else find_run(run, args.root).path
+        given = Path(run)
+        if given.suffix == ".json" or (given / "results.json").is_file():
+            return given
+        return find_run(run, args.root).path
 
+    if args.wandb and not args.out:
+        raise RecipeError("--wandb sends what is written; say where: --out DIR.")
     groups = dict(_pair(group) for group in args.group)
-    result = report([folder(run) for run in args.run], args.out, groups=groups)
+    result = report([folder(run) for run in args.run], args.out, groups, args.published, not args.no_audio)
     console.print(result.rich_table())
     print(result.markdown)
     if args.out:
-        console.print(f"Written: {args.out}", markup=False, soft_wrap=True)
+        console.print(f"Written: {args.out / 'index.html'}", markup=False, soft_wrap=True)
+    if args.wandb:
+        from .report_wandb import send
+
+        console.print(f"wandb: {send(result, args.out)}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -473,7 +482,7 @@ def parser() -> argparse.ArgumentParser:
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
         ("compare", compare, "run a whole study: bases × targets × methods × seeds", _compare_arguments),
         ("heads", heads, "the heads of a run: list, add, remove, rename, export, verify", _heads_arguments),
-        ("report", report, "compare runs: a table and training curves", _report_arguments),
+        ("report", report, "compare runs: tables, figures and a page to listen to", _report_arguments),
         ("import-obsrnn", import_obsrnn, "make runs of published oBSRNN checkpoints", _import_obsrnn_arguments),
         ("export-onnx", export_onnx, "write a run's network as ONNX (.onnx) or torch.export (.pt2)", _export_arguments),
         ("info", info, "what a network is made of: shapes, parameters, multiply-accumulates", _info_arguments),
@@ -610,8 +619,11 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
 
 def _report_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", nargs="+", help="names or folders of evaluated runs")
-    p.add_argument("--out", type=Path, metavar="DIR", help="write report.md, report.csv and curves.png there")
+    p.add_argument("--out", type=Path, metavar="DIR", help="write index.html, tables and figures there")
     p.add_argument("--group", action="append", default=[], metavar="NAME=PATTERN", help="also score matching tracks")
+    p.add_argument("--published", action="store_true", help="also show published numbers, marked and never ranked")
+    p.add_argument("--no-audio", action="store_true", help="a page without players")
+    p.add_argument("--wandb", action="store_true", help="send tables and figures to wandb too")
     _root(p)
 
 

@@ -35,7 +35,7 @@ from .progress import say
 from .progress import track as progress
 from .recipe import DataSpec, Recipe
 from .scores import TrackScores
-from .separate import Separator
+from .separate import Separator, Source
 from .sources import DataRoot, Track, find_root, fingerprint, track_table, tracks_of, with_definitions
 from .stats import nan_median, spread
 from .whole import EstimateFiles, Signals, known_parts, mixture_kind, pieces, read_known, read_mixture, second_energies
@@ -115,15 +115,20 @@ class NetworkEstimates:
         self.separator = Separator(model, device)
         self.device = str(self.separator.device)
         state = tensors_sha256(model.state_dict())
-        self.identity = [state, self.separator.chunk, self.separator.overlap]
+        self.identity = [state, self.separator.chunk, self.separator.overlap, self.separator.shifts]
 
     def key(self, track: Track) -> list[object]:
         return [*self.identity]
 
     def blocks(self, track: Track, targets: Sequence[str], mixture_is: str, n_samples: int) -> Iterator[Signals]:
-        """Estimates of those targets for one track, in successive blocks of any length."""
-        mixture = read_mixture(track, mixture_is)
-        yield self.separator.separate(mixture, track.sample_rate_hz, targets)
+        """Estimates of those targets for one track in successive blocks; the mixture is read as it is needed."""
+
+        def mixture() -> Iterator[torch.Tensor]:
+            for start in range(0, track.n_samples, n_samples):
+                yield read_mixture(track, mixture_is, start, min(n_samples, track.n_samples - start))
+
+        source = Source(track.sample_rate_hz, track.n_channels, track.n_samples, mixture)
+        yield from self.separator.stream_source(source, list(targets))
 
 
 # --- evaluating a run, or a folder of estimates -----------------------------------------------------------------------
@@ -455,6 +460,7 @@ def describe_run(run: RunFolder, recipe: Recipe, model: BSRNN) -> dict[str, Any]
         "run": run.name,
         "kind": kind,
         "base": Path(recipe.base.run).name if recipe.base else None,
+        "method": recipe.base.method if recipe.base else None,
         "sample_rate_hz": recipe.stft.sample_rate_hz,
         "model": {
             "bands": recipe.bands.kind,

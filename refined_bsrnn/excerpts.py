@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
-from .audio import resample
-from .errors import AudioError
-from .files import atomic_write
+from .audio import AudioWriter, resample
 
 SECONDS = 10.0
 KINDS = ("mixture", "reference", "estimate")
@@ -72,15 +69,9 @@ def _rms_dbfs(x: Tensor) -> float | None:
 def write_opus(path: Path, audio: Tensor, rate_hz: int) -> float:
     """Write (channels, samples) as Ogg Opus; returns the gain applied before (below 1 where it would have clipped)."""
     opus_hz = next((hz for hz in OPUS_RATES_HZ if hz >= rate_hz), OPUS_RATES_HZ[-1])
-    x = resample(audio.float(), rate_hz, opus_hz)[:2].T.contiguous().numpy()  # (samples, at most 2 channels)
-    gain = min(1.0, PEAK / max(float(np.abs(x).max()), 1e-9))
-    with atomic_write(path, AudioError) as temporary:
-        try:
-            with soundfile.SoundFile(
-                temporary, "w", opus_hz, x.shape[1], "OPUS", format="OGG", compression_level=QUALITY
-            ) as file:
-                for second in np.split(x * gain, range(opus_hz, len(x), opus_hz)):
-                    file.write(second)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{path} cannot be written as Opus: {error.error_string}") from error
+    x = resample(audio.float(), rate_hz, opus_hz)[:2]
+    gain = min(1.0, PEAK / max(float(x.abs().max()), 1e-9))
+    with AudioWriter(path, opus_hz, x.shape[0], "OPUS", compression=QUALITY) as writer:
+        for second in x.split(opus_hz, 1):  # libsndfile encodes a long piece on its stack
+            writer.write(second * gain)
     return gain

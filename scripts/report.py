@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Compare evaluated runs: a table and training curves.
+"""Compare evaluated runs: tables, figures, and a page to look at and listen to.
 
-scripts/report.py RUN... [--out DIR]
+scripts/report.py RUN... --out DIR [--published] [--group NAME=PATTERN] [--wandb]
 """
 
 import sys

@@ -14,7 +14,8 @@ import soundfile
 import torch
 from conftest import RATE, micro_recipe, write_song, write_songs
 
-from refined_bsrnn.ceilings import masked
+from refined_bsrnn import whole
+from refined_bsrnn.ceilings import CONTEXT, masked
 from refined_bsrnn.checkpoint import RunFolder, save_weights
 from refined_bsrnn.errors import CheckpointError, DataError, UserError
 from refined_bsrnn.evaluate import evaluate, evaluate_estimates, finite
@@ -161,8 +162,13 @@ def test_undefined_values():
 def separated(monkeypatch):
     """The lengths of the mixtures that were separated, in order."""
     seen = []
-    real = Separator.separate
-    monkeypatch.setattr(Separator, "separate", lambda self, x, *rest: seen.append(x.shape[-1]) or real(self, x, *rest))
+    real = Separator.stream_source
+
+    def counted(self, source, heads):
+        seen.append(source.n_samples)
+        return real(self, source, heads)
+
+    monkeypatch.setattr(Separator, "stream_source", counted)
     return seen
 
 
@@ -204,6 +210,19 @@ def test_what_has_changed_is_scored_again(run, songs, separated, change):
     after = evaluate(run, mixture="sum" if change == "mixture" else "auto")
     assert len(separated) == (2 if change in ("weights", "mixture") else 1)
     assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture"))
+
+
+def test_no_more_than_a_piece_of_a_song_is_in_memory(run, songs, monkeypatch):
+    write_song(songs / "test" / "long", seed=51, seconds=95.0)
+    real, pieces = whole.read_part, []
+
+    def counted(track, part, targets, start=0, n_samples=None):
+        pieces.append(track.n_samples if n_samples is None else n_samples)
+        return real(track, part, targets, start, n_samples)
+
+    monkeypatch.setattr(whole, "read_part", counted)
+    assert evaluate(run, excerpts=True)["tracks"][0]["targets"]["drums"]["estimate"]["n_frames"] == 95
+    assert max(pieces) <= 10 * RATE + 3 * CONTEXT
 
 
 def test_only_some_tracks(run, songs):
@@ -260,11 +279,11 @@ def test_tracks_without_a_target_are_named(run, songs):
 
 def test_a_network_that_gives_nan(run, monkeypatch):
     nan = torch.full((2, 2 * RATE), math.nan)
-    monkeypatch.setattr(Separator, "separate", lambda self, x, rate, heads: dict.fromkeys(heads, nan))
+    monkeypatch.setattr(Separator, "stream_source", lambda self, source, heads: [dict.fromkeys(heads, nan)])
     with pytest.raises(DataError, match="the estimate of drums for track song-0 holds NaN or infinite samples"):
         evaluate(run)
     short = torch.zeros(2, 2 * RATE - 1)
-    monkeypatch.setattr(Separator, "separate", lambda self, x, rate, heads: dict.fromkeys(heads, short))
+    monkeypatch.setattr(Separator, "stream_source", lambda self, source, heads: [dict.fromkeys(heads, short)])
     with pytest.raises(DataError, match="the estimates of track song-0 have 15999 samples, the references 16000"):
         evaluate(run)
 

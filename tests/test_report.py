@@ -319,8 +319,12 @@ def test_a_group_without_tracks_is_said_not_shown(runs):
 def test_out_holds_table_and_curves(runs, tmp_path):
     out = tmp_path / "new" / "report"
     made = report(runs, out)
-    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "curves.svg", "report.csv", "report.md"]
-    assert {path.name for path in made.files} == {path.name for path in out.iterdir()}
+    names = {"bands", "boxes-usdr", "boxes-csdr", "curves", "tracks-drums-v7-mtl", "tracks-drums-v7-mtl-to-drums"}
+    names |= {"tracks-mtl-mtl-to-drums", "transfer"}
+    expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    expected |= {"index.html", "report.csv", "report.md", "scores.csv"}
+    assert {path.name for path in out.iterdir()} == expected
+    assert {path.name for path in made.files} == expected
     assert (out / "report.md").read_text(encoding="utf-8").startswith(made.markdown)
     assert (out / "report.csv").read_text(encoding="utf-8") == made.csv
     assert matplotlib.image.imread(out / "curves.png").shape == (600, 1200, 4)
