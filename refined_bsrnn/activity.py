@@ -17,9 +17,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from .errors import DataError
-from .files import atomic_write
+from .files import atomic_write, cache_folder
 from .progress import track as show_progress
-from .synth import cache_folder
 
 SEGMENT_SECONDS, N_CHUNKS, HOP_CHUNKS = 6.0, 10, 5  # chunks of 0.6 s; a segment begins every 3 s
 QUANTILE, FLOOR, SILENT = 0.15, 1e-3, 1e-5  # of all chunks; the least threshold; what a silent chunk counts as

@@ -211,6 +211,13 @@ def open_audio(path: str | PathLike[str] | BinaryIO, stream: int = 0) -> AudioRe
     return reader
 
 
+class _SoundFile(soundfile.SoundFile):
+    """soundfile seeks behind every read to where it is already; in an MP3 or Ogg libsndfile lands elsewhere."""
+
+    def seekable(self) -> bool:
+        return self.format in SEEKS_EXACTLY and super().seekable()
+
+
 class _SoundfileReader(AudioReader):
     """What libsndfile reads, and tells the length of."""
 
@@ -226,7 +233,7 @@ class _SoundfileReader(AudioReader):
     def open(cls, path: Path, size: int) -> "_SoundfileReader | None":
         """None where FFmpeg should try; `AudioError` for an empty or truncated file."""
         try:
-            file = soundfile.SoundFile(path)
+            file = _SoundFile(path)
         except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes an unknown suffix for raw samples
             return None
         try:
@@ -479,9 +486,9 @@ class AudioWriter:
     """An audio file that is written block by block, and is there only when the ``with`` around it ends well.
 
     ``subtype`` is one of `SUBTYPES`; ``n_samples`` (if known) chooses 64-bit wav for files beyond 4 GB; ``tags`` are
-    those of `TAGS`; ``compression`` is libsndfile's level, 0 (best) to 1 (smallest). Integer formats clamp what is beyond
-    full scale: ``peak`` says how far the samples reached. Raises `AudioError` for what the format cannot hold and for a
-    disk that cannot be written.
+    those of `TAGS`; ``compression`` is libsndfile's level, 0 (best) to 1 (smallest). Integer formats clamp what is
+    beyond full scale: ``peak`` says how far the samples reached. Raises `AudioError` for what the format cannot hold
+    and for a disk that cannot be written.
     """
 
     def __init__(

@@ -590,4 +590,4 @@ def load_track(track: Track, targets: Sequence[str]) -> tuple[Tensor, dict[str, 
     stems = {target: read_part(track, target, targets) for target in targets if target in track.files}
     if MIXTURE in track.files:
         return read_part(track, MIXTURE, targets), stems, "file"
-    return torch.stack([read_part(track, stem, targets) for stem in track.stems]).sum(0), stems, "sum"
+    return torch.stack([read_part(track, stem, targets) for stem in track.apart]).sum(0), stems, "sum"

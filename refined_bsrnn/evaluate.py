@@ -36,7 +36,7 @@ from .progress import track as progress
 from .recipe import DataSpec, Recipe
 from .scores import TrackScores
 from .separate import Separator, Source
-from .sources import DataRoot, Track, find_root, fingerprint, track_table, tracks_of, with_definitions
+from .sources import Sources, Track, fingerprint, scan
 from .stats import nan_median, spread
 from .whole import EstimateFiles, Signals, known_parts, mixture_kind, pieces, read_known, read_mixture, second_energies
 
@@ -89,7 +89,7 @@ class Job:
 
     folder: Path  # gets results.json and evaluation/
     targets: list[str]
-    root: DataRoot
+    sources: Sources
     listed: list[Track]  # of the whole split
     tracks: list[Track]  # to be scored
     estimates: Any  # NetworkEstimates or EstimateFiles
@@ -150,15 +150,14 @@ def evaluate(
     """
     chosen = Options(split=split, with_museval=with_museval or bool(options.get("museval_json")), **options)
     recipe = run.load_recipe()
-    root = find_root(replace(recipe.data, root=data_root) if data_root else recipe.data)
     model = load_model(run)
     facts = describe_run(run, recipe, model)  # before the hours of work
     with shared_tracks(device) as (rank, n_processes, own_device, meet):
-        listed = tracks_of(track_table(root.path, (split,)))
-        defined = [with_definitions(track, recipe.data) for track in listed]
-        tracks = chosen_tracks(tracks_with(model.targets, defined, root, split), chosen)
+        found = scan(replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data, (split,))
+        listed = found.usable()
+        tracks = chosen_tracks(tracks_with(model.targets, listed, found.sources, split), chosen)
         estimates = NetworkEstimates(model, own_device)
-        job = Job(run.path, model.targets, root, listed, tracks, estimates, chosen)
+        job = Job(run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
         results = _evaluate(job, facts, rank, n_processes, meet)
         if rank == 0 and not chosen.partial:
             note_scores(run, results)
@@ -181,13 +180,13 @@ def evaluate_estimates(folder: Path, data_root: str | None = None, **options: An
     Raises `DataError` for a track without an estimate, and an estimate of another length or rate or with NaN samples.
     """
     chosen = Options(**{**options, "with_museval": options.get("with_museval") or bool(options.get("museval_json"))})
-    root = find_root(DataSpec(root=data_root))
+    found = scan(DataSpec(root=data_root), (chosen.split,))
     files = EstimateFiles(folder)
-    listed = tracks_of(track_table(root.path, (chosen.split,)))
+    listed = found.usable()
     targets = files.targets(listed)
-    tracks = chosen_tracks(tracks_with(targets, listed, root, chosen.split), chosen)
+    tracks = chosen_tracks(tracks_with(targets, listed, found.sources, chosen.split), chosen)
     facts = {"format": FORMAT, "run": folder.resolve().name, "kind": "estimates", "base": None}
-    job = Job(folder, targets, root, listed, tracks, files, chosen)
+    job = Job(folder, targets, found.sources, listed, tracks, files, chosen)
     return _evaluate(job, {**facts, "model": {}, "training": {}}, 0, 1, lambda: None)
 
 
@@ -205,13 +204,13 @@ def shared_tracks(device: str) -> Iterator[tuple[int, int, str, Callable[[], Non
     yield state.process_index, state.num_processes, own, state.wait_for_everyone
 
 
-def tracks_with(targets: Sequence[str], tracks: Sequence[Track], root: DataRoot, split: str) -> list[Track]:
+def tracks_with(targets: Sequence[str], tracks: Sequence[Track], sources: Sources, split: str) -> list[Track]:
     """The tracks that have at least one target; `DataError` where none has."""
     usable = [t for t in tracks if set(targets) & set(t.stems)]
     if not usable:
         stems = sorted({stem for t in tracks for stem in t.stems})
         raise DataError(
-            f"none of {len(tracks)} tracks in {root.path}/{split} has a stem for {', '.join(targets)}; "
+            f"none of {len(tracks)} tracks in {sources.where} ({split}) has a stem for {', '.join(targets)}; "
             f"stems there: {', '.join(stems) or 'none'}."
         )
     return usable
@@ -404,9 +403,9 @@ def summary_of(job: Job, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "split": options.split,
         "data": {
-            "name": job.root.name,
+            "name": job.sources.name,
             "fingerprint": fingerprint(job.listed),
-            "builtin": job.root.is_builtin,
+            "builtin": job.sources.is_builtin,
             "mixture": "+".join(sorted({row["mixture"] for row in rows})),
         },
         "n_tracks": len(rows),

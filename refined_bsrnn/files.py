@@ -1,4 +1,4 @@
-"""Atomic writes: a crash or a full disk leaves the old file as it was."""
+"""Atomic writes: a crash or a full disk leaves the old file as it was. Where the cache is."""
 
 import errno
 import json
@@ -9,6 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+CACHE_VARIABLE = "REFINED_BSRNN_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "refined_bsrnn"
+    try:
+        return Path("~/.cache/refined_bsrnn").expanduser()
+    except RuntimeError as problem:
+        raise UserError(
+            f"there is no home folder to keep built-in stems and decoded audio in. Set {CACHE_VARIABLE} to a folder."
+        ) from problem
 
 
 @contextmanager

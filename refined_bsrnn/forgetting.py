@@ -12,7 +12,7 @@ from .metrics import usdr
 from .model import BSRNN
 from .progress import track as progress
 from .separate import Separator
-from .sources import find_root, track_table, tracks_of
+from .sources import scan
 
 
 def forgetting(
@@ -53,10 +53,10 @@ def _on_other_backbone(base: RunFolder, run: RunFolder) -> BSRNN:
 
 def _scores(model: BSRNN, base: RunFolder, data_root: str | None, split: str, device: str) -> dict[str, float]:
     recipe = base.load_recipe()
-    root = find_root(replace(recipe.data, root=data_root) if data_root else recipe.data)
+    found = scan(replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data, (split,))
     separator = Separator(model, device)
     values: dict[str, list[float]] = {name: [] for name in model.targets}
-    tracks = [t for t in tracks_of(track_table(root.path, (split,))) if set(t.stems) & set(values)]
+    tracks = [t for t in found.usable() if set(t.stems) & set(values)]
     for track in progress(tracks, len(tracks), "forgetting"):
         mixture, stems, _ = load_track(track, model.targets)
         audible = [name for name in stems if stems[name].any()]

@@ -22,13 +22,28 @@ import datasets
 import torch
 from torch import Tensor
 
-from .audio import AUDIO_SUFFIXES, audio_info, match_channels, read_audio
-from .errors import DataError
-from .recipe import DATA_ROOT_VARIABLE, DataSpec
-from .synth import builtin_root
+from .audio import AudioInfo, audio_info, match_channels, read_audio
+from .decoded import STEM_MP4, content_key, decode, decoded_file, of_file
+from .errors import DataError, RecipeError, UserError
+from .hub_data import huggingface
+from .layouts import (
+    MIXTURE,
+    SPLITS,
+    File,
+    Finding,
+    Listed,
+    Listing,
+    builtin,
+    folder,
+    manifest,
+    medleydb,
+    musdb,
+    slakh,
+)
+from .recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec
+from .suggest import bind_options, pick
 
-SPLITS = ("train", "valid", "test")
-MIXTURE = "mixture"
+MAX_TOLD = 8  # problems in one message
 BUILTIN = "builtin"  # as data.root: the built-in stems, whatever the environment says
 
 # The official validation tracks of MUSDB18 (the musdb package's configuration), held out of its train folder.
@@ -78,6 +93,17 @@ class Track:
         return [name for name in self.files if name != MIXTURE]
 
     @property
+    def apart(self) -> list[str]:
+        """The finest stems that share no file with each other: without those that are defined as sums of others."""
+        kept: list[str] = []
+        taken: set[StemFile] = set()
+        for stem in sorted(self.stems, key=lambda name: len(self.files[name])):
+            if not taken & set(self.files[stem]):
+                kept.append(stem)
+                taken |= set(self.files[stem])
+        return [stem for stem in self.stems if stem in kept]
+
+    @property
     def seconds(self) -> float:
         return self.n_samples / self.sample_rate_hz
 
@@ -113,55 +139,301 @@ def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = N
 
 # --- where the data are -----------------------------------------------------------------------------------------------
 
+SOURCES: dict[str, Callable[..., Listing]] = {
+    "folder": folder,
+    "musdb": musdb,
+    "slakh": slakh,
+    "medleydb": medleydb,
+    "manifest": manifest,
+    "huggingface": huggingface,
+    "builtin": builtin,
+}
+
 
 @dataclass(frozen=True)
-class DataRoot:
-    """The folder the songs are in, and whether they are the built-in ones."""
+class Sources:
+    """The sources of a recipe: every kind and place known."""
 
-    path: Path
-    is_builtin: bool
+    specs: tuple[SourceSpec, ...]
+    notes: tuple[str, ...] = ()  # what was guessed
+    from_root: bool = True  # said by data.root or the environment, not by data.sources
+
+    @property
+    def is_builtin(self) -> bool:
+        return all(spec.kind == BUILTIN for spec in self.specs)
 
     @property
     def name(self) -> str:
-        return "built-in synthetic stems" if self.is_builtin else self.path.name
+        if self.is_builtin:
+            return "built-in synthetic stems"
+        return " + ".join(_source_name(spec) for spec in self.specs)
+
+    @property
+    def where(self) -> str:
+        """The folders, files or names."""
+        return ", ".join(str(spec.options.get("root", BUILTIN)) for spec in self.specs)
+
+    def resolved(self, spec: DataSpec) -> DataSpec:
+        """The recipe's section with which the same data are found again, whatever the environment says then."""
+        if self.from_root:
+            return replace(spec, root=BUILTIN if self.is_builtin else self.where)
+        return replace(spec, root=None, sources=self.specs)
 
 
-def find_root(spec: DataSpec) -> DataRoot:
-    """``data.root``, else ``$MUSDB18HQ_ROOT``, else the built-in stems, made on first use (``data.root=builtin``).
+def _source_name(spec: SourceSpec) -> str:
+    root = str(spec.options.get("root", spec.kind))
+    return Path(root).name if Path(root).exists() else root
 
-    A root that is named and is not there is a `DataError`, never a reason to fall back.
+
+def find_sources(spec: DataSpec) -> Sources:
+    """``data.sources``, ``data.root``, ``$MUSDB18HQ_ROOT``, or the built-in stems, made on first use.
+
+    The kind ``auto`` (which a root has) is guessed from what lies there. A root that is named and is not there is a
+    `DataError`, never a reason to fall back.
     """
-    for source, named in (("data.root", spec.root), (f"${DATA_ROOT_VARIABLE}", os.environ.get(DATA_ROOT_VARIABLE))):
+    if spec.sources:
+        found = [_known(source, f"data.sources[{i}]") for i, source in enumerate(spec.sources)]
+        return Sources(tuple(s for s, _ in found), tuple(note for _, note in found if note), from_root=False)
+    for place, named in (("data.root", spec.root), (f"${DATA_ROOT_VARIABLE}", os.environ.get(DATA_ROOT_VARIABLE))):
         if named == BUILTIN:
             break
         if named:
-            path = Path(named).expanduser()
-            if not path.is_dir():
-                raise DataError(
-                    f"{source} is {named!r}, and there is no such folder. "
-                    "Expected a folder that holds train/<track>/<stem>.wav (MUSDB18-HQ's layout)."
-                )
-            return DataRoot(path.resolve(), False)
-    return DataRoot(builtin_root(), True)
+            source, note = _known(SourceSpec(options={"root": named}), place)
+            return Sources((source,), (note,))
+    return Sources((SourceSpec(BUILTIN),))
 
 
-# --- the track table --------------------------------------------------------------------------------------------------
+def _known(source: SourceSpec, where: str) -> tuple[SourceSpec, str]:
+    """The source with its kind and its absolute root, and what was guessed."""
+    function = None if source.kind == "auto" else pick(f"{where}.kind", source.kind, SOURCES)
+    if function is builtin:
+        return source, ""
+    named = source.options.get("root")
+    if not isinstance(named, str) or not named:
+        raise RecipeError(f"{where} says no root; expected the folder or file that holds the songs.")
+    path = Path(named).expanduser()
+    if not path.exists() and function is not huggingface:
+        raise DataError(
+            f"{where} is {named!r}, and there is no such folder. Expected a folder that holds train/<track>/<stem>.wav "
+            f"(MUSDB18-HQ's layout) or is laid out as one of {', '.join(SOURCES)}."
+        )
+    note, kind = "", source.kind
+    if source.kind == "auto":
+        kind, why = guess(path)
+        note = f"{named} is read as {kind}: {why}. Otherwise: data.sources=[{{kind: ..., root: ...}}]."
+    root = str(path.resolve()) if path.exists() else named
+    return replace(source, kind=kind, options={**source.options, "root": root}), note
 
 
-def track_table(root: Path, splits: Iterable[str]) -> datasets.Dataset:
-    """One row per track of the splits, sorted by split and name, as a `datasets` table of `Track` fields.
+def guess(root: Path) -> tuple[str, str]:
+    """The kind of source that lies in a folder or file, and what tells."""
+    if root.is_file():
+        suffix = root.suffix.lower()
+        if suffix in (".csv", ".jsonl"):
+            return "manifest", f"a {suffix} file"
+        if suffix == ".parquet":
+            return "huggingface", "a parquet file"
+        raise DataError(f"{root} is a file; expected a folder of songs, a .csv or .jsonl manifest, or a .parquet file.")
+    for pattern, kind in (
+        (f"*/*{STEM_MP4}", "musdb"),
+        ("*/metadata.yaml", "slakh"),
+        ("*/*/metadata.yaml", "slakh"),
+        ("*/*_METADATA.yaml", "medleydb"),
+        ("Audio/*/*_STEMS", "medleydb"),
+        ("*.parquet", "huggingface"),
+        ("*/*.parquet", "huggingface"),
+    ):
+        found = next(iter(sorted(root.glob(pattern))), None)
+        if found:
+            return kind, f"it holds {found.relative_to(root)}"
+    return "folder", "a folder per song, a file or folder per stem"
+
+
+def list_source(source: SourceSpec, splits: Sequence[str], where: str = "data.sources") -> Listing:
+    """The tracks of one source; ``test_tracks`` (names or globs) moves those of a source without splits to the test."""
+    options = dict(source.options)
+    patterns = options.pop("test_tracks", ())
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    function = pick(f"{where}.kind", source.kind, SOURCES)
+    options = bind_options(f"{where} ({source.kind})", function, options, ("splits",))
+    listing = function(SPLITS if patterns else splits, **options)
+    if patterns:
+        tested = {t.name for t in listing.tracks if any(fnmatch.fnmatchcase(t.name, p) for p in patterns)}
+        moved = [replace(t, split="test") if t.name in tested else t for t in listing.tracks]
+        listing.tracks = [t for t in moved if t.split in splits]
+    return listing
+
+
+# --- from listings to tracks ------------------------------------------------------------------------------------------
+
+READ_IN_PLACE = (".wav", ".flac", ".aiff", ".aif", ".w64", ".rf64", ".caf", ".au")
+READ_FROM_THE_START = (".ogg", ".opus", ".mp3")  # entered only by decoding from the beginning; others are decoded once
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The tracks of a recipe's sources, what is wrong with their names and headers, and what is to be told."""
+
+    sources: Sources
+    tracks: list[Track]
+    findings: list[Finding]
+    notes: list[str]
+
+    def usable(self) -> list[Track]:
+        """The tracks, where nothing is wrong that stops training; else a `DataError` that names all of it."""
+        refuse(self.findings)
+        return self.tracks
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """`DataError` with the sentences of the findings with which training cannot go on."""
+    stopping = [finding.text for finding in findings if finding.stops]
+    if len(stopping) == 1:
+        raise DataError(stopping[0])
+    if stopping:
+        shown = "\n  ".join(stopping[:MAX_TOLD])
+        more = f"\n  and {len(stopping) - MAX_TOLD} more" if len(stopping) > MAX_TOLD else ""
+        raise DataError(
+            f"{len(stopping)} problems with the data:\n  {shown}{more}\nrefined-bsrnn check-data lists all."
+        )
+
+
+def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
+    """List the sources and read the headers of all files; what is wrong becomes findings, nothing is hidden."""
+    sources = find_sources(spec)
+    found = Scan(sources, [], [], list(sources.notes))
+    listed: list[tuple[Listed, SourceSpec]] = []
+    nothing: list[str] = []
+    for i, source in enumerate(sources.specs):
+        listing = list_source(source, splits, "data.root" if sources.from_root else f"data.sources[{i}]")
+        if not listing.tracks and not listing.findings:
+            nothing.append(_nothing_found(source, splits))
+        found.findings.extend(listing.findings)
+        found.notes.extend(listing.notes)
+        listed += [(track, source) for track in listing.tracks]
+    if len(nothing) == len(sources.specs):
+        raise DataError(" ".join(nothing))
+    found.notes.extend(nothing)
+    lossless = _decoded_files([track for track, _ in listed], spec.decode, found)
+    names: set[tuple[str, str]] = set()
+    for track, source in listed:
+        made = _opened(track, lossless, found.findings)
+        if made is None:
+            continue
+        name = made.name if (made.split, made.name) not in names else f"{_source_name(source)}: {made.name}"
+        names.add((made.split, name))
+        found.tracks.append(with_definitions(replace(made, name=name, weight=source.weight), spec))
+    found.tracks.sort(key=lambda t: (splits.index(t.split), t.name))
+    return found
+
+
+def _nothing_found(source: SourceSpec, splits: Sequence[str]) -> str:
+    root = Path(str(source.options.get("root", "")))
+    inside = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else []
+    layout = f"Expected {root.name}/{splits[0]}/<track>/<stem>.wav; " if source.kind == "folder" else ""
+    hint = " A source's test_tracks: [...] names tracks to test on." if "train" not in splits else ""
+    return (
+        f"no tracks in {root} ({source.kind}) for {' or '.join(splits)}. {layout}found "
+        f"{', '.join(inside) if inside else 'an empty folder'}.{hint}"
+    )
+
+
+def _decoded_files(tracks: Sequence[Listed], all_lossy: bool, found: Scan) -> dict[Path, Path | UserError]:
+    """original → lossless copy in the cache, of the files that cannot be entered at any place."""
+    paths = {file.path for track in tracks for files in track.files.values() for file in files}
+    slow = sorted(p for p in paths if p.suffix.lower() in READ_FROM_THE_START)
+    if slow and not all_lossy:
+        found.notes.append(
+            f"{len(slow)} of {len(paths)} files are mp3, ogg or opus, of which every excerpt is decoded from the "
+            "beginning of the song: slow. data.decode=true decodes them once into the cache."
+        )
+    known = (*READ_IN_PLACE, *(() if all_lossy else READ_FROM_THE_START))
+    wanted = sorted(p for p in paths if p.suffix.lower() not in known and p.is_file())
+    results = decode([of_file(p) for p in wanted], "decoding what cannot be entered at any place") if wanted else []
+    return {
+        path: result if isinstance(result, UserError) else decoded_file(result, "audio")
+        for path, result in zip(wanted, results, strict=True)
+    }
+
+
+def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: list[Finding]) -> Track | None:
+    """The track with what its headers say; None and findings where they cannot be read or disagree."""
+    where, before = f"{track.split}/{track.name}", len(findings)
+    infos: dict[File, AudioInfo] = {}
+    for file in (f for files in track.files.values() for f in files):
+        try:
+            copy = lossless.get(file.path, file.path)
+            if isinstance(copy, UserError):
+                raise copy
+            info = audio_info(copy)
+            infos[file] = replace(info, n_samples=_piece(file, info)[1])
+        except UserError as error:
+            findings.append(Finding(kind_of(error), where, str(error)))
+    if len(findings) > before:
+        return None
+    lengths = {stem: max(infos[f].n_samples for f in files) for stem, files in track.files.items()}
+    rates = {stem: [infos[f].sample_rate_hz for f in files] for stem, files in track.files.items()}
+    one_rate = {stem: values[0] if len(set(values)) == 1 else values for stem, values in rates.items()}
+    for kind, unit, values, rule in (
+        ("length", "samples", {} if track.padded else lengths, "Every stem must be as long as its mixture."),
+        ("rate", "Hz", one_rate, "Convert them to one rate."),
+    ):
+        if len(set(map(str, values.values()))) > 1 or any(isinstance(v, list) for v in values.values()):
+            told = ", ".join(f"{stem} {value}" for stem, value in values.items())
+            findings.append(Finding(kind, where, f"the files of track {track.folder} differ in {unit}: {told}. {rule}"))
+    return _track(track, infos, lengths, lossless) if len(findings) == before else None
+
+
+def _piece(file: File, info: AudioInfo) -> tuple[int, int]:
+    """(first sample, number of samples) of the piece of a file that is used."""
+    start = round(file.start_seconds * info.sample_rate_hz)
+    stop = info.n_samples if file.end_seconds is None else round(file.end_seconds * info.sample_rate_hz)
+    if not 0 <= start < stop <= info.n_samples:
+        raise DataError(
+            f"{file.path} lasts {info.seconds:.3f} s; {file.start_seconds:g} to "
+            f"{'its end' if file.end_seconds is None else f'{file.end_seconds:g}'} s of it were asked for."
+        )
+    return start, stop - start
+
+
+def _track(
+    track: Listed,
+    infos: Mapping[File, AudioInfo],
+    lengths: Mapping[str, int],
+    lossless: Mapping[Path, Path | UserError],
+) -> Track:
+    n_samples = lengths.get(MIXTURE, max(lengths.values()))
+    files: dict[str, tuple[StemFile, ...]] = {}
+    for stem, listed in track.files.items():
+        pieces = []
+        for file in listed:
+            path = Path(str(lossless.get(file.path, file.path)))
+            name = str(path.relative_to(track.folder) if path.is_relative_to(track.folder) else path)
+            start = round(file.start_seconds * infos[file].sample_rate_hz)
+            pieces.append(StemFile(name, min(infos[file].n_samples, n_samples), start))
+        files[stem] = tuple(pieces)
+    n_channels = max(info.n_channels for info in infos.values())
+    listed_files = [f for fs in track.files.values() for f in fs]
+    cut = "".join(f" {f.start_seconds}-{f.end_seconds}" for f in listed_files if f.start_seconds or f.end_seconds)
+    content = content_key([f.path for f in listed_files]) + cut
+    rate = next(iter(infos.values())).sample_rate_hz
+    return Track(track.name, track.split, str(track.folder), n_samples, rate, n_channels, files, content)
+
+
+def kind_of(error: UserError) -> str:
+    """The kind of finding that an error of reading is."""
+    text = str(error)
+    words = (("is cut off", "truncated"), ("is empty", "empty"), ("holds no samples", "empty"), ("holds NaN", "nan"))
+    return next((kind for word, kind in words if word in text), "unreadable")
+
+
+def track_table(root: str | Path, splits: Sequence[str]) -> datasets.Dataset:
+    """One row per track of a root, sorted by split and name, as a `datasets` table of `Track` fields.
 
     Raises `DataError` where nothing is found, where a file cannot be read, and where the files of one track differ in
     length or rate.
     """
-    folders = [(split, folder) for split in splits for folder in _track_folders(root / split)]
-    if not folders:
-        found = sorted(p.name for p in root.iterdir())[:8]
-        raise DataError(
-            f"no tracks in {root} for {' or '.join(splits)}. Expected {root.name}/{next(iter(splits))}/<track>/"
-            f"<stem>.wav; found {', '.join(found) if found else 'an empty folder'}."
-        )
-    return table_of([_read_track(split, folder) for split, folder in folders])
+    return table_of(scan(DataSpec(root=str(root)), splits).usable())
 
 
 def table_of(tracks: Iterable[Track]) -> datasets.Dataset:
@@ -196,47 +468,6 @@ def fingerprint(tracks: Sequence[Track]) -> str:
     """A hash of which tracks these are and of their content; where they lie does not count."""
     lines = sorted(f"{t.split}\t{t.name}\t{t.n_samples}\t{t.sample_rate_hz}\t{t.content}" for t in tracks)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _track_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _read_track(split: str, folder: Path) -> Track:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
-            if path.stem in files:
-                raise DataError(f"{folder} has two files for {path.stem!r}: {files[path.stem].name} and {path.name}.")
-            files[path.stem] = path
-    if not files:
-        raise DataError(f"the track folder {folder} holds no audio file; expected <stem>.wav. Remove it or fill it.")
-    infos = {stem: audio_info(path) for stem, path in files.items()}
-    for what, unit in (("n_samples", "samples"), ("sample_rate_hz", "Hz")):
-        values = {stem: getattr(info, what) for stem, info in infos.items()}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{stem} {value}" for stem, value in values.items())
-            raise DataError(
-                f"the files of track {folder} differ in {unit}: {listed}. Every stem must be as long as its mixture."
-            )
-    info = infos[next(iter(infos))]
-    n_channels = max(i.n_channels for i in infos.values())
-    names = {stem: (StemFile(path.name, infos[stem].n_samples),) for stem, path in files.items()}
-    content = _content_hash(list(files.values()))
-    return Track(folder.name, split, str(folder), info.n_samples, info.sample_rate_hz, n_channels, names, content)
-
-
-def _content_hash(paths: Sequence[Path]) -> str:
-    """Of sizes and 16 KiB from the middle: tells two sets of songs apart without reading them whole."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(max(0, size // 2 - 8192))
-            digest.update(f"{path.name}\t{size}\t".encode() + file.read(16384))
-    return digest.hexdigest()
 
 
 def split_validation(tracks: Sequence[Track], spec: DataSpec) -> tuple[list[Track], list[Track]]:

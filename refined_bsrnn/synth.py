@@ -12,7 +12,6 @@ real music.
 import errno
 import itertools
 import json
-import os
 import shutil
 import time
 import uuid
@@ -27,10 +26,10 @@ import numpy as np
 from numpy.random import Generator
 
 from .errors import DataError
+from .files import CACHE_VARIABLE, cache_folder
 
 STEMS = ("vocals", "drums", "bass", "guitar", "other")
 GENERATOR_VERSION = 1  # raise it whenever the same seed would sound different: cached folders carry it in their name
-CACHE_VARIABLE = "REFINED_BSRNN_CACHE"
 DEFAULT_TRACKS = {"train": 16, "valid": 3, "test": 4}
 BAND_RATE_HZ = 44100
 MANIFEST = "builtin.json"  # written last: a folder without it was never finished
@@ -809,20 +808,6 @@ def builtin_root(cache: Path | None = None) -> Path:
     """
     seed = 0
     return write_band((cache or cache_folder()) / f"builtin-stems-v{GENERATOR_VERSION}-seed{seed}", seed=seed)
-
-
-def cache_folder() -> Path:
-    """Where what is made once is kept: ``$REFINED_BSRNN_CACHE`` or a folder in the user's cache."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "refined_bsrnn"
-    try:
-        return Path("~/.cache/refined_bsrnn").expanduser()
-    except RuntimeError as problem:
-        raise DataError(
-            f"there is no home folder to keep the built-in stems in. Set {CACHE_VARIABLE} to a folder."
-        ) from problem
 
 
 def _manifest(counts: Mapping[str, int], seconds: float, seed: int) -> dict[str, Any]:

@@ -37,19 +37,7 @@ from .model import BSRNN, count_parameters
 from .progress import Bar, say
 from .recipe import Recipe, TrainSpec, default_run_name, dump_recipe
 from .separate import Separator
-from .sources import (
-    BUILTIN,
-    DataRoot,
-    Track,
-    find_root,
-    fingerprint,
-    split_validation,
-    tell_builtin,
-    track_table,
-    tracks_of,
-    use_part,
-    with_definitions,
-)
+from .sources import Sources, Track, fingerprint, scan, split_validation, table_of, tell_builtin, use_part
 from .stft import Signal
 from .tracking import Tracker, device_name, environment
 
@@ -102,7 +90,7 @@ class Objective(nn.Module):
 class TrainingData:
     """What a run trains and validates on."""
 
-    root: DataRoot
+    sources: Sources
     table: Any  # the datasets table of all tracks
     parts: Parts
     validation: list[Track]
@@ -110,9 +98,9 @@ class TrainingData:
     def describe(self) -> dict[str, Any]:
         """For provenance.json."""
         return {
-            "name": self.root.name,
-            "root": str(self.root.path),
-            "builtin": self.root.is_builtin,
+            "name": self.sources.name,
+            "root": self.sources.where,
+            "builtin": self.sources.is_builtin,
             "fingerprint": fingerprint([*self.parts.tracks, *self.validation]),
             "parts": list(self.parts.names),
             "train_tracks": [t.name for t in self.parts.tracks],
@@ -123,14 +111,13 @@ class TrainingData:
 
 def training_data(recipe: Recipe) -> TrainingData:
     """Everything training reads: listed, split and checked; never the test split."""
-    root = find_root(recipe.data)
-    table = track_table(root.path, ("train", "valid"))
-    tracks = [with_definitions(track, recipe.data) for track in tracks_of(table)]
+    found = scan(recipe.data, ("train", "valid"))
+    tracks = found.usable()
     train_tracks, validation = split_validation(tracks, recipe.data)
     train_tracks = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
     parts = make_parts(train_tracks, recipe.targets, recipe.data)
     validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
-    return TrainingData(root, table, parts, validation)
+    return TrainingData(found.sources, table_of(tracks), parts, validation)
 
 
 # --- small pure pieces ------------------------------------------------------------------------------------------------
@@ -626,18 +613,17 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     )
 
 
-def new_run(recipe: Recipe, root: DataRoot) -> tuple[Recipe, RunFolder]:
+def new_run(recipe: Recipe, sources: Sources) -> tuple[Recipe, RunFolder]:
     """The folder of a new run (not made yet), and the recipe with its name in it; refused where it exists."""
-    name = recipe.run.name or default_run_name(recipe, root.is_builtin)
-    if root.is_builtin and not name.endswith("-builtin"):
+    name = recipe.run.name or default_run_name(recipe, sources.is_builtin)
+    if sources.is_builtin and not name.endswith("-builtin"):
         name += "-builtin"
     run = RunFolder(Path(recipe.run.root) / name)
     if run.path.exists() and any(run.path.iterdir()):
         hint = f"go on with --resume {run.path}, " if run.state.exists() else ""
         raise RecipeError(f"{run.path} exists already and is not overwritten: {hint}choose run.name=..., or remove it.")
     # With the recipe alone the run can be repeated, whatever the environment says then.
-    data = replace(recipe.data, root=BUILTIN if root.is_builtin else str(root.path))
-    return replace(recipe, run=replace(recipe.run, name=name), data=data), run
+    return replace(recipe, run=replace(recipe.run, name=name), data=sources.resolved(recipe.data)), run
 
 
 def write_run(run: RunFolder, recipe: Recipe, data: TrainingData) -> None:
@@ -659,10 +645,10 @@ def run_training(
     set_seed(recipe.train.seed)
     objective = Objective(make_model(recipe), recipe)  # a typo in the recipe fails here, before any data are read
     data = training_data(recipe)
-    if data.root.is_builtin:
+    if data.sources.is_builtin:
         tell_builtin(say)
     if resume is None:
-        recipe, run = new_run(recipe, data.root)
+        recipe, run = new_run(recipe, data.sources)
         accelerator.wait_for_everyone()  # all have looked before one makes the folder
     else:
         run = resume

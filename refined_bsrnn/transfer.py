@@ -31,7 +31,7 @@ from .recipe import (
     read_recipe_values,
     recipe_values,
 )
-from .sources import find_root
+from .sources import find_sources
 from .suggest import nearest
 from .train import new_run, run_training
 
@@ -186,7 +186,7 @@ def transfer(recipe: Recipe) -> tuple[RunFolder, bool]:
     beside = RunFolder(Path(os.path.normpath(Path(recipe.run.root) / "run" / spec.run)))
     base = beside if beside.recipe.is_file() else find_run(spec.run, recipe.run.root)
     recipe = replace(recipe, base=replace(spec, run=str(base.path)))
-    recipe, run = new_run(recipe, find_root(recipe.data))
+    recipe, run = new_run(recipe, find_sources(recipe.data))
     _, digest = transfer_model(recipe, base)
     relative = os.path.relpath(base.path.resolve(), run.path.resolve())  # `runs/` can be moved as a whole
     recipe = replace(recipe, base=replace(spec, run=Path(relative).as_posix(), sha256=digest))

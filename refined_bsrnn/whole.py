@@ -26,7 +26,7 @@ def partition(track: Track, targets: Sequence[str]) -> tuple[str, ...]:
 
     Tried are vocals, drums, bass, other; all stems; all but `other`, which may be the sum of finer ones.
     """
-    everything = tuple(track.stems)
+    everything = tuple(track.apart)
     for names in (MUSDB_STEMS, everything, tuple(name for name in everything if name != "other")):
         fits = bool(names) and set(targets) <= set(names) <= set(everything)
         if fits and (MIXTURE not in track.files or sum_to_mixture([track], names)):
@@ -59,7 +59,7 @@ def read_mixture(track: Track, kind: str, start: int = 0, n_samples: int | None 
     """(channels, samples) of the mixture of that kind, at the track's own rate."""
     if kind == "file":
         return read_part(track, MIXTURE, (), start, n_samples)
-    names = partition(track, ()) or track.stems
+    names = partition(track, ()) or track.apart
     return torch.stack([read_part(track, name, (), start, n_samples) for name in names]).sum(0)
 
 

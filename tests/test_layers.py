@@ -7,19 +7,21 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "refined_bsrnn"
 LAYERS = [
-    {"errors", "__init__"},
-    {"suggest", "files"},
-    {"recipe", "audio", "metrics", "stats", "progress"},
-    {"adapters", "bands", "stft", "blocks", "level", "together", "scores", "excerpts", "synth", "figures", "torchfile"}
-    | {"augment", "results", "published"},
-    {"heads", "losses", "sources", "activity", "ceilings", "tables", "band_table", "wiener"},
-    {"model", "data", "listening", "report_figures"},
-    {"checkpoint", "info", "whole", "page"},
+    {"__init__", "errors"},
+    {"files", "suggest"},
+    {"audio", "metrics", "progress", "recipe", "stats"},
+    {"adapters", "augment", "bands", "blocks", "decoded", "excerpts", "figures", "level", "published"}
+    | {"results", "scores", "stft", "synth", "together", "torchfile"},
+    {"layouts"},
+    {"hub_data"},
+    {"activity", "band_table", "ceilings", "heads", "losses", "sources", "tables", "wiener"},
+    {"check", "data", "listening", "model", "report_figures"},
+    {"checkpoint", "info", "page", "whole"},
     {"head_files"},
     {"hub"},
-    {"separate", "tracking", "museval_scores", "export"},
-    {"train", "evaluate", "stems"},
-    {"transfer", "report", "report_wandb", "obsrnn", "forgetting", "benchmark"},
+    {"export", "museval_scores", "separate", "tracking"},
+    {"evaluate", "stems", "train"},
+    {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
     {"study"},
     {"study_report"},
     {"cli"},

@@ -10,14 +10,15 @@ import torch
 from conftest import RATE, STEMS, write_song
 
 from refined_bsrnn.audio import read_audio
-from refined_bsrnn.errors import AudioError, DataError
+from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from refined_bsrnn.sources import (
     MUSDB_VALIDATION_TRACKS,
     StemFile,
     Track,
-    find_root,
+    find_sources,
     fingerprint,
+    guess,
     read_stem,
     split_validation,
     table_of,
@@ -36,12 +37,11 @@ def tracks_in(root, splits=("train",)):
 def test_root_is_the_recipes_then_the_environments_then_built_in(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    monkeypatch.setattr("refined_bsrnn.sources.builtin_root", lambda: tmp_path / "builtin")
-    assert find_root(DataSpec()).is_builtin
+    assert find_sources(DataSpec()).is_builtin
     monkeypatch.setenv("MUSDB18HQ_ROOT", str(tmp_path / "a"))
-    assert find_root(DataSpec()).path == tmp_path / "a"
-    assert find_root(DataSpec(root=str(tmp_path / "b"))).path == tmp_path / "b"
-    assert find_root(DataSpec(root="builtin")).is_builtin
+    assert find_sources(DataSpec()).where == str(tmp_path / "a")
+    assert find_sources(DataSpec(root=str(tmp_path / "b"))).where == str(tmp_path / "b")
+    assert find_sources(DataSpec(root="builtin")).is_builtin
 
 
 @pytest.mark.parametrize("source", ["data.root", "$MUSDB18HQ_ROOT"])
@@ -49,7 +49,7 @@ def test_a_root_that_is_not_there_is_no_reason_to_fall_back(source, tmp_path, mo
     nowhere = str(tmp_path / "nowhere")
     monkeypatch.setenv("MUSDB18HQ_ROOT", nowhere)
     with pytest.raises(DataError, match=f"{source.replace('$', '.')} is .*nowhere.* there is no such folder"):
-        find_root(DataSpec(root=nowhere if source == "data.root" else None))
+        find_sources(DataSpec(root=nowhere if source == "data.root" else None))
 
 
 # --- the track table
@@ -83,6 +83,7 @@ def test_empty_root_and_wrong_layout(tmp_path):
     with pytest.raises(DataError, match="no tracks in .* found an empty folder"):
         track_table(tmp_path, ("train",))
     (tmp_path / "songs").mkdir()
+    assert guess(tmp_path) == ("folder", "a folder per song, a file or folder per stem")
     with pytest.raises(DataError, match="Expected .*/train/<track>/<stem>.wav; found songs"):
         track_table(tmp_path, ("train",))
 
@@ -108,7 +109,7 @@ def test_stems_of_the_same_length_at_another_rate_are_refused(songs):
 
 def test_unreadable_file_is_named(songs):
     (songs / "train" / "song-1" / "bass.wav").write_bytes(b"no audio at all")
-    with pytest.raises(AudioError, match="bass.wav .* cannot be read as audio"):
+    with pytest.raises(DataError, match="bass.wav .* cannot be read as audio"):
         track_table(songs, ("train",))
 
 

@@ -1,0 +1,405 @@
+"""Where songs lie: the layouts that data sets have, each a function from its options to a listing of tracks.
+
+A source is one function and one line in `sources.SOURCES`. It is given the splits to list and its options, and looks at
+names and small text files; what only a package can open is decoded once (`decoded`). `sources` reads the headers of
+what is listed.
+"""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .audio import AUDIO_SUFFIXES
+from .decoded import STEM_MP4, decode, decoded_file, musdb_stems
+from .errors import DataError, RecipeError, UserError
+from .synth import builtin_root
+
+SPLITS = ("train", "valid", "test")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "valid": ("valid", "validation", "val", "dev"),
+    "test": ("test", "testing"),
+}
+MIXTURE = "mixture"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the data that a person should know, in one sentence."""
+
+    kind: str  # a key of `check.KINDS`
+    where: str  # split/track
+    text: str
+    stops: bool = True  # whether training cannot go on with it
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, or a piece of one, as its source lists it."""
+
+    path: Path
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A track as its source lists it: names and files, not opened yet."""
+
+    name: str
+    split: str
+    folder: Path
+    files: Mapping[str, tuple[File, ...]]  # stem (or "mixture") → the files whose sum it is
+    padded: bool = False  # whether shorter files are usual in this source and followed by silence
+
+
+@dataclass
+class Listing:
+    """What a source holds, what is wrong with it, and what a person should be told of how it was read."""
+
+    tracks: list[Listed] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def wrong(self, kind: str, where: str, text: str, stops: bool = True) -> None:
+        self.findings.append(Finding(kind, where, text, stops))
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
+    """``root/{train,valid,test}/<track>/<stem>.wav`` or ``root/<track>/<stem>.wav``; a stem may be a folder of files.
+
+    The files of a stem's folder are summed (MoisesDB). ``mixture`` is the name that mixtures have there. Without
+    folders for the splits every track is for training.
+    """
+    listing, passed = Listing(), Counter[str]()
+    for split, track in _track_folders(_existing(root), splits):
+        files, problems = _stems_in(track, passed)
+        for problem in problems:
+            listing.wrong("two_files", f"{split}/{track.name}", problem)
+        if not files:
+            text = f"the track folder {track} holds no audio file; expected <stem>.wav. Remove it or fill it."
+            in_split = track.parent != _existing(root)  # beside songs without splits there may be other things
+            listing.wrong("empty_track", f"{split}/{track.name}", text, stops=in_split)
+            continue
+        if mixture != MIXTURE and mixture in files:
+            files[MIXTURE] = files.pop(mixture)
+        summed = any(len(found) > 1 for found in files.values())
+        listing.tracks.append(Listed(track.name, split, track, files, summed))
+    if passed:
+        told = ", ".join(f"{suffix} {count}" for suffix, count in sorted(passed.items()))
+        listing.notes.append(f"{sum(passed.values())} files in {root} are no audio by their suffix: {told}.")
+    return listing
+
+
+def _existing(root: str, kind: str = "folder") -> Path:
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise DataError(
+            f"{kind} source: root is {str(root)!r}, and there is no such folder. "
+            "Expected a folder that holds train/<track>/<stem>.wav (MUSDB18-HQ's layout), or another of data.sources."
+        )
+    return path.resolve()
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _track_folders(root: Path, splits: Sequence[str]) -> list[tuple[str, Path]]:
+    """(split, track folder) of a root with or without a folder per split."""
+    if not root.is_dir():
+        raise DataError(f"{root} is a file; expected a folder of tracks.")
+    inside = _folders(root)
+    names = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+    by_split = [(names[p.name.lower()], p) for p in inside if p.name.lower() in names]
+    if by_split:
+        return [(split, track) for split, p in by_split if split in splits for track in _folders(p)]
+    if "train" in splits and any(_has_audio(p) for p in inside):
+        return [("train", p) for p in inside]
+    return []
+
+
+def _has_audio(track: Path) -> bool:
+    return any(_is_audio(p) for p in track.iterdir()) or any(_is_audio(p) for f in _folders(track) for p in f.iterdir())
+
+
+def _is_audio(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+
+
+def _stems_in(track: Path, passed: Counter[str]) -> tuple[dict[str, tuple[File, ...]], list[str]]:
+    """stem → its files, and what stands twice; counts by suffix what is no audio."""
+    found: dict[str, list[Path]] = {}
+    problems = []
+    for path in sorted(track.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            inside = sorted(path.iterdir())
+            passed.update(p.suffix or p.name for p in inside if p.is_file() and not _is_audio(p) and p.name[0] != ".")
+            stem, paths = path.name, [p for p in inside if _is_audio(p)]
+        else:
+            stem, paths = path.stem, [path] if _is_audio(path) else []
+            passed.update([] if paths else [path.suffix or path.name])
+        if paths and stem in found:
+            problems.append(f"{track} has two files for {stem!r}: {found[stem][0].name} and {path.name}.")
+        elif paths:
+            found[stem] = paths
+    return {stem: tuple(File(p) for p in paths) for stem, paths in found.items()}, problems
+
+
+def builtin(splits: Sequence[str]) -> Listing:
+    """The built-in synthetic stems, made on first use."""
+    return folder(splits, str(builtin_root()))
+
+
+# --- MUSDB18 ----------------------------------------------------------------------------------------------------------
+
+
+def musdb(splits: Sequence[str], root: str) -> Listing:
+    """MUSDB18 (not HQ): ``root/{train,test}/<track>.stem.mp4``, decoded once by the musdb package."""
+    listing, path = Listing(), _existing(root, "musdb")
+    found = [(split, file) for split in splits for file in sorted((path / split).glob(f"*{STEM_MP4}"))]
+    if not found and not list(path.glob(f"*/*{STEM_MP4}")):
+        raise DataError(f"no {STEM_MP4} files in {path}/train or {path}/test; MUSDB18-HQ (wav) is a folder source.")
+    results = decode([musdb_stems(file) for _, file in found], "decoding MUSDB18")
+    for (split, file), result in zip(found, results, strict=True):
+        name = file.name.removesuffix(STEM_MP4)
+        if isinstance(result, UserError):
+            listing.wrong("unreadable", f"{split}/{name}", str(result))
+            continue
+        files = {stem: (File(decoded_file(result, stem)),) for stem in (MIXTURE, "vocals", "drums", "bass", "other")}
+        listing.tracks.append(Listed(name, split, result, files))
+    return listing
+
+
+# --- Slakh2100 --------------------------------------------------------------------------------------------------------
+
+
+def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = None) -> Listing:
+    """Slakh2100: ``root/{train,validation,test}/Track00001/`` with ``mix.flac``, ``stems/S00.flac``, ``metadata.yaml``.
+
+    A stem's name is its instrument class (``Synth Lead`` → ``synth_lead``), or what ``classes`` maps to it:
+    ``{keys: [Piano, Organ]}``. Stems that the metadata list as not rendered have no file; they are counted.
+    """
+    listing, unrendered = Listing(), 0
+    names = {slug(c): name for name, listed in (classes or {}).items() for c in _names(listed)}
+    for split, track in _track_folders(_existing(root, "slakh"), splits):
+        where = f"{split}/{track.name}"
+        metadata = _yaml(track / "metadata.yaml", where, listing)
+        if metadata is None:
+            continue
+        files: dict[str, list[File]] = {}
+        for key, stem in sorted((metadata.get("stems") or {}).items()):
+            found = sorted(
+                p for p in (track / str(metadata.get("audio_dir", "stems"))).glob(f"{key}.*") if _is_audio(p)
+            )
+            if not stem.get("audio_rendered", True) and not found:
+                unrendered += 1
+            elif not found:
+                listing.wrong("missing_file", where, f"{track}: metadata.yaml names the stem {key}, which has no file.")
+            else:
+                name = slug("Drums" if stem.get("is_drum") else str(stem.get("inst_class", key)))
+                files.setdefault(names.get(name, name), []).append(File(found[0]))
+        mixes = sorted(p for p in track.glob("mix.*") if _is_audio(p))
+        listing.tracks.append(_listed(track.name, split, track, files, mixes))
+    if unrendered:
+        listing.notes.append(f"{unrendered} stems of {root} were never rendered, as their metadata.yaml say.")
+    return listing
+
+
+def slug(name: str) -> str:
+    """``Strings (continued)`` → ``strings``, ``electric bass`` → ``electric_bass``: a name that a target can have."""
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"\(.*?\)", "", name.lower())).strip("_")
+
+
+def _names(value: Any) -> Sequence[str]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _listed(name: str, split: str, folder: Path, files: Mapping[str, Sequence[File]], mixes: Sequence[Path]) -> Listed:
+    """A track of a rendered or recorded collection, in which a file may end before the song does."""
+    mixture = {MIXTURE: (File(mixes[0]),)} if mixes else {}
+    return Listed(name, split, folder, {**{stem: tuple(found) for stem, found in files.items()}, **mixture}, True)
+
+
+def _yaml(path: Path, where: str, listing: Listing) -> dict[str, Any] | None:
+    """The mapping in a YAML file; None and a finding where it is not there or none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            return values
+        problem = "it holds no mapping"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+    listing.wrong("metadata", where, f"{path} cannot be read: {problem}.")
+    return None
+
+
+# --- MedleyDB ---------------------------------------------------------------------------------------------------------
+
+
+def medleydb(
+    splits: Sequence[str],
+    root: str,
+    instruments: Mapping[str, Any] | None = None,
+    raw: bool = False,
+    bleed: str = "keep",
+) -> Listing:
+    """MedleyDB: ``<track>/<track>_METADATA.yaml`` with ``<track>_STEMS/`` and ``<track>_RAW/``, in root or root/Audio.
+
+    A stem's name is its instrument (``electric bass`` → ``electric_bass``), or what ``instruments`` maps to it.
+    ``raw`` takes the raw recordings in place of the stems. ``bleed: skip`` leaves out tracks whose metadata say that
+    instruments bleed into each other. The metadata may also lie in ``Metadata/``. All tracks are for training.
+    """
+    if bleed not in ("keep", "skip"):
+        raise RecipeError(f"medleydb source: bleed is {bleed!r}; expected keep or skip.")
+    listing, path, bleeding = Listing(), _existing(root, "medleydb"), []
+    names = {slug(i): name for name, listed in (instruments or {}).items() for i in _names(listed)}
+    audio = path / "Audio" if (path / "Audio").is_dir() else path
+    for track in _folders(audio) if "train" in splits else []:
+        if not ((track / f"{track.name}_STEMS").is_dir() or (track / f"{track.name}_RAW").is_dir()):
+            continue
+        where = f"train/{track.name}"
+        metadata = _yaml(_medley_metadata(track, path), where, listing)
+        if metadata is None:
+            continue
+        if str(metadata.get("has_bleed", "no")).lower() in ("yes", "true"):
+            bleeding.append(track.name)
+            if bleed == "skip":
+                continue
+        files = _medley_files(track, metadata, raw, names, where, listing)
+        mixes = [p for p in [track / str(metadata.get("mix_filename", f"{track.name}_MIX.wav"))] if p.is_file()]
+        listing.tracks.append(_listed(track.name, "train", track, files, mixes))
+    if bleeding:
+        done = "are left out" if bleed == "skip" else "are kept (bleed: skip leaves them out)"
+        listing.notes.append(f"{len(bleeding)} tracks of {root} have bleed and {done}: {_first(bleeding)}.")
+    return listing
+
+
+def _medley_metadata(track: Path, root: Path) -> Path:
+    name = f"{track.name}_METADATA.yaml"
+    places = [track / name, root / "Metadata" / name, root.parent / "Metadata" / name]
+    return next((p for p in places if p.is_file()), places[0])
+
+
+def _medley_files(
+    track: Path, metadata: Mapping[str, Any], raw: bool, names: Mapping[str, str], where: str, listing: Listing
+) -> dict[str, list[File]]:
+    files: dict[str, list[File]] = {}
+    for _, stem in sorted((metadata.get("stems") or {}).items()):
+        sources = sorted((stem.get("raw") or {}).items()) if raw else [("", stem)]
+        for _, source in sources:
+            folder = metadata.get("raw_dir" if raw else "stem_dir", f"{track.name}_{'RAW' if raw else 'STEMS'}")
+            path = track / str(folder) / str(source.get("filename"))
+            instrument = source.get("instrument") or stem.get("instrument") or "unlabeled"
+            name = slug(str(_names(instrument)[0]))
+            if path.is_file():
+                files.setdefault(names.get(name, name), []).append(File(path))
+            else:
+                listing.wrong("missing_file", where, f"{track}: its metadata name {path.name}, which is not there.")
+    return files
+
+
+def _first(names: Sequence[str], n_shown: int = 6) -> str:
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return ", ".join(names[:n_shown]) + more
+
+
+# --- manifests --------------------------------------------------------------------------------------------------------
+
+MANIFEST_COLUMNS = ("track", "split", "stem", "path", "start", "end")
+
+
+def manifest(splits: Sequence[str], root: str) -> Listing:
+    """A ``.csv`` or ``.jsonl``, one line per file: ``track, split, stem, path`` and maybe ``start, end`` in seconds.
+
+    Paths are relative to the manifest. Several lines of one stem are summed. Without ``split`` a track is for training.
+    A line of JSON may also hold a whole track: ``{"track": ..., "split": ..., "stems": {"drums": "a.wav", ...}}``,
+    where a stem is a path, a list of them, or ``{"path", "start", "end"}``.
+    """
+    path = _existing(root, "manifest")
+    tracks: dict[tuple[str, str], dict[str, list[File]]] = {}
+    for place, row in _rows(path):
+        split = str(row.get("split") or "train")
+        split = next((name for name, words in SPLIT_FOLDERS.items() if split.lower() in words), split)
+        if split not in SPLITS:
+            raise DataError(f"{place}: split is {split!r}; expected one of {', '.join(SPLITS)}.")
+        if not row.get("track"):
+            raise DataError(f"{place}: it names no track; expected {', '.join(MANIFEST_COLUMNS)}.")
+        stems = row["stems"] if "stems" in row else {row.get("stem"): row}
+        if not isinstance(stems, Mapping):
+            raise DataError(f"{place}: stems is {stems!r}; expected stem: path.")
+        for stem, files in stems.items():
+            added = [
+                _manifest_file(path.parent, f, row, place) for f in (files if isinstance(files, list) else [files])
+            ]
+            if not stem:
+                raise DataError(f"{place}: it names no stem; expected {', '.join(MANIFEST_COLUMNS)}.")
+            tracks.setdefault((split, str(row["track"])), {}).setdefault(str(stem), []).extend(added)
+    found = [
+        Listed(
+            name, split, path.parent, {stem: tuple(f) for stem, f in files.items()}, any(map(_is_sum, files.values()))
+        )
+        for (split, name), files in sorted(tracks.items())
+        if split in splits
+    ]
+    return Listing(found)
+
+
+def _is_sum(files: Sequence[File]) -> bool:
+    return len(files) > 1
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where it stands, row) of every line."""
+    if path.suffix.lower() == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = {"track", "stem", "path"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    f"{path} has the columns {', '.join(reader.fieldnames or ['none'])}; expected "
+                    f"{', '.join(MANIFEST_COLUMNS)}; {', '.join(sorted(missing))} is missing."
+                )
+            yield from ((f"{path}, line {i}", row) for i, row in enumerate(reader, 2))
+        return
+    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as problem:
+                raise DataError(f"{path}, line {i} is not JSON: {problem}.") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {i} is {row!r}; expected an object with {', '.join(MANIFEST_COLUMNS)}.")
+            yield f"{path}, line {i}", row
+
+
+def _manifest_file(folder: Path, value: Any, row: Mapping[str, Any], place: str) -> File:
+    """A path, or a mapping with ``path``, ``start`` and ``end``; the line's own start and end where it has none."""
+    values = value if isinstance(value, Mapping) else {"path": value}
+    if not isinstance(values.get("path"), str) or not values["path"]:
+        raise DataError(f"{place}: path is {values.get('path')!r}; expected a file.")
+    times = []
+    for key in ("start", "end"):
+        text = values.get(key, row.get(key))
+        try:
+            times.append(None if text in (None, "") else float(text))
+        except (TypeError, ValueError):
+            raise DataError(f"{place}: {key} is {text!r}; expected seconds.") from None
+    start, end = times[0] or 0.0, times[1]
+    if start < 0 or (end is not None and end <= start):
+        raise DataError(f"{place}: start is {start} and end {end}; expected 0 ≤ start < end in seconds.")
+    return File(folder / Path(values["path"]).expanduser(), start, end)
