@@ -1,9 +1,11 @@
 """Backbone blocks: modules from features to features of the same shape, (B, C, K, T, N) → (B, C, K, T, N).
 
 A new block is one class and one line in `BLOCKS`; its constructor takes the backbone's spec and the number of bands
-and, by keyword, the options a recipe may give under ``backbone:``.
+and, by keyword, the options a recipe may give under ``backbone:``. Its ``reach`` says how many frames it sees; a module
+that does not say so counts as seeing all.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,6 +15,25 @@ from torch.nn import functional as F
 from .errors import RecipeError
 from .recipe import BackboneSpec
 from .suggest import pick
+
+# --- how far a module sees along its sequence -------------------------------------------------------------------------
+
+Reach = tuple[float, float]  # positions before and behind the one that is computed
+ITSELF, PAST, EVERYTHING = (0.0, 0.0), (math.inf, 0.0), (math.inf, math.inf)
+
+
+def reach_of(*modules: nn.Module) -> Reach:
+    """How far modules see that follow each other."""
+    reaches = [getattr(module, "reach", _reach_of_torch(module)) for module in modules]
+    return sum(before for before, _ in reaches), sum(behind for _, behind in reaches)
+
+
+def _reach_of_torch(module: nn.Module) -> Reach:
+    """Of one of PyTorch's own modules."""
+    if isinstance(module, nn.RNNBase):
+        return EVERYTHING if module.bidirectional else PAST
+    return ITSELF if isinstance(module, nn.LayerNorm | nn.Linear | nn.Identity) else EVERYTHING
+
 
 # --- norms ------------------------------------------------------------------------------------------------------------
 
@@ -34,6 +55,8 @@ class GlobalNorm(SequenceNorm):
     position would erase: a band of one bin holds two numbers, and standardised frame by frame only signs would be left.
     """
 
+    reach = EVERYTHING
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., S, N) → (..., S, N)."""
         return F.layer_norm(x, x.shape[-2:], eps=self.eps) * self.weight + self.bias
@@ -41,6 +64,8 @@ class GlobalNorm(SequenceNorm):
 
 class CumulativeNorm(SequenceNorm):
     """As `GlobalNorm`, but every position sees statistics of the sequence up to itself only: causal (2212.00406)."""
+
+    reach = PAST
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., S, N) → (..., S, N)."""
@@ -56,6 +81,7 @@ class RMSNorm(nn.RMSNorm):
     """Root mean square of each position, a gain and no bias (BS-RoFormer's); float32 also beside half precision."""
 
     EPS = 1e-7
+    reach = ITSELF
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.EPS).to(x.dtype)
@@ -86,6 +112,10 @@ class Convolution(nn.Module):
         super().__init__()
         self.padding = (2 * dilation, 0) if causal else (dilation, dilation)
         self.conv = nn.Conv1d(features, width, 3, dilation=dilation)
+
+    @property
+    def reach(self) -> Reach:
+        return self.padding
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.conv(F.pad(x.transpose(1, 2), self.padding))).transpose(1, 2)
@@ -122,6 +152,10 @@ class ResidualRNN(nn.Module):
         self.rnn = CELLS[cell](features, hidden, causal)
         self.linear = nn.Linear(hidden if causal else 2 * hidden, features)
 
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.norm, self.rnn)
+
     def forward(self, x: Tensor) -> Tensor:
         return x + self.linear(self.rnn(self.norm(x))[0])
 
@@ -133,6 +167,10 @@ class NormedConvolution(nn.Sequential):
         super().__init__()
         self.norm = make_norm(norm, features)
         self.conv = Convolution(features, width, causal, dilation)
+
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.norm, self.conv)
 
 
 class DilatedConvs(nn.Module):
@@ -150,6 +188,10 @@ class DilatedConvs(nn.Module):
         self.dilated = nn.ModuleList(NormedConvolution(hidden, hidden, norm, causal, 2**i) for i in range(n))
         self.merged = nn.ModuleList(NormedConvolution(m * hidden, hidden, norm, causal) for m in neighbours)
         self.leave = NormedConvolution(n * hidden, features, norm, causal)
+
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.enter, *self.dilated, self.merged[-1], self.leave)
 
     def forward(self, x: Tensor) -> Tensor:
         state, stack = self.enter(x), []
@@ -294,6 +336,10 @@ class BandSequenceRNN(nn.Module):
             TimeAttention(n_bands, features, attention_heads, attention_dim) if attention_heads else nn.Identity()
         )
 
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.time, self.attention)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.groups > 1:
             x = x.unflatten(-1, (self.groups, -1)).movedim(-2, 2).flatten(1, 2)  # (B, C·groups, K, T, N / groups)
@@ -389,6 +435,7 @@ class RopeTransformer(nn.Module):
         tac_activation: str = "prelu",
     ):
         super().__init__()
+        self.reach = PAST if spec.causal else EVERYTHING
         self.time = Transformer(spec.features, heads, head_dim, feed_forward_factor, spec.causal)
         self.band = Transformer(spec.features, heads, head_dim, feed_forward_factor)
         self.tac = TAC(spec.features, tac_activation) if spec.stereo == "tac" else nn.Identity()

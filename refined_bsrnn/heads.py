@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bands import BandSplit, BinRange
-from .blocks import make_norm
+from .blocks import EVERYTHING, Reach, make_norm, reach_of
 from .errors import RecipeError
 from .recipe import BackboneSpec
 from .stft import as_complex, as_planes
@@ -118,6 +118,12 @@ class Head(nn.Module):
     def build(self, make: Callable[[], BandMlps]) -> None:
         """Make the MLPs that `mlps` gives."""
         self.bands = make()
+
+    @property
+    def reach(self) -> Reach:
+        """How many frames it sees, see `blocks`."""
+        norms = [cast(nn.Sequential, mlps[0])[0] for mlps in self.mlps]
+        return EVERYTHING if self.of_whole_excerpt else reach_of(norms[0])
 
     @property
     def mlps(self) -> tuple[BandMlps, ...]:

@@ -38,6 +38,8 @@ class Info:
     channels: int
     receptive_field: str
     latency: str
+    samples_before: int | None  # that a sample of an estimate depends on; None: all
+    samples_behind: int | None
 
     @property
     def parameters(self) -> int:
@@ -71,16 +73,29 @@ def describe(recipe: Recipe) -> Info:
         parts=tuple(parts),
         n_bands=len(model.ranges),
         channels=recipe.data.channels,
-        receptive_field="all that came before" if recipe.backbone.causal else "the whole signal it is given",
+        receptive_field=_receptive_field(model),
         latency=_latency(model),
+        samples_before=model.reach_samples[0],
+        samples_behind=model.reach_samples[1],
     )
+
+
+def _receptive_field(model: BSRNN) -> str:
+    before, behind = model.reach_samples
+    if before is None and behind is None:
+        return "the whole signal it is given"
+    past = "all that came before" if before is None else f"{_samples(before, model)} before"
+    future = "all that follows" if behind is None else f"{_samples(behind, model)} behind"
+    return f"{past}, {future}"
 
 
 def _latency(model: BSRNN) -> str:
     samples = model.latency_samples
-    if samples is None:
-        return "the whole signal it is given: not for live use"
-    return f"{samples} samples, {1000 * samples / model.sample_rate_hz:.1f} ms"
+    return "the whole signal it is given: not for live use" if samples is None else _samples(samples, model)
+
+
+def _samples(n: int, model: BSRNN) -> str:
+    return f"{n:,} samples ({1000 * n / model.sample_rate_hz:.1f} ms)"
 
 
 def _backbone_parts(model: BSRNN) -> list[tuple[str, nn.Module]]:

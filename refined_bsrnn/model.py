@@ -9,6 +9,7 @@ lies behind it is heads. The channels are items that share all weights, as in th
 ``backbone.stereo`` lets them meet.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from .adapters import Adapter
 from .bands import BinRange, band_split
-from .blocks import BLOCKS, CAUSAL_NORMS, make_norm
+from .blocks import BLOCKS, CAUSAL_NORMS, EVERYTHING, ITSELF, make_norm, reach_of
 from .errors import AudioError, CheckpointError, RecipeError, UserError
 from .heads import HEADS, Head, estimate_bridged
 from .level import NORMALISERS, OF_WHOLE_TRACKS, Level
@@ -195,12 +196,25 @@ class BSRNN(nn.Module):
             del self.adapters[adapter]
 
     @property
-    def latency_samples(self) -> int | None:
-        """How far behind a sample of the mixture may lie that its estimate depends on; None: the whole signal.
+    def reach_samples(self) -> tuple[int | None, int | None]:
+        """How many samples before and behind itself a sample of an estimate depends on; None: all.
 
-        A causal network's is the STFT's: the last frame that reaches a sample ends less than one window behind it.
+        A frame reaches n_fft / 2 - 1 samples to either side (a Hann window begins with a zero), the frames that make a
+        sample lie as far from it, and between them the network sees so many hops. All heads are counted.
         """
-        return self.stft.n_fft - 1 if self.recipe.backbone.causal else None
+        parts = [self.backbone.encoder.norms[0], *self.backbone.blocks]
+        before, behind = EVERYTHING if self.normaliser else reach_of(*parts)
+        own = [self.head(target).reach for target in self.heads] or [ITSELF]
+        frames = before + max(r[0] for r in own), behind + max(r[1] for r in own)
+        return self._in_samples(frames[0]), self._in_samples(frames[1])
+
+    def _in_samples(self, n_frames: float) -> int | None:
+        return None if math.isinf(n_frames) else self.stft.n_fft - 2 + round(n_frames) * self.stft.hop
+
+    @property
+    def latency_samples(self) -> int | None:
+        """How far behind a sample of the mixture may lie that its estimate depends on; None: the whole signal."""
+        return self.reach_samples[1]
 
     def freeze_backbone(self, except_blocks: int = 0) -> "BSRNN":
         """From here on the backbone stays bit-identical, but for its last ``except_blocks`` blocks.

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from conftest import micro_recipe
 
 from refined_bsrnn.cli import main
 from refined_bsrnn.info import describe
+from refined_bsrnn.model import BSRNN
 from refined_bsrnn.recipe import make_recipe
 
 
@@ -50,3 +52,60 @@ def test_command(capsys):
     assert json.loads(capsys.readouterr().out)["parameters"] == 10_210_708
     assert main(["info", "mtl_generik"]) == 2
     assert "Did you mean 'mtl_generic'" in capsys.readouterr().err
+
+
+LN = {"features": 4, "repeats": 2, "norm": "ln"}
+# backbone → frames before and behind that it sees, by hand; None: all
+REACHES = [
+    ({**LN, "time": "conv"}, 2, 2),  # ±1 in each of two blocks
+    ({**LN, "time": "conv", "causal": True}, 4, 0),
+    ({**LN, "time": "dilated", "dilations": 3}, 20, 20),  # ±(1 + 1 + 2 + 4 + 1 + 1)
+    ({**LN, "time": "dilated", "dilations": 1, "norm": "rms", "causal": True}, 16, 0),
+    ({**LN, "time": "conv", "band": "dilated", "stereo": "tac", "groups": 2}, 2, 2),
+    ({**LN, "time": "conv", "norm": "gn1"}, None, None),
+    ({**LN, "time": "conv", "norm": "cumulative"}, None, 2),
+    ({**LN, "time": "conv", "attention_heads": 1}, None, None),
+    (LN, None, None),
+    ({**LN, "causal": True}, None, 0),
+    ({**LN, "kind": "rope_transformer"}, None, None),
+    ({**LN, "kind": "rope_transformer", "causal": True}, None, 0),
+]
+
+
+@pytest.mark.parametrize(("backbone", "before", "behind"), REACHES, ids=str)
+@pytest.mark.parametrize("head", ["mlp_mask", "residual"])
+def test_receptive_field_is_exact(backbone, before, behind, head):
+    """The samples on which a sample of the estimate depends, by its gradient: no more than said, and the outermost."""
+    torch.manual_seed(0)
+    model = BSRNN.from_recipe(micro_recipe(None, targets=["vocals"], backbone=backbone, head={"kind": head})).eval()
+    n_fft, hop, length = 256, 64, 6000
+    stated = tuple(None if frames is None else n_fft - 2 + hop * frames for frames in (before, behind))
+    assert model.reach_samples == stated
+    furthest = [0, 0]
+    for offset in range(hop):  # the outermost are reached from one position within a hop
+        at = 3000 + offset
+        mixture = torch.randn(1, 1, length, requires_grad=True)
+        model(mixture)["vocals"][0, 0, at].backward()
+        seen = mixture.grad[0, 0].nonzero()[:, 0]
+        furthest = [max(furthest[0], at - int(seen[0])), max(furthest[1], int(seen[-1]) - at)]
+        if stated == (None, None):
+            break
+    for found, said in zip(furthest, stated, strict=True):
+        # All of the past or future: to the ends of the signal.
+        assert found == said if said is not None else found >= 2900
+
+
+def test_what_else_sees_everything():
+    conv = {**LN, "time": "conv"}
+    for values in ({"head": {"kind": "spectrum"}}, {"input": {"normalise": "peak"}}):
+        assert BSRNN.from_recipe(micro_recipe(None, backbone=conv, **values)).reach_samples == (None, None)
+
+
+def test_receptive_field_in_words():
+    assert describe(micro_recipe(None)).receptive_field == "the whole signal it is given"
+    info = describe(micro_recipe(None, backbone={**LN, "causal": True}))
+    assert info.receptive_field == "all that came before, 254 samples (31.8 ms) behind"
+    assert info.latency == "254 samples (31.8 ms)"
+    info = describe(micro_recipe(None, backbone={**LN, "time": "conv"}))
+    assert info.receptive_field == "382 samples (47.8 ms) before, 382 samples (47.8 ms) behind"
+    assert info.values()["samples_behind"] == 382
