@@ -9,8 +9,10 @@ from refined_bsrnn.checkpoint import RunFolder, load_model, save_weights
 from refined_bsrnn.errors import AudioError, CheckpointError, RecipeError, UserError
 from refined_bsrnn.files import write_text
 from refined_bsrnn.heads import HEADS, MergeBands
+from refined_bsrnn.losses import JOINT_LOSSES, LOSSES
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import HeadSpec, dump_recipe, load_recipe, make_recipe, recipe_folder
+from refined_bsrnn.train import Objective
 
 MICRO = {
     "targets": ["vocals", "drums"],
@@ -50,6 +52,14 @@ COMPONENTS += [
     pytest.param({"backbone": {**MICRO["backbone"], **backbone}}, id=name) for name, backbone in VARIANTS.items()
 ]
 CAUSAL = [backbone for backbone in VARIANTS.values() if backbone.get("causal")]
+
+
+PLAIN = {"backbone": MICRO["backbone"]}
+COMPONENTS += [
+    pytest.param({**PLAIN, "head": {"kind": head, "bridge": True, "hidden_layers": 2}}, id=f"bridge-{head}")
+    for head in HEADS
+]
+COMPONENTS += [pytest.param({**PLAIN, "together": "consistent"}, id="consistent")]
 
 
 def micro(**values):
@@ -126,6 +136,38 @@ def test_head_and_encoder_sizes_by_formula():
     assert count_parameters(model.backbone) == 3_581_636
 
 
+def one_step_under_bf16(model):
+    """Every parameter has a finite gradient and moves, in float32."""
+    objective = Objective(model, model.recipe).train()
+    trained = objective.trained()
+    optimizer = torch.optim.Adam(trained.values(), lr=1e-3)
+    stems = 0.1 * torch.randn(2, len(model.recipe.targets), model.recipe.data.channels, 1000)
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, parts = objective(stems.sum(1), stems)
+    assert loss.dtype == torch.float32
+    assert all(torch.isfinite(value) for value in (loss, *parts.values()))
+    loss.backward()
+    optimizer.step()
+    for name, p in trained.items():
+        assert p.dtype == p.grad.dtype == torch.float32, name
+        assert torch.isfinite(p.grad).all(), name
+        assert torch.isfinite(p).all(), name
+        assert not torch.equal(p, before[name]), name
+
+
+LOSS_RECIPES = {
+    "uncertainty": {"weighting": "uncertainty"},
+    "truncated": {"truncate_quantile": 0.5},
+    **{name: {name: 1.0, "wave_l1": 0.1} for name in (*LOSSES, *JOINT_LOSSES)},
+}
+
+
+@pytest.mark.parametrize("name", LOSS_RECIPES)
+def test_every_loss_trains_under_bf16(name):
+    one_step_under_bf16(micro(loss=LOSS_RECIPES[name]))
+
+
 @pytest.mark.parametrize("values", COMPONENTS)
 class TestEveryComponent:
     def test_any_length_and_channel_count_comes_back_exactly(self, values):
@@ -165,6 +207,9 @@ class TestEveryComponent:
         save_weights(run, model)
         mixture = torch.randn(1, 2, 1000)
         assert torch.equal(load_model(run)(mixture)["drums"], model(mixture)["drums"])
+
+    def test_one_training_step_under_bf16(self, values):
+        one_step_under_bf16(micro(**values))
 
     def test_silence_in_silence_out(self, values):
         assert not micro(**values).eval()(torch.zeros(1, 2, 1000))["vocals"].any()
@@ -308,6 +353,24 @@ def test_masks_of_one_give_the_mixture_back(kind):
         assert torch.allclose(estimate, spectrogram, rtol=1e-6, atol=0)
     else:
         assert torch.equal(estimate, spectrogram)
+
+
+@pytest.mark.parametrize("kind", SCHEMES)
+def test_every_band_scheme_in_the_network(kind, tmp_path):
+    """One pass each at full rate: exact length, independent items, one step under bf16, save and load."""
+    options = BAND_OPTIONS.get(kind, {})
+    full = {"sample_rate_hz": 44100, "n_fft": 2048, "hop": 1024}
+    model = micro(stft=full, bands={"kind": kind, **options}, targets=["vocals"], data={"channels": 1}).eval()
+    mixture = torch.randn(2, 1, 3001)
+    with torch.no_grad():
+        estimate = model(mixture)["vocals"]
+        assert estimate.shape == mixture.shape
+        torch.testing.assert_close(model(mixture[1:])["vocals"], estimate[1:], atol=1e-5, rtol=1e-4)
+        run = RunFolder(tmp_path / "run")
+        write_text(run.recipe, dump_recipe(model.recipe))
+        save_weights(run, model)
+        assert torch.equal(load_model(run)(mixture)["vocals"], estimate)
+    one_step_under_bf16(model)
 
 
 def test_overlapping_masks_are_weighted_and_summed():
