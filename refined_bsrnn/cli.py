@@ -51,6 +51,8 @@ def transfer(args: argparse.Namespace) -> int:
     part = {"use_tracks": args.tracks, "use_minutes": args.minutes, "use_fraction": args.data_fraction}
     overrides = [f"data.{key}={value}" for key, value in part.items() if value is not None]
     overrides += _renamed(args)
+    overrides += ["cache.enabled=true"] if args.cache else []
+    overrides += [f"cache.max_gb={args.cache_max_gb}"] if args.cache_max_gb else []
     recipe = transfer_recipe(
         base,
         args.names or args.target,
@@ -511,6 +513,10 @@ def _transfer_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--tracks", type=int, metavar="N", help="train on so many songs that have a target")
     p.add_argument("--minutes", type=float, metavar="M", help="train on so many minutes of such songs")
     p.add_argument("--data-fraction", type=float, metavar="SHARE", help="train on this share of such songs")
+    p.add_argument(
+        "--cache", action="store_true", help="compute the features once (cache.pool mixtures), then train fast"
+    )
+    p.add_argument("--cache-max-gb", type=float, metavar="GB", help="how much of the disk the cache may take")
     p.add_argument("--as", dest="names", nargs="+", default=[], metavar="NAME", help="what the new heads are called")
     p.add_argument("--overwrite", action="store_true", help="allow a head name that the base has too")
     _overrides(p)

@@ -114,6 +114,8 @@ class BSRNN(nn.Module):
         self.adapters = nn.ModuleDict()
         self.adapter_of: dict[str, str] = {}  # head → the adapter its features are made with; most heads have none
         self.backbone_is_frozen = False
+        # Looks features up instead of computing them, see `feature_cache`; only for what a frozen backbone makes.
+        self.remembered: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
         for target in targets:
             if target != self.headless:
                 self.add_head(target, recipe.head)
@@ -265,6 +267,8 @@ class BSRNN(nn.Module):
             module = self.adapters[adapter]
             assert isinstance(module, Adapter)
             return module.run(self.backbone, spectrogram)
+        if self.remembered is not None:
+            return self.remembered(spectrogram, self.backbone)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
             return self.backbone(spectrogram)
 

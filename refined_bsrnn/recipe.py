@@ -234,6 +234,15 @@ class LogSpec:
 
 
 @dataclass(frozen=True)
+class CacheSpec:
+    """Training heads from stored features (see `feature_cache`); needs a frozen backbone."""
+
+    enabled: bool = False
+    pool: int = _number(2000, above=0)  # training mixtures drawn once and used again and again
+    max_gb: float = _number(20.0, above=0)
+
+
+@dataclass(frozen=True)
 class BaseSpec:
     """The run whose backbone a transfer starts from, and what is done with it.
 
@@ -269,6 +278,7 @@ class Recipe:
     train: TrainSpec = TrainSpec()
     run: RunSpec = RunSpec()
     log: LogSpec = LogSpec()
+    cache: CacheSpec = CacheSpec()
     base: BaseSpec | None = None
 
     @property
@@ -406,6 +416,12 @@ def _check(recipe: Recipe) -> Recipe:
 
 
 def _check_base(recipe: Recipe) -> None:
+    if recipe.cache.enabled and not recipe.trains_heads_alone:
+        method = f"base.method={recipe.base.method}" if recipe.base else "no base"
+        raise RecipeError(
+            f"cache.enabled (--cache) with {method}: features can be kept where the backbone stays what it is, "
+            "in a transfer with the method frozen or random."
+        )
     base = recipe.base
     if base is None:
         return

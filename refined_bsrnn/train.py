@@ -26,9 +26,18 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import RunFolder, check_tensors, load_state, save_backbone, save_state, save_weights
+from .checkpoint import (
+    RunFolder,
+    check_tensors,
+    load_state,
+    save_backbone,
+    save_state,
+    save_weights,
+    tensors_sha256,
+)
 from .data import Parts, RandomMixes, load_track, make_parts
 from .errors import RecipeError, UserError
+from .feature_cache import GB, CachedMixes, FeatureCache, Remembered, cache_key, example_arrays, fill
 from .figures import plot_spectrograms
 from .files import atomic_write, write_text
 from .losses import MultiTargetLoss
@@ -59,20 +68,32 @@ class Objective(nn.Module):
         self.loss = MultiTargetLoss(recipe.loss, recipe.targets)
 
     def forward(
-        self, mixture: Tensor, stems: Tensor, present: Tensor | None = None, totals: Tensor | None = None
+        self,
+        mixture: Tensor,
+        stems: Tensor,
+        present: Tensor | None = None,
+        totals: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mixture (B, C, L) and stems (B, targets, C, L) → loss and its parts.
 
-        ``present`` (B, targets) is 0 where a stem is missing, ``totals`` (targets + 1,) as in `MultiTargetLoss`. Where
-        the recipe normalises the input, mixture and stems get the same gain here, measured on the excerpt.
+        ``present`` (B, targets) is 0 where a stem is missing, ``totals`` (targets + 1,) as in `MultiTargetLoss`;
+        ``features`` what `features` gives, where that is known. Where the recipe normalises the input, mixture and
+        stems get the same gain here, measured on the excerpt.
         """
         level = self.model.level(mixture)
         if level is not None:
             mixture, stems = mixture * level.gain, stems * level.gain[:, None]  # the gain is (B, 1, 1)
-        estimates = self.model.signals(mixture, self.targets)
+        known = None if features is None else features.float()
+        estimates = self.model.signals(mixture, self.targets, features=known)
         references = {name: self._signal(stems[:, i]) for i, name in enumerate(self.targets)}  # of (B, C, L)
         whole = self._signal(mixture) if self.loss.joint else None
         return self.loss(estimates, references, whole, present, totals)
+
+    def features(self, mixture: Tensor) -> Tensor:
+        """What the heads are given for a mixture (B, C, L) in training: (B, C, K, T, N)."""
+        level = self.model.level(mixture)
+        return self.model.features(mixture if level is None else mixture * level.gain)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What the optimiser trains: the model's parameters under their own names, the loss's behind ``loss.``."""
@@ -208,11 +229,12 @@ class Trainer:
         data: TrainingData,
         accelerator: Accelerator,
         resume: bool,
+        cache: FeatureCache | None = None,
     ):
         self.recipe, self.spec, self.run, self.data = recipe, recipe.train, run, data
         self.accelerator, self.model, self.loss = accelerator, objective.model, objective.loss
         objective.to(accelerator.device).train()
-        self.progress = Progress()
+        self.cache, self.progress = cache, Progress(seconds=cache.seconds_to_fill if cache else 0.0)
         self.trained = objective.trained()
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if self.spec.ema else {}
         optimizer = torch.optim.Adam(self.trained.values(), lr=self.spec.lr)
@@ -263,7 +285,8 @@ class Trainer:
         totals = self._totals(accumulated)
         for batch in accumulated:
             with self.accelerator.accumulate(self.objective):
-                loss, parts = self.objective(batch["mixture"], batch["stems"], batch["present"], totals)
+                known = batch.get("features")
+                loss, parts = self.objective(batch["mixture"], batch["stems"], batch["present"], totals, known)
                 self.accelerator.backward(loss)
                 for name, value in {"loss": loss.detach(), **parts}.items():
                     sums[name] = sums.get(name, 0.0) + value.float() / self.spec.accumulate
@@ -356,7 +379,10 @@ class Trainer:
     # data, and what is said before the first step
 
     def _loader(self) -> DataLoader:
-        examples = RandomMixes(self.data.parts, self.recipe, self.spec.steps * self.spec.batch_size)
+        n_examples = self.spec.steps * self.spec.batch_size
+        examples: RandomMixes | CachedMixes = RandomMixes(self.data.parts, self.recipe, n_examples)
+        if self.cache is not None:
+            examples = CachedMixes(self.cache, self.spec.seed, n_examples)
         loader = DataLoader(
             examples,
             batch_size=self.spec.batch_size // self.spec.accumulate,  # shared out over the processes by Accelerate
@@ -407,7 +433,10 @@ class Trainer:
         shape = (n_examples, len(self.recipe.targets), self.recipe.data.channels, length)
         stems = torch.randn(shape, generator=noise, device=self.accelerator.device) * 0.1
         started = time.monotonic()
-        loss, _ = self.objective(stems.sum(1), stems)
+        known = None
+        if self.cache is not None:
+            known = torch.zeros(n_examples, *self.cache.arrays["features"].shape, device=self.accelerator.device)
+        loss, _ = self.objective(stems.sum(1), stems, features=known)
         # Scaling and Accelerate's step count stay out of it: a plain backward, thrown away.
         loss.backward()
         if self.accelerator.device.type == "cuda":
@@ -437,6 +466,9 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         """uSDR on whole validation tracks, shared out over the processes; keeps the weights when they are the best."""
+        if self.cache is not None:
+            left_gb = self.recipe.cache.max_gb - self.cache.n_bytes / GB
+            self.model.remembered = Remembered(self.cache.path / "validation", left_gb)
         with self._averaged_weights() if self.average else nullcontext():
             scores = self._scores()
             if scores:
@@ -444,6 +476,7 @@ class Trainer:
                 if self.accelerator.is_main_process:
                     self._log_media()
             self._keep_best(scores)
+        self.model.remembered = None
         self.model.train()
         return scores
 
@@ -563,6 +596,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
             "parameters": {"trained": trained, "frozen": count_frozen(self.model)},
+            "cache": self.cache.describe() if self.cache else None,
             "seconds": self.progress.seconds,
             "steps_done": self.progress.step,
         }
@@ -626,6 +660,33 @@ def new_run(recipe: Recipe, sources: Sources) -> tuple[Recipe, RunFolder]:
     return replace(recipe, run=replace(recipe.run, name=name), data=sources.resolved(recipe.data)), run
 
 
+def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accelerator: Accelerator) -> FeatureCache:
+    """The feature cache of a transfer, complete: what is missing of it is computed, shared out over the processes."""
+    objective.to(accelerator.device).eval()
+    examples = RandomMixes(data.parts, recipe, recipe.cache.pool)
+
+    def features(mixture: Tensor) -> Tensor:
+        with torch.no_grad(), accelerator.autocast():
+            return objective.features(mixture)
+
+    probe = torch.zeros(1, recipe.data.channels, examples.length, device=accelerator.device)
+    arrays = example_arrays(recipe, tuple(features(probe).shape[1:]))
+    digest = tensors_sha256(objective.model.backbone.state_dict())
+    key = cache_key(recipe, digest, data.describe(), accelerator.mixed_precision)
+    cache = FeatureCache(key, arrays, recipe.cache.pool)
+    if accelerator.is_main_process:
+        says = cache.check_room(recipe.cache.max_gb)
+        cache.prepare()
+        say(f"Feature cache: {says}; {len(cache.missing_blocks())} of {cache.n_blocks} blocks to compute.")
+    accelerator.wait_for_everyone()
+    missing = cache.missing_blocks()
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    fill(cache, examples, features, mine, accelerator.device, min(recipe.train.workers, os.cpu_count() or 1))
+    accelerator.wait_for_everyone()
+    return cache
+
+
 def write_run(run: RunFolder, recipe: Recipe, data: TrainingData) -> None:
     """Recipe and track table into the run's folder."""
     write_text(run.recipe, dump_recipe(recipe))
@@ -652,11 +713,12 @@ def run_training(
         accelerator.wait_for_everyone()  # all have looked before one makes the folder
     else:
         run = resume
+    cache = filled_cache(recipe, objective, data, accelerator) if recipe.cache.enabled else None
     if resume is None and accelerator.is_main_process:
         write_run(run, recipe, data)
         if recipe.base is not None and recipe.owns_backbone and objective.model.backbone_is_frozen:
             save_backbone(run.backbone, objective.model)  # random: what it was cannot be found out later
-    trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None)
+    trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None, cache)
     finished = trainer.fit()
     accelerator.end_training()
     return run, finished

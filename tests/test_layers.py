@@ -19,7 +19,7 @@ LAYERS = [
     {"checkpoint", "info", "page", "whole"},
     {"head_files"},
     {"hub"},
-    {"export", "museval_scores", "separate", "tracking"},
+    {"export", "feature_cache", "museval_scores", "separate", "tracking"},
     {"evaluate", "stems", "train"},
     {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
     {"study"},
