@@ -7,8 +7,9 @@ scripts/benchmark.py architecture --rounds 5 --out docs/results
 import sys
 
 from refined_bsrnn.benchmark import ARCHITECTURE, Kind, run
+from refined_bsrnn.benchmark_transfer import TRANSFER
 
-KINDS: dict[str, Kind] = {"architecture": ARCHITECTURE}
+KINDS: dict[str, Kind] = {"architecture": ARCHITECTURE, "transfer": TRANSFER}
 
 if __name__ == "__main__":
     sys.exit(run(KINDS))

@@ -24,7 +24,7 @@ LAYERS = [
     {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
     {"study"},
     {"study_report"},
-    {"cli"},
+    {"cli", "benchmark_transfer"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
 MODULES = sorted(PACKAGE.glob("*.py"))
