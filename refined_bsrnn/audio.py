@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -146,8 +147,12 @@ class AudioReader:
         Raises `AudioError` for a damaged or truncated file and for NaN or infinite samples.
         """
         samples = self._read(n_samples)
-        bad = ~np.isfinite(samples).all(0)
-        if bad.any():
+        if self.lossless_bits in (16, 24):
+            suspicious = False  # integers cannot be anything else
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                suspicious = not np.isfinite(samples.sum())  # one pass over all; only then look at each
+        if suspicious and (bad := ~np.isfinite(samples).all(0)).any():
             seconds = (self.position + int(bad.argmax())) / self.sample_rate_hz
             raise AudioError(
                 f"{self.path} holds NaN or infinite samples, the first at {seconds:.3f} s; export it again."
@@ -239,7 +244,7 @@ class _SoundfileReader(AudioReader):
         try:
             if file.frames < 1:
                 raise AudioError(f"{path} holds no samples ({size} bytes). Copy it again or restore a backup.")
-            known = _check_length(path, size, file)
+            known = _check_length(path, size, path.stat().st_mtime_ns, file.format, file.frames)
         except AudioError:
             file.close()
             raise
@@ -397,7 +402,8 @@ def _ffmpeg_reason(error: Exception) -> str:
     return text.strip().rstrip(".")[:1].lower() + text.strip().rstrip(".")[1:]
 
 
-def _check_length(path: Path, size: int, file: soundfile.SoundFile) -> bool:
+@lru_cache(maxsize=1 << 14)  # a training reads small pieces of the same files again and again
+def _check_length(path: Path, size: int, modified_ns: int, format_: str, frames: int) -> bool:
     """Whether libsndfile's length is right; `AudioError` for a file that was cut off.
 
     libsndfile quietly takes what is left of a cut wav, aiff, w64 or au, and guesses the length of an untagged MP3 from
@@ -406,13 +412,13 @@ def _check_length(path: Path, size: int, file: soundfile.SoundFile) -> bool:
     with path.open("rb") as raw:
         head = raw.read(28)
         promised = _promised_bytes(head)
-        untagged = file.format == "MP3" and not _has_length_tag(raw, head)
+        untagged = format_ == "MP3" and not _has_length_tag(raw, head)
     if promised is not None and size < promised - 1:  # one: some writers leave out the last padding byte
         raise AudioError(
             f"{path} is cut off: its header promises {promised} bytes, and it has {size}. "
             "Copy it again or restore a backup."
         )
-    return not untagged and file.frames < 2**62  # the largest number there is stands for a streamed flac
+    return not untagged and frames < 2**62  # the largest number there is stands for a streamed flac
 
 
 def _promised_bytes(head: bytes) -> int | None:

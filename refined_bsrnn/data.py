@@ -7,10 +7,12 @@ parts of a mixture: `augment`; where something is to be heard: `activity`.
 """
 
 import csv
+import ctypes
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -184,7 +186,7 @@ def _stem_parts(alike: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
     return found
 
 
-LISTEN_TO = 6  # so many tracks of those with the same stems; where they differ, all
+LISTEN_TO = 3  # so many tracks of those with the same stems; where they differ, all
 
 
 def _listen(tracks: Sequence[Track], names: Sequence[str]) -> list[bool]:
@@ -416,7 +418,7 @@ class RandomMixes(Dataset):
         lead, places = self._places(streams, "remix" in common)
         silent = self._silent(lead, common)
         own = {part: self._drawn("part", streams) for part in places}
-        sounds = {part: torch.zeros(self.channels, self.length) for part in places}
+        sounds: dict[str, Tensor] = {}  # of the parts that are not silent
         for place in dict.fromkeys(places.values()):
             heard = {
                 part: {**common, **own[part]}
@@ -424,11 +426,13 @@ class RandomMixes(Dataset):
                 if places[part] is place and part not in silent and "drop" not in own[part]
             }
             sounds |= self._sounds(place, heard) if heard else {}
-        nothing = torch.zeros(self.channels, self.length)
-        stems = [sum((sounds[part] for part in lead.sums.get(target, ())), nothing) for target in self.targets]
-        mixture = torch.stack(list(sounds.values())).sum(0)
+        shape = (self.channels, self.length)
+        stems = torch.empty(len(self.targets), *shape)
+        for stem, target in zip(stems, self.targets, strict=True):
+            sum_into(stem, [sounds[part] for part in lead.sums.get(target, ()) if part in sounds])
+        mixture = sum_into(torch.empty(shape), list(sounds.values()))
         present = torch.tensor([self._counts(lead, target, places) for target in self.targets])
-        return {"mixture": mixture, "stems": torch.stack(stems), "present": present}
+        return {"mixture": mixture, "stems": stems, "present": present}
 
     def _drawn(self, shared_by: str, streams: Streams) -> Settings:
         """What is done this time, by the augmentations whose draws are shared so."""
@@ -438,6 +442,18 @@ class RandomMixes(Dataset):
             if augmentation.shared_by == shared_by and is_on(self.augment, name)
         }
         return {name: setting for name, setting in drawn.items() if setting is not None}
+
+    def reads(self, index: int) -> list[tuple[Path, int, int]]:
+        """(file, first sample, samples) of all that an example reads when nothing is done to it; for measuring."""
+        streams = Streams(self.seed, index)
+        _, places = self._places(streams, "remix" in self._drawn("mixture", streams))
+        found = []
+        for part, place in places.items():
+            song = self.parts.songs[place.song]
+            length = min(self._file_length(song.track, {}), song.track.n_samples - place.start)
+            for stem in (MIXTURE, *song.beside) if part == REST else (part,):
+                found += [(path, place.start, length) for path in song.track.paths(stem)]
+        return found
 
     # which songs, and where in them
 
@@ -514,13 +530,12 @@ class RandomMixes(Dataset):
         for part, settings in heard.items():
             shift = round(settings.get("time_shift", 0.0) * song.track.sample_rate_hz)
             excerpts.append(self._excerpt(song, part, min(last, max(0, place.start + shift)), length))
-        # (parts · C, L): what comes from one place is played faster or higher as one sound
-        together = augmented(torch.cat(excerpts), place.settings, self.sample_rate_hz)[:, : self.length]
-        together = torch.nn.functional.pad(together, (0, self.length - together.shape[-1]))
-        each = together.split(self.channels)
+        if place.settings:  # what comes from one place is played faster or higher as one sound: (parts · C, L)
+            together = augmented(torch.cat(excerpts), place.settings, self.sample_rate_hz)
+            excerpts = list(fitted(together, self.length).split(self.channels))
         return {
             part: augmented(audio, settings, self.sample_rate_hz)
-            for (part, settings), audio in zip(heard.items(), each, strict=True)
+            for (part, settings), audio in zip(heard.items(), excerpts, strict=True)
         }
 
     def _excerpt(self, song: Song, part: str, start: int, length: int) -> Tensor:
@@ -532,8 +547,36 @@ class RandomMixes(Dataset):
         needed = before + -(-length * from_hz // to_hz) + margin
         audio = song.read(part, start - before, min(needed, track.n_samples - start + before))
         audio = resample(match_channels(audio, self.channels), from_hz, to_hz)
-        audio = audio[:, round(before * to_hz / from_hz) :][:, :length]
-        return torch.nn.functional.pad(audio, (0, length - audio.shape[-1]))
+        return fitted(audio[:, round(before * to_hz / from_hz) :], length)
+
+
+def sum_into(result: Tensor, sounds: Sequence[Tensor]) -> Tensor:
+    """``result`` overwritten with the sum of the sounds, silence where there are none."""
+    result.copy_(sounds[0]) if sounds else result.zero_()
+    for sound in sounds[1:]:
+        result += sound
+    return result
+
+
+def fitted(audio: Tensor, length: int) -> Tensor:
+    """(C, L) cut or followed by silence to (C, length); not copied where it fits."""
+    missing = length - audio.shape[-1]
+    return torch.nn.functional.pad(audio, (0, missing)) if missing > 0 else audio[:, :length]
+
+
+def keep_memory(worker: int = 0) -> None:
+    """Let this process keep the memory it frees, for the next example; for `DataLoader`'s workers.
+
+    glibc gives big blocks back to the system and gets them anew, cleared page by page, which takes longer than reading
+    the audio. Elsewhere nothing happens.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 1 << 28  # malloc.h
 
 
 def can_give(song: Song, part: str, lead: Song) -> bool:

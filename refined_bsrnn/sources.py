@@ -132,7 +132,9 @@ def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = N
         if n_here < 1:
             continue
         audio, _ = read_audio(path, file.start + start, n_here)
-        audio = torch.nn.functional.pad(match_channels(audio, track.n_channels), (0, n_samples - n_here))
+        audio = match_channels(audio, track.n_channels)
+        if n_here < n_samples:  # padding by nothing would copy it
+            audio = torch.nn.functional.pad(audio, (0, n_samples - n_here))
         total = audio if total is None else total + audio
     return torch.zeros(track.n_channels, n_samples) if total is None else total
 

@@ -8,8 +8,9 @@ import sys
 
 from refined_bsrnn.benchmark import ARCHITECTURE, Kind, run
 from refined_bsrnn.benchmark_transfer import TRANSFER
+from refined_bsrnn.data_speed import DATA
 
-KINDS: dict[str, Kind] = {"architecture": ARCHITECTURE, "transfer": TRANSFER}
+KINDS: dict[str, Kind] = {"architecture": ARCHITECTURE, "data": DATA, "transfer": TRANSFER}
 
 if __name__ == "__main__":
     sys.exit(run(KINDS))

@@ -22,7 +22,7 @@ LAYERS = [
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
     {"evaluate", "stems", "train"},
     {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
-    {"study"},
+    {"data_speed", "study"},
     {"study_report"},
     {"cli", "benchmark_transfer"},
 ]
