@@ -21,8 +21,8 @@ from .data import RandomMixes, keep_memory, make_parts
 from .model import BSRNN
 from .progress import say, track
 from .recipe import Recipe, load_recipe
-from .sources import StemFile, Track, find_root, split_validation, track_table, tracks_of
-from .train import Objective, peak_memory
+from .sources import StemFile, Track
+from .train import Objective, peak_memory, training_data
 
 EXAMPLES = 64  # made in one measurement
 FLAC_TRACKS = 12  # so many are converted for the comparison of formats
@@ -43,7 +43,8 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
     base = [f"size={args.size}", "augment.preset=none", "augment.remix=1", "train.steps=1", f"train.batch_size={4}"]
     recipe = load_recipe("mtl_generic", [*base, *([f"data.root={args.data}"] if args.data else [])])
     augmented = load_recipe("mtl_generic", [*base, f"augment.preset={args.preset}"])
-    tracks = _training_tracks(recipe)
+    data = training_data(recipe)
+    tracks = data.parts.tracks
     with tempfile.TemporaryDirectory() as folder:
         flac = _as_flac(tracks[:FLAC_TRACKS], Path(folder))
         jobs: dict[str, Job] = {}
@@ -72,7 +73,7 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "kind": "data",
         **machine(torch.device("cpu")),
-        "data": find_root(recipe.data).name,
+        "data": data.describe()["name"],
         "n_tracks": len(tracks),
         "rounds": args.rounds,
         "examples": EXAMPLES,
@@ -81,11 +82,6 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
         "rows": measured,
         "training": {"size": args.size, "audio_seconds_per_second": round(training, 2)},
     }
-
-
-def _training_tracks(recipe: Recipe) -> list[Track]:
-    root = find_root(recipe.data)
-    return split_validation(tracks_of(track_table(root.path, ("train", "valid"))), recipe.data)[0]
 
 
 def _as_flac(tracks: Sequence[Track], folder: Path) -> list[Track]:
