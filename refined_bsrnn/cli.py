@@ -126,6 +126,7 @@ def separate(args: argparse.Namespace) -> int:
     """Separate songs with chosen heads. Stems have the input's rate, length, channels and, where that is lossless, its
     format."""
 
+    from .live import LiveEstimates
     from .progress import say, work_bar
     from .stems import Wanted, find_jobs, load_voices, separate_all, summary
 
@@ -145,11 +146,14 @@ def separate(args: argparse.Namespace) -> int:
     for note in notes:
         say(note)
     jobs = find_jobs(args.input, args.out)
+    live = LiveEstimates() if args.live else None
     results = []
-    for result in separate_all(jobs, ensemble, wanted, work_bar):
+    for result in separate_all(jobs, ensemble, wanted, work_bar, live):
         results.append(result)
         for line in result.lines():
             say(line)
+    if live:
+        say(live.line())
     if len(results) > 1:
         say(summary(results))
     if args.json:
@@ -566,6 +570,7 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
     how.add_argument("--wiener", type=int, nargs="?", const=1, default=0, metavar="ITERATIONS", help="filter the heads")
     how.add_argument("--batch", type=_batch, default="auto", help="chunks at once (default: auto, found by trying)")
     how.add_argument("--precision", default="float32", help="float32, bf16, fp16 (default: float32)")
+    how.add_argument("--live", action="store_true", help="causal networks only: in blocks of 0.1 s, as it comes in")
     _device(p)
     _root(p)
     _json(p)

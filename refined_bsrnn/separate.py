@@ -421,7 +421,19 @@ class Separator:
     def estimates(self, source: Source, blocks: Iterable[Tensor], heads: list[str]) -> Iterator[Tensor]:
         """Blocks (heads, channels, n) for the blocks of a source, at its rate and of its length."""
         level = self._track_level(source)
-        inner_hz, n_read = self.model.sample_rate_hz, 0
+
+        def run(inner: Iterable[Tensor]) -> Iterator[Tensor]:
+            grids = [self._on_grid(stream, i, heads, level) for i, stream in enumerate(tee(inner, self.shifts))]
+            for same in aligned(grids):
+                yield torch.stack(same).mean(0) if self.shifts > 1 else same[0]
+
+        return self.at_network_rate(source, blocks, run)
+
+    def at_network_rate(
+        self, source: Source, blocks: Iterable[Tensor], run: Callable[[Iterable[Tensor]], Iterator[Tensor]]
+    ) -> Iterator[Tensor]:
+        """Blocks (C, n) at a source's rate through ``run`` at the network's; (heads, C, n), as long as they came."""
+        inner_hz, n_read, n_given = self.model.sample_rate_hz, 0, 0
 
         def counted() -> Iterator[Tensor]:
             nonlocal n_read
@@ -429,18 +441,15 @@ class Separator:
                 n_read += block.shape[1]
                 yield block
 
-        streams = tee(resample_blocks(counted(), source.sample_rate_hz, inner_hz), self.shifts)
-        grids = [self._on_grid(stream, i, heads, level) for i, stream in enumerate(streams)]
-        mean = (torch.stack(blocks).mean(0) if self.shifts > 1 else blocks[0] for blocks in aligned(grids))
-        given = 0
         last: Tensor | None = None
-        for block in resample_blocks(mean, inner_hz, source.sample_rate_hz):
-            last = block[..., : n_read - given]  # rounding up twice may have made one more
-            given += last.shape[-1]
+        inner = run(resample_blocks(counted(), source.sample_rate_hz, inner_hz))
+        for block in resample_blocks(inner, inner_hz, source.sample_rate_hz):
+            last = block[..., : n_read - n_given]  # rounding up twice may have made one more
+            n_given += last.shape[-1]
             if last.shape[-1]:
                 yield last
-        if last is not None and given < n_read:
-            yield last.new_zeros(*last.shape[:-1], n_read - given)
+        if last is not None and n_given < n_read:
+            yield last.new_zeros(*last.shape[:-1], n_read - n_given)
 
     def _on_grid(self, blocks: Iterator[Tensor], shift: int, heads: list[str], level: Level | None) -> Iterator[Tensor]:
         """Blocks (C, n) → (heads, C, n), with the chunks' borders moved by that share of a chunk's step."""
@@ -459,18 +468,26 @@ class Separator:
 
     def _run(self, chunks: Tensor, heads: list[str], level: Level | None) -> Tensor:
         """(B, C, n) → (B, heads, C, n)."""
-        items = self._channel_items(chunks.shape[1])  # (P, M) channels
         options = {} if level is None else {"level": level}
         precision = self.precision
         autocast = torch.autocast(self.device.type, precision) if precision else nullcontext()
         with torch.no_grad(), autocast:
-            taken = chunks[:, items].flatten(0, 1).to(self.device)  # (B, P, M, n) → (B·P, M, n)
-            estimates = self.model(taken, heads, **options)
-            stacked = torch.stack([estimates[name].float().cpu() for name in heads], dim=1)  # (B·P, heads, M, n)
-            stacked = stacked.unflatten(0, (len(chunks), -1)).transpose(1, 2).flatten(2, 3)  # (B, heads, P·M, n)
-            total = stacked.new_zeros(*stacked.shape[:2], *chunks.shape[1:])  # (B, heads, C, n)
-            total.index_add_(2, items.flatten(), stacked)
-            return total / torch.bincount(items.flatten())[:, None]
+            estimates = self.model(self.to_items(chunks), heads, **options)
+            return self.from_items(torch.stack([estimates[name] for name in heads], dim=1), chunks.shape[1])
+
+    def to_items(self, chunks: Tensor) -> Tensor:
+        """(B, C, n) → (B·P, M, n) on the device: the channels as the network takes them."""
+        return chunks[:, self._channel_items(chunks.shape[1])].flatten(0, 1).to(self.device)
+
+    def from_items(self, estimates: Tensor, n_channels: int) -> Tensor:
+        """(B·P, heads, M, n) → (B, heads, C, n) on the CPU; a channel that was in twice is the mean."""
+        items = self._channel_items(n_channels)  # (P, M)
+        apart = (
+            estimates.float().cpu().unflatten(0, (-1, len(items))).transpose(1, 2).flatten(2, 3)
+        )  # (B, heads, P·M, n)
+        total = apart.new_zeros(*apart.shape[:2], n_channels, apart.shape[-1])  # (B, heads, C, n)
+        total.index_add_(2, items.flatten(), apart)
+        return total / torch.bincount(items.flatten())[:, None]
 
     def _channel_items(self, n_channels: int) -> Tensor:
         """(P, M): which channels go through the network together, in P items of M.

@@ -40,7 +40,7 @@ class STFT(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, C, L) → complex (B, C, F, T) with F = n_fft // 2 + 1 and T = L // hop + 1, L after padding."""
         batch, channels, length = waveform.shape
-        flat = F.pad(waveform.reshape(batch * channels, length).float(), (0, self._padding(length)))
+        flat = F.pad(waveform.reshape(batch * channels, length).float(), (0, self.padding(length)))
         with torch.autocast(waveform.device.type, enabled=False):
             spectrogram = torch.stft(flat, self.n_fft, self.hop, window=self.window, return_complex=True)
         return spectrogram.reshape(batch, channels, *spectrogram.shape[-2:])  # (B·C, F, T) → (B, C, F, T)
@@ -54,11 +54,11 @@ class STFT(nn.Module):
                 self.n_fft,
                 self.hop,
                 window=self.window,
-                length=length + self._padding(length),
+                length=length + self.padding(length),
             )
         return flat[:, :length].reshape(batch, channels, length)
 
-    def _padding(self, length: int) -> int:
+    def padding(self, length: int) -> int:
         """Zeros to put behind the waveform.
 
         Reflecting needs more than n_fft / 2 samples. With frames that overlap by less than 3/4 the tail behind the
