@@ -242,7 +242,7 @@ def _ready(
 def _environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     own = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {}
-    return {"OMP_NUM_THREADS": str(threads), **own}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), **own}
 
 
 def in_own_process(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
