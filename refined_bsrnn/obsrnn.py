@@ -50,20 +50,49 @@ class _Shapes:
         return len({match[1] for match in found if match})
 
 
-def _bands(shapes: _Shapes) -> tuple[str, int]:
-    """Scheme and n_fft whose bands, floored to bins as the authors do, have the widths found."""
+def _bands(shapes: _Shapes) -> tuple[str, int, int]:
+    """Scheme, n_fft and how many channels are taken together, by the widths found; edges floored as the authors do."""
     widths = [shapes.size(f"BN.{i}.0.weight") // 2 for i in range(shapes.count(r"BN\.(\d+)\."))]
-    n_fft = 2 * (sum(widths) - 1)
-    for kind in BAND_SCHEMES if n_fft >= 16 else ():
-        try:
-            ranges = band_ranges(kind, n_fft=n_fft, rounding="floor")
-        except RecipeError:  # too few bins for this scheme
-            continue
-        if [stop - start for start, stop in ranges] == widths:
-            return kind, n_fft
+    for n_joint in (1, 2):
+        n_fft = 2 * (sum(widths) // n_joint - 1)
+        for kind in BAND_SCHEMES if n_fft >= 16 else ():
+            try:
+                ranges = band_ranges(kind, n_fft=n_fft, rounding="floor")
+            except RecipeError:  # too few bins for this scheme
+                continue
+            if [n_joint * (stop - start) for start, stop in ranges] == widths:
+                return kind, n_fft, n_joint
     raise CheckpointError(
         f"{shapes.path} has {len(widths)} bands of {widths} bins; expected those of {', '.join(BAND_SCHEMES)} at "
-        "44.1 kHz. Networks that take both channels at once ('naive' stereo) are not supported."
+        "44.1 kHz, or twice as many where both channels are taken together."
+    )
+
+
+# The layer in a ResNet of theirs, and the factor between the rows of this tensor and the hidden features.
+LAYERS = {
+    "lstm": ("main_layer.weight_hh_l0", 4),
+    "gru": ("main_layer.weight_hh_l0", 3),
+    "conv": ("main_layer.0.weight", 2),
+}
+
+
+def _layer(shapes: _Shapes, net: str) -> tuple[str, int]:
+    """The cell along time or bands (``net``), and its hidden features."""
+    root = f"separator.0.{net}."
+    if f"{root}in_layer.0.weight" in shapes.tensors:
+        raise CheckpointError(
+            f"{shapes.path} is a BSCNN (it has {root}in_layer); no weights of it are published, and its inner norms "
+            "have another epsilon than ours. To train one: backbone.time=dilated backbone.band=dilated."
+        )
+    for cell, (name, rows_per_hidden) in LAYERS.items():
+        if root + name in shapes.tensors:
+            rows, columns = shapes.size(root + name), shapes.size(root + name, 1)
+            two_ways = cell == "conv" or f"{root}{name}_reverse" in shapes.tensors
+            if two_ways and rows == rows_per_hidden * (rows // 2 if cell == "conv" else columns):
+                return cell, rows // rows_per_hidden
+    raise CheckpointError(
+        f"{shapes.path}: {root}main_layer is no layer of magronp/bsrnn: expected a bidirectional LSTM or GRU, or a "
+        "convolution."
     )
 
 
@@ -73,7 +102,7 @@ def _targets(shapes: _Shapes) -> list[str]:
     if stem in TARGETS and n_masks == 1:
         return [stem]
     if stem == "separator" and n_masks in (3, 4):
-        return list(TARGETS[:n_masks])  # three: the last source is what the others leave of the mixture
+        return list(TARGETS)  # three masks: the last target is what the others leave of the mixture
     raise CheckpointError(
         f"{shapes.path} holds {n_masks} masks; the targets follow from the file's name: "
         f"{', '.join(f'{name}.ckpt' for name in TARGETS)} with one, separator.ckpt with three or four."
@@ -86,33 +115,38 @@ def infer_recipe(tensors: Mapping[str, Tensor], path: Path) -> Recipe:
     Raises `CheckpointError` for another layout than magronp/bsrnn's.
     """
     shapes = _Shapes(tensors, path)
-    kind, n_fft = _bands(shapes)
-    features, rnn = shapes.size("BN.0.1.weight"), "separator.0.time_net.main_layer.weight_hh_l0"
-    hidden = shapes.size(rnn, 1)
+    kind, n_fft, n_joint = _bands(shapes)
+    features, part = shapes.size("BN.0.1.weight"), shapes.size("separator.0.time_net.norm.weight")
+    (time, hidden), (band, band_hidden) = _layer(shapes, "time_net"), _layer(shapes, "band_net")
+    if features % part or hidden % part or hidden != band_hidden:
+        raise CheckpointError(
+            f"{path}: layers of {hidden} and {band_hidden} hidden features on {part} of {features}; expected the same "
+            "along time and bands, a multiple of their input, which divides the features."
+        )
     heads = shapes.count(r"separator\.0\.attn_block\.attn_conv_Q_(\d+)\.")
     attention = {"attention_dim": shapes.size("separator.0.attn_block.attn_conv_Q_0.0.weight")} if heads else {}
     has_tac = "separator.0.tac_module.transform.0.weight" in tensors
     is_prelu = "separator.0.tac_module.transform.1.weight" in tensors
-    if shapes.size(rnn) != 4 * hidden or hidden % features:
-        raise CheckpointError(
-            f"{path}: {rnn} has shape {tuple(tensors[rnn].shape)}; expected an LSTM's, its width a multiple of "
-            f"{features}. The variants with gru and conv layers are not supported."
-        )
+    targets, n_masks = _targets(shapes), shapes.count(r"maskers\.(\d+)\.")
     values = {
-        "targets": _targets(shapes),
+        "targets": targets,
         "stft": {"sample_rate_hz": 44100, "n_fft": n_fft, "hop": n_fft // 4},
         "bands": {"kind": kind, "rounding": "floor"},
         "backbone": {
             "features": features,
             "repeats": shapes.count(r"separator\.(\d+)\."),
             "norm": "gn1",
-            "stereo": "tac" if has_tac else "apart",
-            "hidden_factor": hidden // features,
+            "stereo": "tac" if has_tac else "joint" if n_joint > 1 else "apart",
+            "hidden_factor": hidden // part,
+            **({"time": time} if time != "lstm" else {}),
+            **({"band": band} if band != "lstm" else {}),
+            **({"groups": features // part} if part != features else {}),
             "attention_heads": heads,
             **attention,
             **({"tac_activation": "prelu" if is_prelu else "tanh"} if has_tac else {}),
         },
         "head": {"hidden_layers": 2, "hidden_factor": shapes.size("maskers.0.mask.0.1.weight") // features},
+        "together": "subtract_last" if n_masks < len(targets) else "none",
     }
     return make_recipe(values)
 
@@ -124,6 +158,7 @@ NAMES = (
     (r"encoder\.norms\.(\d+)\.", r"BN.\1.0."),
     (r"encoder\.linears\.(\d+)\.", r"BN.\1.1."),
     (r"blocks\.(\d+)\.(time|band)\.norm\.", r"separator.\1.\2_net.norm."),
+    (r"blocks\.(\d+)\.(time|band)\.rnn\.conv\.", r"separator.\1.\2_net.main_layer.0."),
     (r"blocks\.(\d+)\.(time|band)\.rnn\.", r"separator.\1.\2_net.main_layer."),
     (r"blocks\.(\d+)\.(time|band)\.linear\.", r"separator.\1.\2_net.proj."),
     (r"blocks\.(\d+)\.tac\.(transform|average)\.", r"separator.\1.tac_module.\2.0."),
@@ -155,12 +190,19 @@ def their_name(ours: str) -> str:
     raise KeyError(ours)
 
 
-def _as_ours(tensor: Tensor, name: str) -> Tensor:
-    """A tensor with the axes we give it."""
+def _as_ours(tensor: Tensor, name: str, n_joint: int = 1) -> Tensor:
+    """A tensor with the axes we give it, and in our order where channels are taken together."""
     if name.endswith((".gamma", ".beta")) and tensor.ndim == 4 and tensor.shape[0] == tensor.shape[2] == 1:
         return tensor[0, :, 0].T.contiguous()  # (1, D, 1, K) → (K, D)
     if tensor.ndim in (3, 4) and set(tensor.shape[2:]) == {1}:
-        return tensor.flatten(1)  # a convolution over one point: (out, in, 1[, 1]) → (out, in)
+        tensor = tensor.flatten(1)  # a convolution over one point: (out, in, 1[, 1]) → (out, in)
+    if n_joint > 1 and tensor.ndim in (1, 2):
+        if re.match(r"BN\.\d+\.(0\.|1\.weight)", name) and tensor.shape[-1] % (2 * n_joint) == 0:
+            # channel × (real | imaginary) × bin → (real | imaginary) × channel × bin
+            return tensor.unflatten(-1, (n_joint, 2, -1)).transpose(-3, -2).flatten(-3)
+        if re.match(r"maskers\.\d+\.mask\.\d+\.5\.", name) and tensor.shape[0] % (4 * n_joint) == 0:
+            # channel × (value | gate) × (real | imaginary) × bin → the channel before the bin
+            return tensor.unflatten(0, (n_joint, 2, 2, -1)).movedim(0, 2).flatten(0, 3)
     return tensor
 
 
@@ -208,12 +250,13 @@ def load_obsrnn(path: Path) -> BSRNN:
     }
     expected = {name for names in (backbone, *heads.values()) for name in names.values()}
     check_names(expected, set(tensors), path)
-    load_strict(
-        model.backbone, {ours: _as_ours(tensors[theirs], theirs) for ours, theirs in backbone.items()}, str(path)
-    )
+
+    def renamed(names: Mapping[str, str]) -> Tensors:
+        return {ours: _as_ours(tensors[theirs], theirs, model.n_joint) for ours, theirs in names.items()}
+
+    load_strict(model.backbone, renamed(backbone), str(path))
     for target, names in heads.items():
-        head = {ours: _as_ours(tensors[theirs], theirs) for ours, theirs in names.items()}
-        load_strict(model.heads[target], head, f"{path} ({target})")
+        load_strict(model.heads[target], renamed(names), f"{path} ({target})")
     return model.eval()
 
 

@@ -31,12 +31,15 @@ PARITY = sorted(Path(os.environ.get("REFINED_BSRNN_PARITY", os.devnull)).glob("*
 # --- a checkpoint as magronp/bsrnn writes it --------------------------------------------------------------------------
 
 
-def recurrent(n):
-    """The shapes of one ResRNN."""
+def recurrent(n, cell="lstm"):
+    """The shapes of one ResNet of theirs: an LSTM, a GRU or a convolution along time or bands."""
     shapes = {"norm.weight": [n], "norm.bias": [n], "proj.weight": [n, 4 * n], "proj.bias": [n]}
+    if cell == "conv":
+        return {**shapes, "main_layer.0.weight": [4 * n, n, 3], "main_layer.0.bias": [4 * n]}
+    rows = 2 * n * (4 if cell == "lstm" else 3)
     for end in ("", "_reverse"):
-        shapes |= {f"main_layer.weight_ih_l0{end}": [8 * n, n], f"main_layer.weight_hh_l0{end}": [8 * n, 2 * n]}
-        shapes |= {f"main_layer.bias_ih_l0{end}": [8 * n], f"main_layer.bias_hh_l0{end}": [8 * n]}
+        shapes |= {f"main_layer.weight_ih_l0{end}": [rows, n], f"main_layer.weight_hh_l0{end}": [rows, 2 * n]}
+        shapes |= {f"main_layer.bias_ih_l0{end}": [rows], f"main_layer.bias_hh_l0{end}": [rows]}
     return shapes
 
 
@@ -60,23 +63,25 @@ def additions(n, n_bands):
     return shapes
 
 
-def layout(bands, n=N, repeats=1, maskers=1, attention=False, tac=False):
+def layout(bands, n=N, repeats=1, maskers=1, attention=False, tac=False, cells=("lstm", "lstm"), naive=False, heads=1):
     """{key: shape} of a published network (spec §8.1), written down apart from the importer's own table."""
+    channels = 2 if naive else 1
     widths = [stop - start for start, stop in band_ranges(bands, n_fft=N_FFT, rounding="floor")]
     shapes = {"stft.transf.window": [N_FFT], "istft.transf.window": [N_FFT]}
     for i, g in enumerate(widths):
-        shapes |= {f"BN.{i}.0.weight": [2 * g], f"BN.{i}.0.bias": [2 * g]}
-        shapes |= {f"BN.{i}.1.weight": [n, 2 * g, 1], f"BN.{i}.1.bias": [n]}
+        width = 2 * g * channels
+        shapes |= {f"BN.{i}.0.weight": [width], f"BN.{i}.0.bias": [width]}
+        shapes |= {f"BN.{i}.1.weight": [n, width, 1], f"BN.{i}.1.bias": [n]}
     more = {k: v for k, v in additions(n, len(widths)).items() if (tac if k.startswith("tac") else attention)}
     for r in range(repeats):
-        for net in ("time_net", "band_net"):
-            shapes |= {f"separator.{r}.{net}.{k}": v for k, v in recurrent(n).items()}
+        for net, cell in zip(("time_net", "band_net"), cells, strict=True):
+            shapes |= {f"separator.{r}.{net}.{k}": v for k, v in recurrent(n // heads, cell).items()}
         shapes |= {f"separator.{r}.{k}": v for k, v in more.items()}
     for s in range(maskers):
         for i, g in enumerate(widths):
             root = f"maskers.{s}.mask.{i}"
             shapes |= {f"{root}.0.weight": [n], f"{root}.0.bias": [n]}
-            for j, out, into in ((1, 4 * n, n), (3, 4 * n, 4 * n), (5, 4 * g, 4 * n)):
+            for j, out, into in ((1, 4 * n, n), (3, 4 * n, 4 * n), (5, 4 * g * channels, 4 * n)):
                 shapes |= {f"{root}.{j}.weight": [out, into, 1], f"{root}.{j}.bias": [out]}
     return shapes
 
@@ -148,6 +153,38 @@ def test_the_arithmetic_stays_that_of_the_published_code(tmp_path, monkeypatch):
     assert np.abs(estimate[0, :, ::500].numpy() - np.array(stored)).max() < 1e-6
 
 
+VARIANTS = {
+    "gru": {"cells": ("gru", "gru")},
+    "conv-band": {"cells": ("lstm", "conv")},
+    "naive-stereo": {"naive": True},
+    "heads": {"heads": 2},
+    "naive-conv-heads-attention": {"naive": True, "cells": ("conv", "gru"), "heads": 2, "attention": True},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_give_the_samples_of_the_published_code(tmp_path, monkeypatch, name):
+    """Samples that the published code (f2ecc62) gave with these weights; ours differed from them by at most 1e-7."""
+    stored = json.loads((Path(__file__).parent / "vectors" / "obsrnn_variants.json").read_text())[name]
+    tensors = {key: 0.3 * wave(shape, i) for i, (key, shape) in enumerate(layout("bass", **VARIANTS[name]).items())}
+    model = load_obsrnn(write_checkpoint(tmp_path / "bass.ckpt", tensors, monkeypatch))
+    assert count_parameters(model) == sum(t.numel() for key, t in tensors.items() if "stft" not in key)
+    with torch.no_grad():
+        estimate = model(0.1 * wave((1, 2, 6000), 3))["bass"]
+    assert np.abs(estimate[0, :, ::500].numpy() - np.array(stored)).max() < 1e-6
+
+
+def test_a_network_of_three_masks_gives_the_fourth_target_as_the_rest(tmp_path, monkeypatch):
+    tensors = tensors_of(layout("joint", maskers=3))
+    model = load_obsrnn(write_checkpoint(tmp_path / "separator.ckpt", tensors, monkeypatch))
+    assert list(model.heads) == ["vocals", "bass", "drums"]
+    assert model.targets == ["vocals", "bass", "drums", "other"]
+    mixture = 0.1 * torch.randn(1, 2, 6000)
+    with torch.no_grad():
+        estimates = model(mixture)
+    torch.testing.assert_close(sum(estimates.values()), mixture, atol=1e-6, rtol=0)
+
+
 LARGE = {"n": 128, "repeats": 12}
 OPT = {**LARGE, "attention": True, "tac": True}
 NOTAC = {**LARGE, "attention": True}
@@ -179,7 +216,8 @@ def test_the_sizes_of_all_published_networks_follow_from_their_tensors(values, n
         assert count_parameters(BSRNN.from_recipe(recipe)) == parameters
     assert sum(t.numel() for key, t in ours.items() if "stft" not in key) == parameters
     assert recipe.bands.kind == SCHEME[name]
-    assert len(recipe.targets) == values.get("maskers", 1)
+    assert len(recipe.targets) == (4 if name == "separator" else 1)
+    assert recipe.together == ("subtract_last" if values.get("maskers") == 3 else "none")
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -281,8 +319,12 @@ def change(tensors, **changes):
         ({"maskers__0__mask__2__5__bias": torch.ones(9)}, r"bands.2.5.bias has shape \(9,\), the network \(8,\)"),
         ({"BN__1__1__weight": torch.ones(4, 4, 2)}, "linears.1.weight has shape"),
         ({"BN__1__0__weight": torch.ones(6)}, "bands of .* bins; expected those of v7, bass, drums, joint"),
-        ({"separator__0__time_net__main_layer__weight_hh_l0": torch.ones(24, 8)}, "gru and conv layers are not"),
-        ({"separator__0__time_net__main_layer__weight_hh_l0": None}, "layout is not that of magronp/bsrnn"),
+        ({"separator__0__time_net__main_layer__weight_hh_l0": torch.ones(24, 8)}, "weight_ih_l0 has shape"),
+        ({"separator__0__time_net__main_layer__weight_hh_l0": None}, "main_layer is no layer of magronp/bsrnn"),
+        ({"separator__0__time_net__norm__weight": None}, "layout is not that of magronp/bsrnn"),
+        ({"separator__0__time_net__main_layer__weight_hh_l0_reverse": None}, "expected a bidirectional LSTM or GRU"),
+        ({"separator__0__time_net__norm__weight": torch.ones(3)}, "on 3 of 4; expected the same along time and bands"),
+        ({"separator__0__time_net__in_layer__0__weight": torch.ones(4)}, "is a BSCNN .* no weights of it are publish"),
         ({"separator__0__tac_module__transform__1__weight": torch.ones(1)}, "average.1.weight is missing"),
         ({"separator__0__tac_module__concat__1__weight": torch.ones(1)}, "differs from .*transform.1.weight"),
     ],
