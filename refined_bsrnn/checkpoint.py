@@ -136,6 +136,18 @@ def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:
             raise CheckpointError(f"{where} was made for {key} {theirs}; this network has {ours}.")
 
 
+def _check_channels(tensors: Mapping[str, Tensor], model: BSRNN, where: Path) -> None:
+    """A joint-stereo backbone is made for a number of channels, which is that of the data it was trained on."""
+    weight = tensors.get("encoder.linears.0.weight")  # (N, 2 · channels · bins)
+    start, stop = model.ranges[0]
+    theirs = model.n_joint if weight is None else weight.shape[-1] // (2 * (stop - start))
+    if model.recipe.backbone.stereo == "joint" and theirs != model.n_joint:
+        raise CheckpointError(
+            f"{where} takes {theirs} channels together (backbone.stereo=joint); data.channels is {model.n_joint} here. "
+            f"Leave data.channels at {theirs}, or use a base with stereo=apart or tac, which take any number."
+        )
+
+
 # --- backbone and heads -----------------------------------------------------------------------------------------------
 
 
@@ -151,6 +163,7 @@ def load_backbone(path: Path, model: BSRNN) -> str:
     """Fill the model's backbone strictly; returns its hash, checked against the one in the file."""
     tensors, metadata = read_tensors(path, "backbone")
     _check_same(metadata, model, path)
+    _check_channels(tensors, model, path)
     load_strict(model.backbone, tensors, str(path))
     digest = tensors_sha256(model.backbone.state_dict())
     if digest != metadata.get("sha256"):

@@ -167,7 +167,7 @@ def evaluate(
 def note_scores(run: RunFolder, results: Mapping[str, Any]) -> None:
     """Write into each head's file how well it does, so that the file can be handed on alone."""
     for name in run.head_names():
-        if name in results["summary"]:
+        if results["summary"].get(name, {}).get("estimate", {}).get("usdr"):  # scored on a track at least
             estimate, data = results["summary"][name]["estimate"], results["data"]
             score = {"usdr": estimate["usdr"]["mean"], "csdr": estimate["csdr"]["median"], "split": results["split"]}
             about = {"n_tracks": results["summary"][name]["n_tracks"], "data": data["name"]}

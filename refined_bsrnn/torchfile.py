@@ -5,12 +5,15 @@ the parts that describe a tensor have a meaning, all else becomes an inert place
 ``state_dict`` are read.
 """
 
+import io
+import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -140,9 +143,21 @@ def _read(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     return archive.read(part)
 
 
-def _unpickle(file: IO[bytes], path: Path) -> Any:
+def _check_claims(program: bytes) -> None:
+    """Refuse a pickle that makes its reader reserve more memory than the file's own size accounts for.
+
+    Walking over it reads every argument, so that none is longer than the file. What is left are the numbers under which
+    things are remembered: a reader keeps a table up to the largest, and six bytes can ask for 4 GB.
+    """
+    for operation, argument, position in pickletools.genops(program):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
+            raise pickle.UnpicklingError(f"memory slot {argument} is claimed by byte {position}")
+
+
+def _unpickle(program: bytes, path: Path) -> Any:
     try:
-        return _Unpickler(file).load()
+        _check_claims(program)
+        return _Unpickler(io.BytesIO(program)).load()
     except Exception as error:  # a broken or hostile pickle can raise anything
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {str(error)[:200]}.") from None
 
@@ -157,7 +172,8 @@ def _tensor(view: _View, archive: zipfile.ZipFile, root: str, path: Path, name: 
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     data = _read(archive, f"{root}/data/{storage.key}", path)
     size = storage.n_items * storage.dtype.itemsize
-    if len(data) != size or 0 in shape or last >= storage.n_items:
+    # A step of zero would repeat a number as often as the file says.
+    if len(data) != size or 0 in shape or last >= storage.n_items or math.prod(shape) > storage.n_items:
         raise CheckpointError(f"{path}: {name} of shape {shape} does not fit its {len(data)} bytes of {size}.")
     flat = torch.frombuffer(bytearray(data), dtype=storage.dtype)
     return flat.as_strided(shape, stride, offset).to(torch.float32, copy=True).contiguous()
@@ -175,9 +191,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         root = pickles[0].partition("/")[0]
         if f"{root}/byteorder" in archive.namelist() and _read(archive, f"{root}/byteorder", path) != b"little":
             raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported.")
-        _read(archive, pickles[0], path)  # refuses a packed one
-        with archive.open(pickles[0]) as file:
-            content = _unpickle(file, path)
+        content = _unpickle(_read(archive, pickles[0], path), path)
         state = content.get("state_dict") if isinstance(content, dict) else None
         views = {k: v for k, v in state.items() if isinstance(k, str)} if isinstance(state, dict) else {}
         if not views or not all(isinstance(view, _View) for view in views.values()):

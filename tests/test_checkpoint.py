@@ -14,10 +14,12 @@ from refined_bsrnn import bands
 from refined_bsrnn.checkpoint import (
     RunFolder,
     find_run,
+    load_backbone,
     load_head,
     load_model,
     load_state,
     read_tensors,
+    save_backbone,
     save_state,
     save_weights,
     tensors_sha256,
@@ -51,6 +53,21 @@ def rewrite(path, change):
     tensors = load_file(path)
     change(tensors, metadata)
     save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize(("channels", "others"), [(2, 1), (1, 2)])
+def test_a_joint_backbone_says_for_how_many_channels_it_is(tmp_path, channels, others):
+    joint = {"features": 4, "repeats": 1, "stereo": "joint"}
+    net, other = (
+        BSRNN.from_recipe(micro_recipe(None, backbone=joint, data={"channels": n})) for n in (channels, others)
+    )
+    save_backbone(tmp_path / "backbone.safetensors", net)
+    load_backbone(tmp_path / "backbone.safetensors", net)
+    message = (
+        f"takes {channels} channels together .*; data.channels is {others} here. Leave data.channels at {channels}"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(tmp_path / "backbone.safetensors", other)
 
 
 def test_what_is_saved_is_what_is_loaded(run):

@@ -462,6 +462,9 @@ def test_what_a_file_wants_to_call_is_never_called(tmp_path, monkeypatch, alarm,
         b"X\x01\x00\x00\x00aQ.",  # a storage that is no storage
         b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.",
         b"(" * 100_000 + b"t" * 100_000 + b".",
+        b"Nr\xff\xff\xff\x0f.",  # a memo of 4 GB
+        b"Np999999999\n.",
+        b"\x80\x05\x96\xff\xff\xff\xff\x03\x00\x00\x00.",  # a bytearray of 16 GB
     ],
 )
 def test_crafted_pickles_end_in_an_error(plain, program):
@@ -470,12 +473,23 @@ def test_crafted_pickles_end_in_an_error(plain, program):
     assert read_state_dict(write_again(plain))  # what came before has changed nothing
 
 
+def test_what_a_pickle_claims_is_not_reserved(plain):
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="memory slot 268435455 is claimed by byte 1"):
+        read_state_dict(repack(plain, {"data.pkl": b"Nr\xff\xff\xff\x0f."}))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB; a byte on macOS
+
+
 def write_again(path):
     torch.save({"state_dict": OrderedDict(a=torch.ones(2))}, path)
     return path
 
 
-@pytest.mark.parametrize("geometry", [(0, (9,), (1,)), (-1, (2,), (1,)), (2, (3,), (1,)), (0, (2,), (-1,)), (0, 2, 1)])
+@pytest.mark.parametrize(
+    "geometry", [(0, (9,), (1,)), (-1, (2,), (1,)), (2, (3,), (1,)), (0, (2,), (-1,)), (0, 2, 1), (0, (10**11,), (0,))]
+)
 def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(tmp_path, geometry):
     class Reaching:
         def __reduce__(self):
