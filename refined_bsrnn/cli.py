@@ -473,6 +473,28 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_data(args: argparse.Namespace) -> int:
+    """Read all data of a recipe or a folder and say what is wrong with them."""
+    from .check import check
+    from .progress import console
+    from .recipe import DataSpec, find_recipe, load_recipe
+
+    there = Path(args.data)
+    is_root = there.is_dir() or (there.is_file() and there.suffix != ".yaml") or there.name == "builtin"
+    if is_root and args.overrides:
+        raise RecipeError("overrides are for a recipe; with a folder expected none.")
+    data = DataSpec(root=args.data) if is_root else load_recipe(find_recipe(args.data), args.overrides)
+    found = check(data, args.jobs)
+    if args.json:
+        print(json.dumps(found.values()))
+    for line in [*found.scan.notes, *found.sentences()]:
+        console.print(line, markup=False, soft_wrap=True)
+    for table in found.tables():
+        console.print(table)
+    console.print("Training stops at this." if found.stops else "Training can start.")
+    return 1 if found.stops else 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
@@ -483,6 +505,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, function, help_text, add_arguments in (
         ("train", train, "train one backbone on the recipe's targets", _train_arguments),
+        ("check-data", check_data, "what is wrong with the songs, before training", _check_data_arguments),
         ("transfer", transfer, "learn heads for new targets on a base's backbone", _transfer_arguments),
         ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
@@ -503,6 +526,13 @@ def parser() -> argparse.ArgumentParser:
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", nargs="?", help="a YAML file or the name of a shipped recipe")
     p.add_argument("--resume", metavar="RUN", help="continue an interrupted run exactly")
+    _overrides(p)
+
+
+def _check_data_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("data", metavar="RECIPE|ROOT", help="a recipe, or a folder or file of songs")
+    p.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per processor)")
+    _json(p)
     _overrides(p)
 
 

@@ -285,7 +285,7 @@ def medleydb(
         listing.tracks.append(_listed(track.name, "train", track, files, mixes))
     if bleeding:
         done = "are left out" if bleed == "skip" else "are kept (bleed: skip leaves them out)"
-        listing.notes.append(f"{len(bleeding)} tracks of {root} have bleed and {done}: {_first(bleeding)}.")
+        listing.notes.append(f"{len(bleeding)} tracks of {root} have bleed and {done}: {first(bleeding)}.")
     return listing
 
 
@@ -313,7 +313,8 @@ def _medley_files(
     return files
 
 
-def _first(names: Sequence[str], n_shown: int = 6) -> str:
+def first(names: Sequence[str], n_shown: int = 6) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
     return ", ".join(names[:n_shown]) + more
 

@@ -26,6 +26,7 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .check import opening
 from .checkpoint import (
     RunFolder,
     check_tensors,
@@ -115,6 +116,7 @@ class TrainingData:
     table: Any  # the datasets table of all tracks
     parts: Parts
     validation: list[Track]
+    opening: list[str]  # what is said of them before the first step
 
     def describe(self) -> dict[str, Any]:
         """For provenance.json."""
@@ -138,7 +140,8 @@ def training_data(recipe: Recipe) -> TrainingData:
     train_tracks = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
     parts = make_parts(train_tracks, recipe.targets, recipe.data)
     validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
-    return TrainingData(found.sources, table_of(tracks), parts, validation)
+    opened = opening(recipe, found, parts.tracks, validation)
+    return TrainingData(found.sources, table_of(tracks), parts, validation, opened)
 
 
 # --- small pure pieces ------------------------------------------------------------------------------------------------
@@ -201,6 +204,15 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next batch; what a user can mend comes out of a worker as the one sentence that it is."""
+    try:
+        return next(batches)
+    except UserError as error:  # PyTorch puts the worker's traceback into the message
+        kind, text = type(error), str(error)
+        raise kind(text.rpartition(f"{kind.__name__}: ")[2].strip()) from None
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -281,7 +293,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(self.progress.step, self.spec)
         sums: dict[str, Tensor] = {}
-        accumulated = [next(batches) for _ in range(self.spec.accumulate)]
+        accumulated = [next_batch(batches) for _ in range(self.spec.accumulate)]
         totals = self._totals(accumulated)
         for batch in accumulated:
             with self.accelerator.accumulate(self.objective):
@@ -403,8 +415,8 @@ class Trainer:
     def _announce(self) -> None:
         trained, total = sum(p.numel() for p in self.trained.values()), count_parameters(self.model)
         say(f"{trained:,} parameters train, {count_frozen(self.model):,} are frozen.")
-        for note in self.data.parts.notes:
-            say(note)
+        for line in [*self.data.opening, *self.data.parts.notes]:
+            say(line)
         seconds, measured = self._time_step()
         steps = self.spec.steps - self.progress.step
         left = seconds * steps

@@ -1,0 +1,693 @@
+"""What is wrong with the data, said before training: every file of every track is read to its end, once.
+
+    scan (names, headers) ──> facts per track (levels, spectrum, prints; cached) ──> findings, hours, duplicates
+
+A `Finding` is one sentence of one kind (`KINDS`); some stop training. Training says the same sentences: those of names
+and headers always, those of the samples where the facts of a track are in the cache.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from scipy import fft
+
+from .audio import AudioReader, match_channels, open_audio
+from .data import MUSDB_STEMS, make_parts
+from .errors import DataError, UserError
+from .files import cache_folder, read_json, write_json
+from .layouts import MIXTURE, SPLITS, Finding, first
+from .progress import track as progress
+from .recipe import DataSpec, Recipe
+from .sources import Scan, StemFile, Track, kind_of, read_stem, refuse, scan, split_validation
+
+# What is found, in the order in which it is told. Training stops where a `Finding` says so.
+KINDS = {
+    "unreadable": "cannot be read",
+    "empty": "empty files",
+    "truncated": "cut off",
+    "nan": "NaN or infinite samples",
+    "empty_track": "track folders without audio",
+    "two_files": "two files for one stem",
+    "metadata": "metadata that cannot be read",
+    "missing_file": "files that are named and not there",
+    "length": "stems of different length",
+    "rate": "stems of different rate",
+    "target": "targets without a stem",
+    "validation": "nothing to train on",
+    "duplicate": "the same audio twice",
+    "mixture": "mixture is not the sum of the stems",
+    "silent": "silent from beginning to end",
+    "clipped": "clipped",
+    "one_channel": "one channel is silent",
+    "mono": "mono in two channels",
+    "channels": "stems of different channels",
+    "resampled": "another rate than the recipe's",
+    "low_pass": "cut off above a frequency",
+}
+FACTS_VERSION = 1  # of what is measured: another one makes kept facts stale
+BLOCK_HOPS = 512  # of the fingerprint: about 48 s are read at a time
+CLIP = 0.9999  # of full scale
+CLIP_RUN = 3  # so many equal samples there are clipping
+CLIPS_PER_MINUTE = 6.0  # fewer are not worth a word
+SILENCE = 1e-5  # peak; -100 dB
+SILENT_DB = -200.0
+MONO = 1e-4  # largest difference of two channels, beside the peak
+SUM_DB = -30.0  # what remains of a mixture without its stems
+LAG_SECONDS, LAG_EXCERPT_SECONDS = 1.0, 20.0
+SPARE_PROCESSES_FROM = 8  # tracks; below that starting processes takes longer than the work
+
+
+@dataclass(frozen=True)
+class StemFacts:
+    """What the samples of a stem tell."""
+
+    seconds: float
+    n_channels: int  # of the widest of its files
+    peak: float
+    rms_db: float
+    clips: int  # runs of equal samples at full scale
+    mono: bool  # two channels, the same in both
+    dead_channel: bool  # one channel silent, another not
+    highest_hz: float | None  # the sharp edge above which there is nothing; None: no such edge
+    prints: str  # base64 of the fingerprint, 16 bits per hop
+
+    @property
+    def silent(self) -> bool:
+        return self.peak < SILENCE
+
+
+@dataclass(frozen=True)
+class TrackFacts:
+    """What reading a track to its end tells."""
+
+    track: str
+    split: str
+    stems: Mapping[str, StemFacts]
+    problems: Sequence[tuple[str, str]]  # (kind, sentence) of what could not be read
+    prints: str = ""  # of the mixture, or of the sum where there is none
+    sum_of: Sequence[str] = ()  # the stems that come closest to the mixture
+    residual_db: float | None = None  # mixture without them, beside the mixture; None: no mixture, or no stems
+    gain: float = 1.0  # of the stems in the mixture, where they are in it scaled
+    delay_samples: int = 0  # of the stems in the mixture
+    fitted_db: float | None = None  # what remains with that gain and delay
+
+
+# --- reading a track --------------------------------------------------------------------------------------------------
+
+
+def track_facts(track: Track) -> TrackFacts:
+    """Read all files of a track block by block, at constant memory."""
+    names = [*(name for name in track.files if name == MIXTURE), *track.apart]
+    heard = _Stem(track, 0)  # the mixture, or the sum where there is none: whether two tracks are the same
+    gathered: dict[str, _Stem] = {}
+    sums = {group: np.zeros(3) for group in _groups(track)}  # mixture², mixture · Σ stems, (Σ stems)²
+    problems: list[tuple[str, str]] = []
+    with ExitStack() as stack:
+        streams: dict[str, Iterator[np.ndarray]] = {}
+        for name in names:
+            try:
+                streams[name], n_channels = _blocks(track, name, BLOCK_HOPS * _hop(track.sample_rate_hz), stack)
+                gathered[name] = _Stem(track, n_channels)
+            except UserError as error:
+                problems.append((kind_of(error), str(error)))
+        while streams and (blocks := _next_blocks(streams, problems)):
+            for name, block in blocks.items():
+                gathered[name].add(block)
+            heard.listen(blocks[MIXTURE] if MIXTURE in blocks else _sum(blocks, list(blocks)))
+            if MIXTURE in blocks and not problems:
+                for group, values in sums.items():
+                    mixture, total = blocks[MIXTURE], _sum(blocks, group)
+                    values += [np.vdot(mixture, mixture), np.vdot(mixture, total), np.vdot(total, total)]
+    read = {name: stem.facts() for name, stem in gathered.items() if stem.n_samples}
+    facts = TrackFacts(track.name, track.split, read, problems, heard.prints())
+    mixture_power = max((values[0] for values in sums.values()), default=0.0)
+    return facts if problems or not mixture_power else _with_sum(track, facts, sums)
+
+
+def _groups(track: Track) -> list[tuple[str, ...]]:
+    """What a mixture may be the sum of: the four stems of MUSDB18, all, all but `other`, which may hold finer ones."""
+    if MIXTURE not in track.files:
+        return []
+    stems = tuple(track.apart)
+    four = tuple(n for n in stems if n in MUSDB_STEMS) if set(MUSDB_STEMS) <= set(stems) else ()
+    return [group for group in dict.fromkeys([four, stems, tuple(n for n in stems if n != "other")]) if group]
+
+
+def _sum(blocks: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    total = blocks[names[0]].copy()
+    for name in names[1:]:
+        total += blocks[name]
+    return total
+
+
+def _next_blocks(streams: dict[str, Iterator[np.ndarray]], problems: list[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """The next block of every stream; those that end or fail are taken out."""
+    blocks = {}
+    for name in list(streams):
+        try:
+            block = next(streams[name], None)
+        except UserError as error:
+            problems.append((kind_of(error), str(error)))
+            block = None
+        if block is None:
+            del streams[name]
+        else:
+            blocks[name] = block
+    return blocks
+
+
+def _blocks(track: Track, stem: str, n_samples: int, stack: ExitStack) -> tuple[Iterator[np.ndarray], int]:
+    """(channels, samples) of a stem in blocks from its beginning to the track's end; channels of its widest file."""
+    files = track.files[stem]
+    readers = [stack.enter_context(open_audio(Path(track.folder, file.name))) for file in files]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for reader, file in zip(readers, files, strict=True):
+            reader.skip(file.start)
+        for start in range(0, track.n_samples, n_samples):
+            size = min(n_samples, track.n_samples - start)
+            parts = [_piece(r, f, track.n_channels, start, size) for r, f in zip(readers, files, strict=True)]
+            yield parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
+
+    return blocks(), max(reader.n_channels for reader in readers)
+
+
+def _piece(reader: AudioReader, file: StemFile, n_channels: int, start: int, size: int) -> np.ndarray:
+    n_here = max(0, min(size, file.n_samples - start))
+    audio = reader.read(n_here) if n_here else torch.zeros(1, 0)
+    if audio.shape[1] < n_here:
+        raise DataError(
+            f"{reader.path} is cut off: it holds {file.start + start + audio.shape[1]} of the samples that its header "
+            f"promises up to {file.start + file.n_samples}. Copy it again or restore a backup."
+        )
+    block: np.ndarray = match_channels(audio, n_channels).numpy()
+    return block if n_here == size else np.pad(block, ((0, 0), (0, size - n_here)))
+
+
+class _Stem:
+    """Gathers the facts of one stem from its blocks."""
+
+    def __init__(self, track: Track, n_channels: int):
+        self.rate, self.n_channels, self.n_samples = track.sample_rate_hz, n_channels, 0
+        self.energy, self.clips, self.difference = 0.0, 0, 0.0
+        self.peaks = np.zeros(track.n_channels)
+        self.words: list[np.ndarray] = []
+        self.spectrum: np.ndarray | None = None
+
+    def add(self, block: np.ndarray) -> None:
+        peaks = np.maximum(block.max(1), -block.min(1))
+        peak = float(peaks.max())
+        self.peaks = np.maximum(self.peaks, peaks)
+        self.energy += float(np.vdot(block, block))
+        if peak >= CLIP:
+            self.clips += _clips(block)
+        if self.n_channels == 2:
+            # Where it is not mono a glance tells; where it seems so all is compared.
+            glance = block[:, ::997]
+            self.difference = max(self.difference, float(np.abs(glance[0] - glance[1]).max()))
+            if self.difference <= MONO * self.peaks.max():
+                self.difference = max(self.difference, float(np.abs(block[0] - block[1]).max()))
+        mono = self.listen(block)
+        if peak >= SILENCE:
+            spectrum = _spectrum(mono)
+            self.spectrum = spectrum if self.spectrum is None else np.maximum(self.spectrum, spectrum)
+
+    def listen(self, block: np.ndarray) -> np.ndarray:
+        """Take the block's fingerprint; returns it in mono."""
+        mono = block[0] if len(block) == 1 or self.n_channels == 1 else _mean(block)
+        self.n_samples += block.shape[1]
+        self.words.append(_fingerprint(mono, self.rate))
+        return mono
+
+    def prints(self) -> str:
+        words = np.concatenate(self.words) if self.words else np.empty(0, np.uint16)
+        return base64.b64encode(words.tobytes()).decode()
+
+    def facts(self) -> StemFacts:
+        mean_square = self.energy / (self.n_samples * len(self.peaks))
+        peak = float(self.peaks.max())
+        loud = peak >= SILENCE
+        return StemFacts(
+            seconds=self.n_samples / self.rate,
+            n_channels=self.n_channels,
+            peak=peak,
+            rms_db=10 * math.log10(mean_square) if mean_square > 0 else SILENT_DB,
+            clips=self.clips,
+            mono=loud and self.n_channels == 2 and self.difference <= MONO * peak,
+            dead_channel=loud and self.n_channels > 1 and float(self.peaks.min()) < SILENCE,
+            highest_hz=None if self.spectrum is None else sharp_edge(self.spectrum, self.rate),
+            prints=self.prints(),
+        )
+
+
+def _mean(block: np.ndarray) -> np.ndarray:
+    return np.full(len(block), 1 / len(block), np.float32) @ block
+
+
+def _clips(block: np.ndarray) -> int:
+    """Runs of equal samples at full scale."""
+    full = np.abs(block) >= CLIP
+    same = full[:, 1:] & (block[:, 1:] == block[:, :-1])
+    run = same.copy()
+    for _ in range(CLIP_RUN - 2):
+        run = run[:, 1:] & same[:, : run.shape[1] - 1]
+    return int((run[:, 1:] & ~run[:, :-1]).sum() + run[:, :1].sum())
+
+
+# --- the highest frequency --------------------------------------------------------------------------------------------
+
+SPECTRUM_FRAME = 4096
+SPECTRUM_FRAMES = 24  # of a block: enough to hear what sounds at its top
+EDGE_DB = 24.0  # a fall of so much within EDGE_HZ is no instrument's
+EDGE_HZ = 400.0
+EDGE_FLOOR_DB = -75.0  # beside the strongest bin: an edge below that is of noise
+EDGE_FROM_HZ = 3000.0
+
+
+def _spectrum(mono: np.ndarray) -> np.ndarray:
+    """The largest power per bin over some frames of a block."""
+    n_frames = len(mono) // SPECTRUM_FRAME
+    if n_frames == 0:
+        mono, n_frames = np.pad(mono, (0, SPECTRUM_FRAME - len(mono))), 1
+    frames = mono[: n_frames * SPECTRUM_FRAME].reshape(n_frames, SPECTRUM_FRAME)[:: max(1, n_frames // SPECTRUM_FRAMES)]
+    window = np.blackman(SPECTRUM_FRAME).astype(np.float32)  # its side lobes are far down
+    return (np.abs(fft.rfft(frames * window)) ** 2).max(0)
+
+
+def sharp_edge(spectrum: np.ndarray, sample_rate_hz: int) -> float | None:
+    """The frequency above which a power spectrum has nothing, where it falls there as no instrument does; else None."""
+    hz_per_bin = sample_rate_hz / 2 / (len(spectrum) - 1)
+    width = max(2, round(EDGE_HZ / hz_per_bin))
+    db = 10 * np.log10(spectrum + 1e-20)
+    floor = db.max() + EDGE_FLOOR_DB
+    above = np.maximum.accumulate(db[::-1])[::-1]  # the strongest at or above each bin
+    last = len(db) - 2 * width  # an edge at the very top is every resampler's
+    best: tuple[float, int] | None = None
+    for i in range(round(EDGE_FROM_HZ / hz_per_bin), last, max(1, width // 8)):
+        below = float(np.median(db[max(0, i - width) : i]))
+        fall = below - float(above[i + width // 2])
+        if below > floor and fall >= EDGE_DB and (best is None or fall > best[0]):
+            best = (fall, i)
+    return None if best is None else round(best[1] * hz_per_bin, -2)
+
+
+# --- fingerprints -----------------------------------------------------------------------------------------------------
+
+PRINT_RATE_HZ = 5512.5
+PRINT_HOP_SECONDS, PRINT_FRAME_SECONDS = 0.0929, 0.3715
+PRINT_BANDS = 17
+PRINT_HZ = (200.0, 2000.0)
+NO_PRINT = 0  # the word of a frame with too little in it
+SAME_SHARE, SAME_WORDS = 0.2, 16  # of the shorter one's words at one place, and at least so many
+MANY_WORDS, COMMON_WORD = 1_000_000, 128
+SAME_STEM_SHARE = 0.6  # of a single stem: songs may share a loop
+
+
+def _decimation(sample_rate_hz: int) -> int:
+    return max(1, round(sample_rate_hz / PRINT_RATE_HZ))
+
+
+def _hop(sample_rate_hz: int) -> int:
+    """Samples per word of the fingerprint; blocks are whole numbers of them, so that words count time."""
+    step = _decimation(sample_rate_hz)
+    return step * max(1, round(PRINT_HOP_SECONDS * sample_rate_hz / step))
+
+
+def _fingerprint(mono: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """uint16 words, one per hop: the signs of differences of band energies over bands and time.
+
+    They survive coding, gain, another rate and a shift by less than a hop.
+    """
+    step, hop = _decimation(sample_rate_hz), _hop(sample_rate_hz)
+    n_words = -(-len(mono) // hop)
+    if np.abs(mono).max() < SILENCE:
+        return np.full(n_words, NO_PRINT, np.uint16)
+    low = mono[: len(mono) // step * step].reshape(-1, step) @ np.full(step, 1 / step, np.float32)
+    rate, hop = sample_rate_hz / step, hop // step
+    size = round(PRINT_FRAME_SECONDS * rate)
+    low = np.pad(low, (0, n_words * hop + hop + size - len(low)))
+    frames = np.lib.stride_tricks.sliding_window_view(low, size)[: (n_words + 1) * hop : hop]
+    power = np.abs(fft.rfft(frames * np.hanning(size).astype(np.float32))) ** 2  # (words + 1, bins)
+    edges = np.round(np.geomspace(*PRINT_HZ, PRINT_BANDS + 1) * size / rate).astype(int)
+    bands = np.add.reduceat(power, edges[:-1], axis=1)[:, :PRINT_BANDS]
+    bands[:, -1] = power[:, edges[-2] : edges[-1]].sum(1)
+    bits = np.diff(np.diff(bands, axis=1), axis=0) > 0  # (words, 16)
+    words = np.packbits(bits, axis=1).view(np.uint16)[:, 0].copy()
+    words[bands[1:].sum(1) < 1e-6 * max(1e-9, float(bands.sum(1).max()))] = NO_PRINT
+    return words
+
+
+def _words(prints: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(prints), np.uint16)
+
+
+def same_audio(prints: Sequence[np.ndarray], least: float = SAME_SHARE) -> list[tuple[int, int, float, float]]:
+    """(i, j, share, seconds): pairs of the same audio, i before j, their share of equal words, and how much later the
+    same place is in i than in j.
+    """
+    owners = np.repeat(np.arange(len(prints)), [len(words) for words in prints])
+    places = np.concatenate([np.arange(len(words)) for words in prints] or [np.empty(0, int)])
+    words = np.concatenate([*prints, np.empty(0, np.uint16)]).astype(np.int64)
+    if len(words) > MANY_WORDS:  # two in a row tell apart what one does not
+        words = np.where(words == NO_PRINT, NO_PRINT, words * 65536 + np.append(words[1:], 0))
+    _, inverse, counts = np.unique(words, return_inverse=True, return_counts=True)
+    kept = (words != NO_PRINT) & (counts[inverse] <= COMMON_WORD)  # what is everywhere tells nothing
+    useful = np.maximum(1, np.bincount(owners[kept], minlength=len(prints)))
+    order = np.argsort(words[kept], kind="stable")
+    words, owners, places = words[kept][order], owners[kept][order], places[kept][order]
+    codes = []
+    for distance in range(1, COMMON_WORD):
+        equal = np.flatnonzero((words[distance:] == words[:-distance]) & (owners[distance:] != owners[:-distance]))
+        i, j = owners[equal], owners[equal + distance]
+        codes.append((i * len(prints) + j) * 2**32 + places[equal] - places[equal + distance] + 2**31)
+    pairs, votes = np.unique(np.concatenate([*codes, np.empty(0, int)]), return_counts=True)
+    best: dict[tuple[int, int], tuple[float, float]] = {}
+    for code, n_equal in zip(pairs[votes >= SAME_WORDS].tolist(), votes[votes >= SAME_WORDS].tolist(), strict=True):
+        i, j = divmod(code // 2**32, len(prints))
+        share = n_equal / int(min(useful[i], useful[j]))
+        if share >= max(least, best.get((i, j), (0.0, 0.0))[0]):
+            best[i, j] = (share, (code % 2**32 - 2**31) * PRINT_HOP_SECONDS)
+    return [(i, j, share, seconds) for (i, j), (share, seconds) in sorted(best.items())]
+
+
+# --- mixture and stems ------------------------------------------------------------------------------------------------
+
+
+def _with_sum(track: Track, facts: TrackFacts, sums: Mapping[tuple[str, ...], np.ndarray]) -> TrackFacts:
+    """The facts with how far stems sum to the mixture; where none do, with the gain and delay that fit all best."""
+    remains = {group: _db((m - 2 * both + s) / m) for group, (m, both, s) in sums.items()}
+    group = min(remains, key=lambda g: remains[g])
+    facts = replace(facts, sum_of=group, residual_db=remains[group])
+    if remains[group] <= SUM_DB:
+        return facts
+    fits = {group: _fit(track, group) for group in sums}
+    group = min(fits, key=lambda g: fits[g][2])
+    gain, delay, fitted_db = fits[group]
+    return replace(facts, sum_of=group, gain=gain, delay_samples=delay, fitted_db=fitted_db)
+
+
+def _fit(track: Track, stems: Sequence[str]) -> tuple[float, int, float]:
+    """(gain, delay in samples, what remains in dB): Σ stems, delayed and scaled, beside the middle of the mixture."""
+    size = min(track.n_samples, round(LAG_EXCERPT_SECONDS * track.sample_rate_hz))
+    lag = min(round(LAG_SECONDS * track.sample_rate_hz), size // 2)
+    start = (track.n_samples - size) // 2
+    mixture = read_stem(track, MIXTURE, start, size).double().sum(0).numpy()
+    total = sum(read_stem(track, stem, start, size) for stem in stems)
+    summed = torch.as_tensor(total).double().sum(0).numpy()
+    n_fft = fft.next_fast_len(size + lag)
+    across = fft.irfft(fft.rfft(mixture, n_fft) * np.conj(fft.rfft(summed, n_fft)), n_fft)
+    lags = np.concatenate([across[: lag + 1], across[-lag:]])  # 0 … lag, −lag … −1
+    place = int(np.abs(lags).argmax())
+    delay = place if place <= lag else place - len(lags)
+    m, s = (mixture[delay:], summed[: size - delay]) if delay >= 0 else (mixture[:delay], summed[-delay:])
+    if not (m @ m and s @ s):
+        return 1.0, 0, 0.0
+    gain = float(m @ s / (s @ s))
+    return gain, delay, _db(float(((m - gain * s) ** 2).sum() / (m @ m)))
+
+
+def _db(ratio: float) -> float:
+    return 10 * math.log10(max(ratio, 1e-12))
+
+
+# --- facts of many tracks, kept ---------------------------------------------------------------------------------------
+
+
+def _facts_file(track: Track) -> Path:
+    """Where a track's facts are kept: another file, size or time of writing makes it another place."""
+    stats = [
+        (str(p), p.stat().st_size, p.stat().st_mtime_ns) for stem in sorted(track.files) for p in track.paths(stem)
+    ]
+    files = {stem: [asdict(file) for file in files] for stem, files in track.files.items()}
+    place = [FACTS_VERSION, track.name, track.split, track.n_samples, files, stats]
+    return cache_folder() / "checks" / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:24]}.json"
+
+
+def known_facts(track: Track) -> TrackFacts | None:
+    """The facts of a track from an earlier check of the same files, if there was one."""
+    file = _facts_file(track)
+    if not file.is_file():
+        return None
+    values = read_json(file)
+    stems = {name: StemFacts(**stem) for name, stem in values.pop("stems").items()}
+    problems = [(kind, text) for kind, text in values["problems"]]
+    return TrackFacts(**{**values, "stems": stems, "problems": problems, "sum_of": tuple(values["sum_of"])})
+
+
+def _measured(track: Track) -> TrackFacts:
+    facts = track_facts(track)
+    write_json(_facts_file(track), asdict(facts))
+    return facts
+
+
+def all_facts(tracks: Sequence[Track], jobs: int | None = None) -> list[TrackFacts]:
+    """The facts of every track, measured in several processes where they are not known, with a progress bar."""
+    facts = {i: known for i, track in enumerate(tracks) if (known := known_facts(track)) is not None}
+    left = [i for i in range(len(tracks)) if i not in facts]
+    jobs = min(jobs or os.cpu_count() or 1, len(left))
+    if jobs > 1 and len(left) >= SPARE_PROCESSES_FROM:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+            results = pool.map(_measured, [tracks[i] for i in left])
+            facts.update(zip(left, progress(results, len(left), "checking tracks"), strict=True))
+    else:
+        facts.update((i, _measured(tracks[i])) for i in progress(left, len(left), "checking tracks"))
+    return [facts[i] for i in range(len(tracks))]
+
+
+# --- findings ---------------------------------------------------------------------------------------------------------
+
+
+def findings_of(facts: TrackFacts) -> list[Finding]:
+    """What the samples of one track say, in sentences."""
+    where = f"{facts.split}/{facts.track}"
+    found = [Finding(kind, where, text) for kind, text in facts.problems]
+    stems = facts.stems
+    clipped = {n: s.clips for n, s in stems.items() if s.clips >= max(2, CLIPS_PER_MINUTE * s.seconds / 60)}
+    edges = {n: s.highest_hz for n, s in stems.items() if s.highest_hz is not None}
+    channels = {n: s.n_channels for n, s in stems.items()}
+    counts = [f"{n} {count}" for n, count in channels.items()] if len(set(channels.values())) > 1 else []
+    for kind, text, cases in (
+        ("silent", "silent from beginning to end", [n for n, s in stems.items() if s.silent]),
+        ("clipped", "clipped", [f"{n} in {count} places" for n, count in clipped.items()]),
+        ("one_channel", "sounding in one channel only", [n for n, s in stems.items() if s.dead_channel]),
+        ("mono", "mono, the same in two channels", [n for n, s in stems.items() if s.mono]),
+        ("channels", "files of different channels", counts),
+        ("low_pass", "cut off as by lossy coding", [f"{n} above {hz / 1000:.1f} kHz" for n, hz in edges.items()]),
+    ):
+        if cases:
+            found.append(Finding(kind, where, f"{where}: {text}: {', '.join(cases)}.", stops=False))
+    return [*found, *_sum_findings(facts, where)]
+
+
+def _sum_findings(facts: TrackFacts, where: str) -> list[Finding]:
+    if facts.residual_db is None or facts.residual_db <= SUM_DB:
+        return []
+    gain_db, remains = 20 * math.log10(max(abs(facts.gain), 1e-6)), facts.fitted_db or 0.0
+    how = f"scaled by {gain_db:+.1f} dB" + (" and turned over" if facts.gain < 0 else "")
+    if facts.delay_samples:
+        later = "later" if facts.delay_samples > 0 else "earlier"
+        how += f", {abs(facts.delay_samples)} samples {later}"
+    stems = ", ".join(facts.sum_of)
+    if remains <= SUM_DB:
+        text = f"{where}: its mixture is the sum of {stems}, {how}."
+    else:
+        text = (
+            f"{where}: its mixture is not the sum of {stems}: {facts.residual_db:.1f} dB of it remain, with the stems "
+            f"{how} {remains:.1f} dB. A stem may be missing, or the mixture mastered."
+        )
+    return [Finding("mixture", where, text, stops=False)]
+
+
+def duplicates(facts: Sequence[TrackFacts]) -> list[Finding]:
+    """Tracks that are the same audio, in two splits or twice in one; and single stems that are."""
+    found = []
+    same_tracks: set[tuple[int, int]] = set()
+    names = sorted({name for f in facts for name in f.stems if name != MIXTURE})
+    for name in ["", *names]:
+        prints = [f.prints if not name else f.stems[name].prints if name in f.stems else "" for f in facts]
+        share = SAME_SHARE if not name else SAME_STEM_SHARE
+        for i, j, equal, seconds in same_audio([_words(text) for text in prints], share):
+            if (i, j) in same_tracks:
+                continue
+            same_tracks |= set() if name else {(i, j)}
+            a, b = (f"{f.split}/{f.track}" for f in (facts[i], facts[j]))
+            begins = (
+                f", {abs(seconds):.1f} s {'earlier' if seconds > 0 else 'later'} in the second"
+                if abs(seconds) > 0.2
+                else ""
+            )
+            two = "in two splits" if facts[i].split != facts[j].split else "twice"
+            what = f"the same {name}" if name else "the same audio"
+            text = f"{a} and {b} hold {what} {two} ({equal:.0%} of their fingerprints{begins})."
+            found.append(Finding("duplicate", b, text, stops=False))
+    return found
+
+
+# --- the whole check --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """All that was found about the data of a recipe or a root."""
+
+    scan: Scan
+    facts: list[TrackFacts]
+    findings: list[Finding]
+    targets: tuple[str, ...]  # of the recipe; empty: all stems are told
+
+    @property
+    def stops(self) -> bool:
+        return any(finding.stops for finding in self.findings)
+
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """{split: {"tracks", "hours", "targets": {target or stem: {"tracks", "hours"}}}}."""
+        rows = {}
+        for split in SPLITS:
+            tracks = [t for t in self.scan.tracks if t.split == split]
+            names = list(self.targets) or sorted({stem for track in self.scan.tracks for stem in track.stems})
+            having = {name: [t for t in tracks if name in t.files] for name in names}
+            targets = {name: {"tracks": len(some), "hours": hours(some)} for name, some in having.items()}
+            rows[split] = {"tracks": len(tracks), "hours": hours(tracks), "targets": targets}
+        return {split: row for split, row in rows.items() if row["tracks"]}
+
+    def values(self) -> dict[str, Any]:
+        """For programs."""
+        tracks = [asdict(f) for f in self.facts]
+        for track in tracks:
+            del track["prints"]
+            for stem in track["stems"].values():
+                del stem["prints"]
+        return {
+            "ok": not self.stops,
+            "data": self.scan.sources.name,
+            "where": self.scan.sources.where,
+            "splits": self.splits(),
+            "notes": self.scan.notes,
+            "findings": [asdict(finding) for finding in self.findings],
+            "tracks": tracks,
+        }
+
+    def tables(self) -> list[Table]:
+        """For people: what there is, and what was found, by kind."""
+        there, splits = Table(title=self.scan.sources.name), self.splits()
+        there.add_column("target" if self.targets else "stem")
+        for split in splits:
+            there.add_column(f"{split}: tracks", justify="right")
+            there.add_column("hours", justify="right")
+        rows: dict[str, list[Mapping[str, float]]] = {"all": list(splits.values())}
+        for name in next(iter(splits.values()), {"targets": {}})["targets"]:
+            rows[name] = [row["targets"][name] for row in splits.values()]
+        for name, values in rows.items():
+            there.add_row(
+                name, *(f"{row[key]:{form}}" for row in values for key, form in (("tracks", "d"), ("hours", ".2f")))
+            )
+        found = Table("found", "number", "training", "where")
+        for kind, words in KINDS.items():
+            cases = [finding for finding in self.findings if finding.kind == kind]
+            if cases:
+                places = list(dict.fromkeys(finding.where for finding in cases))
+                more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+                stops = "stops" if any(finding.stops for finding in cases) else "goes on"
+                found.add_row(words, str(len(cases)), stops, ", ".join(places[:3]) + more)
+        return [there, found] if self.findings else [there]
+
+    def sentences(self, shown: int = 5) -> list[str]:
+        """Every finding that stops training, and of each other kind the first few, the rest counted."""
+        return sentences(self.findings, shown)
+
+
+def hours(tracks: Iterable[Track]) -> float:
+    return sum(track.seconds for track in tracks) / 3600
+
+
+def sentences(findings: Iterable[Finding], shown: int) -> list[str]:
+    """Every finding that stops training, and of each other kind the first few, the rest counted."""
+    lines: list[str] = []
+    findings = list(findings)
+    for kind in dict.fromkeys([*KINDS, *(f.kind for f in findings)]):
+        cases = [f for f in findings if f.kind == kind]
+        told = [f for f in cases if f.stops] + [f for f in cases if not f.stops][:shown]
+        lines += [f.text for f in told]
+        if len(cases) > len(told):
+            lines.append(f"... and {len(cases) - len(told)} more: {KINDS.get(kind, kind)}.")
+    return lines
+
+
+def check(data: Recipe | DataSpec, jobs: int | None = None) -> Check:
+    """Read all of the data and say what is wrong with them; nothing is left out unsaid.
+
+    With a recipe its targets, its rate and its validation tracks are checked too. Raises `DataError` where there are no
+    tracks at all.
+    """
+    spec = data.data if isinstance(data, Recipe) else data
+    found = scan(spec, SPLITS)
+    facts = all_facts(found.tracks, jobs)
+    findings = [*found.findings, *(finding for f in facts for finding in findings_of(f)), *duplicates(facts)]
+    if isinstance(data, Recipe):
+        findings += recipe_findings(data, found)
+    order = {kind: i for i, kind in enumerate(KINDS)}
+    findings.sort(key=lambda finding: order.get(finding.kind, len(order)))
+    return Check(found, facts, findings, data.targets if isinstance(data, Recipe) else ())
+
+
+def recipe_findings(recipe: Recipe, found: Scan) -> list[Finding]:
+    """What is wrong with these data for this recipe: what training would say."""
+    tracks = [t for t in found.tracks if t.split != "test"]
+    findings = rate_findings(recipe, found.tracks)
+    try:
+        train, _ = split_validation(tracks, recipe.data)
+    except DataError as error:
+        return [*findings, Finding("validation", "train", str(error))]
+    try:
+        notes = make_parts(train, recipe.targets, recipe.data).notes
+    except DataError as error:
+        return [*findings, Finding("target", "train", str(error))]
+    found.notes.extend(notes)
+    return findings
+
+
+def rate_findings(recipe: Recipe, tracks: Sequence[Track]) -> list[Finding]:
+    """Tracks at another rate than the network's, which are resampled."""
+    findings = []
+    for rate in sorted({t.sample_rate_hz for t in tracks} - {recipe.stft.sample_rate_hz}):
+        names = [f"{t.split}/{t.name}" for t in tracks if t.sample_rate_hz == rate]
+        lost = f" and have nothing above {rate / 2000:.1f} kHz" if rate < recipe.stft.sample_rate_hz else ""
+        text = (
+            f"{len(names)} tracks are at {rate} Hz, are resampled to the recipe's {recipe.stft.sample_rate_hz} Hz as "
+            f"they are read{lost}: {first(names)}."
+        )
+        findings.append(Finding("resampled", names[0], text, stops=False))
+    return findings
+
+
+def opening(recipe: Recipe, found: Scan, train: Sequence[Track], validation: Sequence[Track]) -> list[str]:
+    """The first lines of a training: what it trains on, and what is known to be wrong with it.
+
+    Raises `DataError` where an earlier check of the same files found what training cannot go on with.
+    """
+    told = ", ".join(f"{name} {hours([t for t in train if name in t.files]):.2f} h" for name in recipe.targets)
+    lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({told}), {len(validation)} for validation."]
+    lines += found.notes
+    known = [f for t in (*train, *validation) if (f := known_facts(t)) is not None]
+    findings = [*found.findings, *rate_findings(recipe, [*train, *validation])]
+    findings += [finding for f in known for finding in findings_of(f)]
+    refuse(findings)
+    lines += sentences([*findings, *duplicates(known)], shown=2)
+    unknown = len(train) + len(validation) - len(known)
+    if unknown and not found.sources.is_builtin:
+        lines.append(f"{unknown} tracks were never read to their ends; refined-bsrnn check-data does that.")
+    return lines

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Read every file of a data set and say what is wrong with it: exit code 1 where training cannot go on.
+
+scripts/check_data.py RECIPE|ROOT [key=value ...] [--json]
+"""
+
+import sys
+
+from refined_bsrnn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["check-data", *sys.argv[1:]]))
