@@ -49,7 +49,7 @@ def demo() -> None:
 
     say(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     say("The stems are synthetic: the numbers show that it works, not how good it is.")
-    say(f"  training curves   {root}/report/curves.png")
+    say(f"  look and listen   {root}/report/index.html   (a web page; open it in a browser)")
     say(f"  table             {root}/report/report.md")
     say(f"  separated guitar  {root}/separated/{Path(transferred).name}/mixture/guitar.wav   (the song: {song})")
     say("\nWith your own music, in folders <data>/train/<song>/{mixture,vocals,drums,bass,other,guitar}.wav:")

@@ -47,6 +47,10 @@ def test_the_main_job_as_typed(drums, capsys, tmp_path):
     assert main(["report", "drums", "drums-to-bass", "--out", "report"]) == 0
     assert "drums-to-bass" in capsys.readouterr().out
     assert Path("report/curves.png").stat().st_size > 1000
+    assert "drums-to-bass" in Path("report/index.html").read_text()
+    assert main(["evaluate", "drums", "--quick"]) == 0
+    assert main(["report", "runs/drums/results-part.json"]) == 0
+    assert "QUICK EVALUATION, uSDR alone, on 1 OF 1 TRACKS" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,11 @@ def test_band_tables(capsys):
         (["transfer", "--base", "drums", "--target", "bass"], 2, "there is no run 'drums'. Runs in runs/: none yet"),
         (["evaluate", "mtl"], 2, "there is no run 'mtl'"),
         (["separate", "song.wav", "--model", "mtl"], 2, "there is no run 'mtl'"),
+        (["evaluate"], 2, "expected a run to evaluate, or --estimates DIR"),
+        (["evaluate", "mtl", "--quick", "--museval"], 2, "--quick is uSDR alone; leave out --museval"),
+        (["evaluate", "--estimates", "nowhere", "--data", "."], 1, "there is no folder nowhere"),
         (["report", "mtl"], 2, "there is no run 'mtl'"),
+        (["report", "mtl", "--wandb"], 2, "--wandb sends what is written; say where: --out DIR"),
         (["bands", "divisions=12"], 2, "write the scheme first"),
         (["bands", "v8"], 2, "Known: bass, bs_roformer, custom, drums"),
     ],
