@@ -125,7 +125,9 @@ class NetworkEstimates:
 
         def mixture() -> Iterator[torch.Tensor]:
             for start in range(0, track.n_samples, n_samples):
-                yield read_mixture(track, mixture_is, start, min(n_samples, track.n_samples - start))
+                block = read_mixture(track, mixture_is, start, min(n_samples, track.n_samples - start))
+                for second in block.split(track.sample_rate_hz, 1):  # the separator keeps some dozens of blocks
+                    yield second.clone()
 
         source = Source(track.sample_rate_hz, track.n_channels, track.n_samples, mixture)
         yield from self.separator.stream_source(source, list(targets))
