@@ -92,7 +92,7 @@ def _source(name: str, run: Run, excerpt: Mapping[str, Any], kind: str, target: 
     rms = number(facts, "rms_dbfs")
     wanted_db = 0.0 if rms is None else min(MAX_GAIN_DB, MATCHED_DBFS - rms)
     value = number(scored(run, target)[track], kind, "usdr") if kind != "reference" else None
-    score = "" if value is None else f"{round(value, 2) + 0.0:.2f} dB uSDR (whole track)"
+    score = "" if value is None else f"uSDR {round(value, 2) + 0.0:.2f} dB"
     folder = _folder(run)
     assert folder is not None
     own = 1 / facts["gain"]

@@ -311,7 +311,8 @@ def _players(items: Sequence[Item]) -> str:
     return (
         '<p class="hint">All sources of a track run together; switching is immediate. Keys, inside a track: '
         "<kbd>Space</kbd> play or pause, <kbd>1</kbd> to <kbd>9</kbd> switch, <kbd>,</kbd> <kbd>.</kbd> one second "
-        "back or on; arrow keys on list and slider. A click into a spectrogram (50 Hz to 16 kHz) goes there.</p>"
+        "back or on; arrow keys on list and slider. A click into a spectrogram (50 Hz to 16 kHz) goes there. "
+        "The uSDR is that of the whole track.</p>"
         '<div class="settings"><label><input type="checkbox" id="matched" checked> Play everything equally loud '
         '(-23 dBFS RMS)</label></div><noscript><p class="warning">Listening needs JavaScript.</p></noscript>'
         f'<div id="players">{folds}</div>'

@@ -242,7 +242,7 @@ def test_excerpts_of_all_runs_at_their_own_and_at_one_level(runs, songs, tmp_pat
             assert 10 * math.log10(np.mean((source["gain"] * heard) ** 2)) == pytest.approx(level, abs=1)
         assert 20 * math.log10(source["matched"] / source["gain"]) + level == pytest.approx(MATCHED_DBFS, abs=0.01)
     row = next(t for t in results_of(runs[1])["tracks"] if t["track"] == first["track"])["targets"]["drums"]
-    assert first["sources"][3]["score"] == f"{db(row['estimate']['usdr'])} dB uSDR (whole track)"
+    assert first["sources"][3]["score"] == f"uSDR {db(row['estimate']['usdr'])} dB"
     assert first["start"] == row["excerpt"]["start_seconds"]
 
 
