@@ -182,8 +182,8 @@ def evaluate_estimates(folder: Path, data_root: str | None = None, **options: An
     Raises `DataError` for a track without an estimate, and an estimate of another length or rate or with NaN samples.
     """
     chosen = Options(**{**options, "with_museval": options.get("with_museval") or bool(options.get("museval_json"))})
-    found = scan(DataSpec(root=data_root), (chosen.split,))
     files = EstimateFiles(folder)
+    found = scan(DataSpec(root=data_root), (chosen.split,))
     listed = found.usable()
     targets = files.targets(listed)
     tracks = chosen_tracks(tracks_with(targets, listed, found.sources, chosen.split), chosen)
