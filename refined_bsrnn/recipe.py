@@ -64,7 +64,7 @@ class BackboneSpec:
     norm: str = "gn1"
     # apart: channels share all weights and never meet; tac: they meet in every block; joint: one item at the encoder
     stereo: Literal["apart", "tac", "joint"] = "apart"
-    causal: bool = False  # no look-ahead but the STFT's; needs a norm that has none either (ln, cumulative)
+    causal: bool = False  # no look-ahead but the STFT's; needs a norm that has none either (ln, rms, cumulative)
     options: Mapping[str, Any] = _rest()
 
 

@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from refined_bsrnn.benchmark import VARIANTS, architecture_markdown, variant_recipe
+from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.report import report
 
@@ -51,6 +54,28 @@ def test_the_difference_in_the_text_is_that_of_the_results():
 
 def cells(row):
     return [cell.strip() for cell in row.strip("| ").split("|")]
+
+
+def test_the_table_of_variants_is_that_of_its_measurement():
+    document = (ROOT / "docs" / "architecture.md").read_text()
+    values = json.loads((ROOT / "docs" / "results" / "architecture.json").read_text())
+    assert architecture_markdown(values) in document
+    assert f"OMP_NUM_THREADS=1 {values['command']}\n" in document
+    shown = [values["device"], f"torch {values['torch']}", f"seed {values['seed']}", f"{values['rounds']} rounds"]
+    assert all(text in document for text in [*shown, f"N = {values['features']}", f"R = {values['repeats']}"])
+    measured = {(row["name"], row["recipe"], row["words"], row["published"]) for row in values["variants"]}
+    assert measured == {(v.name, v.recipe, v.words, v.published) for v in VARIANTS}
+    described = document.split("## What they are")[1]
+    assert not [row["name"] for row in values["variants"] if f"**{row['name']}**" not in described]
+
+
+@pytest.mark.parametrize("row", json.loads((ROOT / "docs" / "results" / "architecture.json").read_text())["variants"])
+def test_the_parameters_of_a_variant_are_those_of_its_network(row):
+    values = json.loads((ROOT / "docs" / "results" / "architecture.json").read_text())
+    variant = next(v for v in VARIANTS if v.name == row["name"])
+    with torch.device("meta"):
+        model = BSRNN.from_recipe(variant_recipe(variant, values["features"], values["repeats"]))
+    assert count_parameters(model) == row["parameters"]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
