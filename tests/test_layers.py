@@ -20,7 +20,7 @@ LAYERS = [
     {"head_files"},
     {"hub"},
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
-    {"evaluate", "live", "stems", "train"},
+    {"evaluate", "label_noise", "live", "stems", "train"},
     {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
     {"data_speed", "study"},
     {"study_report"},

@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""How well wrong labels are found: some are made wrong on purpose, ranked with a trained model, and counted.
+
+scripts/label_noise_study.py --model runs/mtl --data /data/musdb18hq --share 0.2
+"""
+
+import argparse
+import json
+import sys
+
+from refined_bsrnn.label_noise import WINDOWS, corrupted, hear_all, precision_and_recall, rank
+from refined_bsrnn.recipe import DataSpec
+from refined_bsrnn.separate import Separator
+from refined_bsrnn.sources import scan
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", required=True, metavar="RUN")
+    p.add_argument("--data", required=True, metavar="ROOT")
+    p.add_argument("--split", default="train", choices=["train", "valid", "test"])
+    p.add_argument("--share", type=float, default=0.2, help="of the stems that are made wrong (default: 0.2)")
+    p.add_argument("--windows", type=int, default=WINDOWS, help="of 3 s, per stem (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args()
+    separator = Separator.from_pretrained(args.model)
+    tracks = scan(DataSpec(root=args.data), (args.split,)).usable()
+    tracks, wrong = corrupted(tracks, separator.heads, args.share, args.seed)
+    heard = hear_all(separator, tracks, args.windows)
+    wrong &= {(one.track.name, one.stem) for one in heard}  # silence cannot be heard to be wrong
+    print(json.dumps({**vars(args), **precision_and_recall(rank(heard, separator.heads), wrong)}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
