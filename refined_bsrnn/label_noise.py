@@ -237,6 +237,27 @@ def corrupted(tracks: Sequence[Track], stems: Sequence[str], share: float, seed:
     return [replace(track, files=changed[track.name]) for track in tracks], wrong
 
 
+def link_tracks(tracks: Sequence[Track], folder: Path) -> Path:
+    """Links to the tracks' own files as a training set of its own: corrupted labels without new audio.
+
+    ``folder/<split>/<track>/<stem>.wav``, or a folder of that name where a stem is the sum of several files. Raises
+    `DataError` where the folder is there already, and for tracks that are pieces of longer files.
+    """
+    if folder.exists():
+        raise DataError(f"{folder} is there already; choose another folder, or remove it.")
+    for track in tracks:
+        for stem, files in track.files.items():
+            if any(file.start for file in files):
+                raise DataError(f"track {track.name} is a piece of longer files, which cannot be linked to.")
+            place = folder / track.split / track.name
+            names = [stem] if len(files) == 1 else [f"{stem}/{i}" for i in range(len(files))]
+            for name, path in zip(names, track.paths(stem), strict=True):
+                link = place / f"{name}{path.suffix}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path.resolve())
+    return folder
+
+
 def precision_and_recall(
     suspects: Sequence[Suspect], wrong: set[tuple[str, str]], threshold: float = SUSPICIOUS
 ) -> Mapping[str, float]:

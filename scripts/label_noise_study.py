@@ -2,13 +2,25 @@
 """How well wrong labels are found: some are made wrong on purpose, ranked with a trained model, and counted.
 
 scripts/label_noise_study.py --model runs/mtl --data /data/musdb18hq --share 0.2
+
+With --write DIR the spoilt set is written (as links) with DIR/suspects.csv, to train on: see docs/augmentation.md.
 """
 
 import argparse
 import json
 import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-from refined_bsrnn.label_noise import WINDOWS, corrupted, hear_all, precision_and_recall, rank
+from refined_bsrnn.label_noise import (
+    WINDOWS,
+    corrupted,
+    hear_all,
+    link_tracks,
+    precision_and_recall,
+    rank,
+    write_suspects,
+)
 from refined_bsrnn.recipe import DataSpec
 from refined_bsrnn.separate import Separator
 from refined_bsrnn.sources import scan
@@ -22,13 +34,22 @@ def main() -> int:
     p.add_argument("--share", type=float, default=0.2, help="of the stems that are made wrong (default: 0.2)")
     p.add_argument("--windows", type=int, default=WINDOWS, help="of 3 s, per stem (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--keep", nargs="+", default=[], metavar="PATTERN", help="tracks that stay right, for validation")
+    p.add_argument("--write", type=Path, metavar="DIR", help="write the spoilt tracks and the suspects there")
     args = p.parse_args()
     separator = Separator.from_pretrained(args.model)
     tracks = scan(DataSpec(root=args.data), (args.split,)).usable()
+    kept = [track for track in tracks if any(fnmatchcase(track.name, pattern) for pattern in args.keep)]
+    names = {track.name for track in kept}
+    tracks = [track for track in tracks if track.name not in names]
     tracks, wrong = corrupted(tracks, separator.heads, args.share, args.seed)
     heard = hear_all(separator, tracks, args.windows)
+    ranked = rank(heard, separator.heads)
+    if args.write:
+        link_tracks([*tracks, *kept], args.write)
+        write_suspects(args.write / "suspects.csv", ranked)
     wrong &= {(one.track.name, one.stem) for one in heard}  # silence cannot be heard to be wrong
-    print(json.dumps({**vars(args), **precision_and_recall(rank(heard, separator.heads), wrong)}, indent=1))
+    print(json.dumps({**vars(args), **precision_and_recall(ranked, wrong)}, indent=1, default=str))
     return 0
 
 

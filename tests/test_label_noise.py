@@ -17,13 +17,14 @@ from refined_bsrnn.label_noise import (
     corrupted,
     hear,
     hear_all,
+    link_tracks,
     precision_and_recall,
     rank,
     write_page,
     write_suspects,
 )
 from refined_bsrnn.recipe import DataSpec
-from refined_bsrnn.sources import track_table, tracks_of
+from refined_bsrnn.sources import read_stem, track_table, tracks_of
 
 TONES_HZ = {"vocals": 400, "drums": 800, "bass": 1200}
 HEADS = list(TONES_HZ)
@@ -59,8 +60,9 @@ def tracks(tmp_path):
         random = np.random.default_rng(i)
         folder = tmp_path / "songs" / "train" / f"song-{i}"
         folder.mkdir(parents=True)
-        for name, hz in TONES_HZ.items():
-            soundfile.write(folder / f"{name}.wav", tone(hz, random), RATE, subtype="FLOAT")
+        stems = {name: tone(hz, random) for name, hz in TONES_HZ.items()}
+        for name, samples in {**stems, "mixture": sum(stems.values())}.items():
+            soundfile.write(folder / f"{name}.wav", samples, RATE, subtype="FLOAT")
     return tracks_of(track_table(tmp_path / "songs", ["train"]))
 
 
@@ -149,6 +151,19 @@ def test_a_fifth_of_the_labels_is_wrong_and_the_rest_untouched(tracks):
             assert differs == ((before.name, stem) in wrong)
     assert corrupted(tracks, HEADS, 0.2, seed=3) == (changed, wrong)
     assert corrupted(tracks, HEADS, 0.2, seed=4)[1] != wrong
+
+
+def test_corrupted_tracks_can_be_written_as_links_and_read_like_any_others(tracks, tmp_path):
+    changed, wrong = corrupted(tracks, HEADS, 0.2, seed=0)
+    root = link_tracks(changed, tmp_path / "noisy")
+    read = tracks_of(track_table(root, ["train"]))
+    assert [track.name for track in read] == [track.name for track in tracks]
+    for ours, clean, track in zip(read, tracks, changed, strict=True):
+        for stem in HEADS:
+            assert torch.equal(read_stem(ours, stem), read_stem(track, stem))
+            assert torch.equal(read_stem(ours, stem), read_stem(clean, stem)) != ((track.name, stem) in wrong)
+    with pytest.raises(DataError, match="noisy is there already"):
+        link_tracks(changed, root)
 
 
 def test_all_of_them_are_found_where_the_network_knows(separator, tracks):
