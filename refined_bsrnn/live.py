@@ -30,24 +30,31 @@ BLOCK_SECONDS = 0.1
 
 
 class LiveNorm(nn.Module):
-    """A `CumulativeNorm` that has seen the sequence up to here; sums in float64, which hours do not exhaust."""
+    """A `CumulativeNorm` that has seen the sequence up to here; sums in float64, which hours do not exhaust.
 
-    def __init__(self, norm: CumulativeNorm):
+    All heads norm the same features: what one has standardised stands in ``done`` for the others, until the next block.
+    """
+
+    def __init__(self, norm: CumulativeNorm, done: dict[Any, tuple[Tensor, Tensor]]):
         super().__init__()
-        self.norm = norm
+        self.norm, self.done = norm, done
         self.count = 0
-        self.sums: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
+        self.sums: Tensor | float = 0.0  # of values and squares
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., S, N) → (..., S, N)."""
+        place = (x.data_ptr(), x.shape, x.stride(), self.norm.eps)
+        if place not in self.done:
+            self.done[place] = (x, self._standardised(x))  # x is kept, so that its place is not given to another
+        return torch.addcmul(self.norm.bias, self.done[place][1], self.norm.weight)
+
+    def _standardised(self, x: Tensor) -> Tensor:
         exact = x.double()
         count = self.count + x.shape[-1] * torch.arange(1, x.shape[-2] + 1, device=x.device)  # (S,)
-        total = exact.sum(-1).cumsum(-1) + self.sums[0]  # (..., S)
-        squares = exact.square().sum(-1).cumsum(-1) + self.sums[1]
-        self.count, self.sums = self.count + x.shape[-1] * x.shape[-2], (total[..., -1:], squares[..., -1:])
-        mean, power = total / count, squares / count
-        scale = (power - mean.square()).clamp(min=0).add(self.norm.eps).rsqrt()
-        return ((exact - mean[..., None]) * scale[..., None]).to(x.dtype) * self.norm.weight + self.norm.bias
+        sums = torch.stack([exact.sum(-1), exact.square().sum(-1)]).cumsum(-1) + self.sums  # (2, ..., S)
+        self.count, self.sums = self.count + x.shape[-1] * x.shape[-2], sums[..., -1:]
+        mean, power = (sums / count)[..., None].unbind()
+        return ((exact - mean) * (power - mean.square()).clamp(min=0).add(self.norm.eps).rsqrt()).to(x.dtype)
 
 
 class LiveRNN(nn.Module):
@@ -87,39 +94,44 @@ class LiveConvCell(LiveConvolution):
         return super().forward(x), None
 
 
-def remembering(model: BSRNN, heads: list[str]) -> MaskCore:
+class LiveCore(nn.Module):
     """The network between STFT and iSTFT with modules that remember, beginning at silence; it shares the weights.
 
     Raises `RecipeError` for a network that is not causal, and for one that must keep all it has ever heard.
     """
-    if not model.recipe.backbone.causal:
-        raise RecipeError(
-            "this network looks at the whole signal; live it needs one trained with backbone.causal=true."
-        )
-    core = MaskCore(model, heads)
-    kept = {id(tensor): tensor for tensor in (*core.parameters(), *core.buffers())}
-    core = copy.deepcopy(core, kept)
-    for module in list(core.modules()):
+
+    def __init__(self, model: BSRNN, heads: list[str]):
+        super().__init__()
+        if not model.recipe.backbone.causal:
+            raise RecipeError(
+                "this network looks at the whole signal; live it needs one trained with backbone.causal=true."
+            )
+        core = MaskCore(model, heads)
+        kept = {id(tensor): tensor for tensor in (*core.parameters(), *core.buffers())}
+        self.core = copy.deepcopy(core, kept).eval()
+        self.done: dict[Any, tuple[Tensor, Tensor]] = {}
+        for module in list(self.core.modules()):
+            for name, child in module.named_children():
+                setattr(module, name, self._live(child))
+
+    def forward(self, planes: Tensor) -> tuple[Tensor, ...]:
+        """The next frames' planes (B, C, 2, F, T) → those of every estimate."""
+        self.done.clear()
+        return self.core(planes)
+
+    def _live(self, module: nn.Module) -> nn.Module:
+        """The form that remembers, of a module that works along time; any other as it is."""
         if isinstance(module, RotaryAttention) and module.causal:
             raise RecipeError(
                 "a rope_transformer attends to all it has heard, which grows; live it needs another block."
             )
-        for name, child in module.named_children():
-            live = _live(child)
-            if live is not None:
-                setattr(module, name, live)
-    return core.eval()
-
-
-def _live(module: nn.Module) -> nn.Module | None:
-    """The form that remembers, of a module that works along time."""
-    if isinstance(module, CumulativeNorm):
-        return LiveNorm(module)
-    if isinstance(module, nn.RNNBase) and not module.bidirectional:  # along the bands they look both ways
-        return LiveRNN(module)
-    if isinstance(module, Convolution) and module.padding[1] == 0:
-        return (LiveConvCell if isinstance(module, ConvCell) else LiveConvolution)(module)
-    return None
+        if isinstance(module, CumulativeNorm):
+            return LiveNorm(module, self.done)
+        if isinstance(module, nn.RNNBase) and not module.bidirectional:  # along the bands they look both ways
+            return LiveRNN(module)
+        if isinstance(module, Convolution) and module.padding[1] == 0:
+            return (LiveConvCell if isinstance(module, ConvCell) else LiveConvolution)(module)
+        return module
 
 
 # --- the STFT, piece by piece -----------------------------------------------------------------------------------------
@@ -217,7 +229,7 @@ class Live:
         model = separator.model
         self.separator = separator
         self.heads = model.check_targets(heads)
-        self.core = remembering(model, self.heads)
+        self.core = LiveCore(model, self.heads)
         self.latency_samples = model.stft.n_fft - 1
         self.analysis, self.inverse = LiveSTFT(model.stft), LiveInverse(model.stft)
         self.n_in = self.n_out = 0

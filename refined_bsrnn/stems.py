@@ -342,7 +342,8 @@ class Result:
     def lines(self) -> list[str]:
         """What to tell a person."""
         if self.problem:
-            return [f"Failed: {self.job.label}: {self.problem}"]
+            named = self.problem.startswith(self.job.label)
+            return [f"Failed: {self.problem}" if named else f"Failed: {self.job.label}: {self.problem}"]
         lines = [f"Written: {path}" for path in self.paths.values()]
         if self.level_db:
             lines.append(f"All stems of {self.job.label} are {self.level_db:.2f} dB lower, so that none clips.")

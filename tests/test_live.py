@@ -126,7 +126,7 @@ def test_streams_do_not_disturb_each_other_or_the_network():
     mixtures = [noise(1, RATE, seed) for seed in (1, 2)]
     alone = [run(Live(s), mixture, 400) for mixture in mixtures]
     lives = [Live(s), Live(s)]
-    assert lives[0].core.model.backbone.encoder.linears[0].weight is s.model.backbone.encoder.linears[0].weight
+    assert lives[0].core.core.model.backbone.encoder.linears[0].weight is s.model.backbone.encoder.linears[0].weight
     parts = [[], []]
     for blocks in zip(*(mixture.split(400, dim=1) for mixture in mixtures), strict=True):
         for live, part, block in zip(lives, parts, blocks, strict=True):
