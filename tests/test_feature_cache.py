@@ -277,3 +277,26 @@ def test_on_the_command_line(base, capsys):
     assert main([*command, "--cache-max-gb", "0.000001"]) == 2
     assert "allows 1e-06" in capsys.readouterr().err
     assert main(command) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_cache_and_train_as_one(base):
+    """The blocks are shared out; the losses are those of one process. With an adapter, too, which is not cached."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    one = transfer_to(base, "one", *CACHED)
+    bent = transfer_to(base, "bent", method="lora")
+    shutil.rmtree(cache_folder() / "features")
+    package = Path(__file__).parent.parent
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command = [str(package / "scripts" / "transfer.py"), "--base", "mtl", "--target", "guitar", "bass", *QUICK]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
+    for more, expected in ((["run.name=two", *CACHED], one), (["run.name=two-bent", "--method", "lora"], bent)):
+        done = subprocess.run([*launch, *command, *more], env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        two = replace(one, path=one.path.parent / more[0].removeprefix("run.name="))
+        assert read_provenance(two)["processes"] == 2
+        np.testing.assert_allclose(log(two), log(expected), rtol=1e-4)
