@@ -2,7 +2,7 @@
 
 <study>/report/study.json      every number, the source of what stands below
                study.md, study.csv
-               curves, songs, matrix, forgetting (.png, .svg), where there is something to draw
+               curves, curves_audio, songs, matrix, forgetting (.png, .svg), where there is something to draw
 """
 
 import csv
@@ -27,7 +27,7 @@ from .files import atomic_write, read_json, write_json, write_text
 from .study import Planned, Study, state_of
 
 MISSING = "–"
-Curve = list[tuple[float, float]]  # (seconds of training, validation uSDR in dB)
+Curve = list[tuple[float, float]]  # (seconds of training or hours of audio, validation uSDR in dB)
 
 
 @dataclass(frozen=True)
@@ -172,17 +172,23 @@ def table_csv(rows: Iterable[Row]) -> str:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def curve_of(run: Planned, target: str) -> Curve:
-    """Validation uSDR over training time, from metrics.jsonl."""
+TIME, AUDIO = "training time, s", "audio seen in training, h"
+
+
+def curve_of(run: Planned, target: str, against: str = TIME) -> Curve:
+    """Validation uSDR over training time, or over the hours of audio seen, from metrics.jsonl."""
     key, points = f"validation/{target}/usdr", []
+    hours_per_step = run.recipe.train.batch_size * run.recipe.train.chunk_seconds / 3600
     for line in run.folder.metrics.read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
         if event.get(key) is not None:
-            points.append((event["seconds"], event[key]))
+            points.append((event["seconds"] if against == TIME else event["step"] * hours_per_step, event[key]))
     return points
 
 
-def plot_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], bands: Mapping[str, str]) -> Figure:
+def plot_curves(
+    curves: Mapping[str, Mapping[str, Sequence[Curve]]], bands: Mapping[str, str], against: str = TIME
+) -> Figure:
     """One panel per target: every seed's curve thin, their mean thick; v7 in reds, every other scheme in blues.
 
     ``curves`` is target → label → one curve per seed. The line styles tell the labels apart in black and white, too.
@@ -195,7 +201,7 @@ def plot_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], bands: Mapp
             for curve in seeds:
                 axis.plot(*zip(*curve, strict=True), alpha=0.3, linewidth=0.8, **style)
             axis.plot(*zip(*_mean_curve(seeds), strict=True), linewidth=2.0, label=label, **style)
-        axis.set(title=target, xlabel="training time, s")
+        axis.set(title=target, xlabel=against)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     axes[0][0].set_ylabel("validation uSDR, dB")
@@ -296,15 +302,11 @@ def report_study(study: Study, runs: Sequence[Planned], out: Path) -> list[Row]:
 
 
 def _figures(runs: Sequence[Planned], rows: Sequence[Row]) -> Iterable[tuple[str, Figure]]:
-    curves: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        if state_of(run) == "evaluated":
-            for target in run.recipe.targets:
-                curve = curve_of(run, target)
-                if curve:
-                    curves[target][run.label].append(curve)
-    if curves:
-        yield "curves", plot_curves(curves, {run.label: run.recipe.bands.kind for run in runs})
+    bands = {run.label: run.recipe.bands.kind for run in runs}
+    for name, against in (("curves", TIME), ("curves_audio", AUDIO)):
+        curves = _curves(runs, against)
+        if curves:
+            yield name, plot_curves(curves, bands, against)
     transfers = [row for row in rows if row.base]
     if any(row.tracks for row in transfers):
         yield "songs", plot_songs(transfers)
@@ -314,6 +316,18 @@ def _figures(runs: Sequence[Planned], rows: Sequence[Row]) -> Iterable[tuple[str
     forgetful = [row for row in transfers if row.forgetting]
     if forgetful:
         yield "forgetting", plot_forgetting(forgetful)
+
+
+def _curves(runs: Sequence[Planned], against: str) -> dict[str, dict[str, list[Curve]]]:
+    """Target → label → one curve per seed, of what is evaluated."""
+    curves: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if state_of(run) == "evaluated":
+            for target in run.recipe.targets:
+                curve = curve_of(run, target, against)
+                if curve:
+                    curves[target][run.label].append(curve)
+    return curves
 
 
 def _finite(value: Any) -> Any:

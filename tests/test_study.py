@@ -14,7 +14,7 @@ from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.study import carry_out, load_study, plan, run_study, state_of
-from refined_bsrnn.study_report import collect, curve_of, markdown, report_study, spread
+from refined_bsrnn.study_report import AUDIO, collect, curve_of, markdown, report_study, spread
 
 
 def study_values(root, **values):
@@ -116,7 +116,11 @@ def test_a_study_runs_to_its_end_resumes_and_reports_what_the_results_say(write,
     assert f"| {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} |" in table
     assert {p.name for p in out.iterdir()} == {
         *("study.json", "study.md", "study.csv"),
-        *(f"{name}.{suffix}" for name in ("curves", "matrix", "forgetting") for suffix in ("png", "svg")),
+        *(
+            f"{name}.{suffix}"
+            for name in ("curves", "curves_audio", "matrix", "forgetting")
+            for suffix in ("png", "svg")
+        ),
     }
     lines = (out / "study.csv").read_text().splitlines()
     assert len(lines) == 1 + len(runs)
@@ -204,6 +208,8 @@ def test_curves_come_from_the_log(write):
     events = [json.loads(line) for line in runs[0].folder.metrics.read_text().splitlines()]
     assert curve == [(e["seconds"], e["validation/drums/usdr"]) for e in events if "validation/drums/usdr" in e]
     assert curve
+    hours = [x for x, _ in curve_of(runs[0], "drums", AUDIO)]
+    assert hours == [e["step"] * 2 * 0.25 / 3600 for e in events if "validation/drums/usdr" in e]
 
 
 def test_dry_run_lists_and_does_nothing(write, capsys):
