@@ -428,10 +428,10 @@ def _db(ratio: float) -> float:
 
 def _facts_file(track: Track) -> Path:
     """Where a track's facts are kept: another file, size or time of writing makes it another place."""
-    stats = [
-        (str(p), p.stat().st_size, p.stat().st_mtime_ns) for stem in sorted(track.files) for p in track.paths(stem)
-    ]
-    files = {stem: [asdict(file) for file in files] for stem, files in track.files.items()}
+    read = [name for name in sorted(track.files) if name == MIXTURE or name in track.apart]
+    paths = [path for name in read for path in track.paths(name)]
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    files = {name: [asdict(file) for file in track.files[name]] for name in read}
     place = [FACTS_VERSION, track.name, track.split, track.n_samples, files, stats]
     return cache_folder() / "checks" / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:24]}.json"
 
@@ -506,8 +506,8 @@ def _sum_findings(facts: TrackFacts, where: str) -> list[Finding]:
         text = f"{where}: its mixture is the sum of {stems}, {how}."
     else:
         text = (
-            f"{where}: its mixture is not the sum of {stems}: {facts.residual_db:.1f} dB of it remain, with the stems "
-            f"{how} {remains:.1f} dB. A stem may be missing, or the mixture mastered."
+            f"{where}: its mixture is not the sum of {stems}: {facts.residual_db:.1f} dB of it remain ("
+            f"{remains:.1f} dB with the stems {how}). A stem may be missing, or the mixture mastered."
         )
     return [Finding("mixture", where, text, stops=False)]
 

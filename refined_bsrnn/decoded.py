@@ -82,6 +82,8 @@ def decode_one(item: Item) -> Path | UserError:
     except UserError as error:
         return error
     except OSError as problem:
+        if item.folder.is_dir():  # another process was faster after all
+            return item.folder
         why = problem.strerror or str(problem)
         raise DataError(
             f"{item.folder} cannot be written: {why}. Decoded audio is kept there; free some space, or set "

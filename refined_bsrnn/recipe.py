@@ -439,7 +439,9 @@ def _check_base(recipe: Recipe) -> None:
 
 def _check_data(data: DataSpec) -> None:
     if data.root is not None and data.sources:
-        raise RecipeError("the recipe has both data.root and data.sources; expected one of them (data.root=null).")
+        raise RecipeError(
+            "the recipe has both data.root and data.sources; expected one of them (data.root=null or data.sources=[])."
+        )
     for name in data.define:
         check_target_name(name)
         stems = data.stems_of(name)

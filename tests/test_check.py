@@ -398,6 +398,14 @@ def test_facts_are_kept_until_a_file_changes(songs, monkeypatch):
     assert known_facts(scan(DataSpec(root=str(songs)), ("train",)).usable()[1]) is None
 
 
+def test_facts_of_the_files_do_not_depend_on_what_a_recipe_defines(songs):
+    check(DataSpec(root=str(songs)))
+    spec = DataSpec(root=str(songs), define={"accompaniment": ("drums", "bass", "other")})
+    [track, *_] = scan(spec, ("train",)).usable()
+    assert "accompaniment" in track.files
+    assert known_facts(track) is not None
+
+
 def test_training_begins_with_what_is_known(songs, tmp_path):
     song = songs / "train" / "song-1"
     write(song / "bass.wav", 0 * read(song / "bass.wav"))

@@ -24,7 +24,7 @@ LAYERS = [
     {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
     {"data_speed", "study"},
     {"study_report"},
-    {"cli", "benchmark_transfer"},
+    {"benchmark_transfer", "cli"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
 MODULES = sorted(PACKAGE.glob("*.py"))
