@@ -214,7 +214,7 @@ def _published_rows(report: Report, metric: str) -> dict[str, list[str]]:
     bodies: dict[str, list[str]] = {}
     for row in report.published:
         if row.metric == metric:
-            cells = [_td(decibels(row.scores.get(target))) for target in report.targets]
+            cells = [_td(row.text(target)) for target in report.targets]
             bodies.setdefault(f"Published, not ranked. {row.protocol}", []).append(_tr(row.name, cells, True))
     return bodies
 

@@ -24,6 +24,11 @@ class Published:
     metric: str  # usdr or csdr
     scores: Mapping[str, float]
 
+    def text(self, target: str) -> str:
+        """The score with as many decimals as were published; a dash where there is none."""
+        decimals = 1 if self.protocol == VALIDATION_USDR else 2
+        return f"{self.scores[target]:.{decimals}f}" if target in self.scores else "–"
+
 
 def _row(name: str, protocol: str, vocals: float, bass: float, drums: float, other: float) -> Published:
     metric = "usdr" if protocol.startswith("uSDR") else "csdr"

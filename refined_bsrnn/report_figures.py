@@ -200,7 +200,11 @@ def all_figures(runs: Sequence[Run], targets: Sequence[str]) -> tuple[dict[str, 
     for metric in NAMES if heard else ():
         text = f"{NAMES[metric]} of single tracks per target and run: median, quartiles; dashed: doing nothing (median)"
         figures[f"boxes-{metric}"] = boxes_figure(runs, heard, metric), text
+    drawn: set[str] = set()
     for a, b, shared in rivals(runs):
+        if b.name in drawn:  # each run against the first it may be compared with; the table has all pairs
+            continue
+        drawn.add(b.name)
         name = f"tracks-{_file(a.name)}-{_file(b.name)}"
         figures[name] = scatter_figure(a, b, shared), f"Every track: uSDR of {a.name} against {b.name}"
     figures["transfer"] = heat_figure(runs, targets), "Mean uSDR per base and target; * transferred"

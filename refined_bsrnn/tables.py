@@ -137,7 +137,7 @@ class Report:
             rows = [row for row in self.published if row.protocol == protocol]
             targets = list(dict.fromkeys(target for row in rows for target in row.scores))
             lines = [["published", *targets], ["---", *["---:"] * len(targets)]]
-            lines += [[_escape(row.name), *(decibels(row.scores.get(t)) for t in targets)] for row in rows]
+            lines += [[_escape(row.name), *(row.text(t) for t in targets)] for row in rows]
             blocks += [f"## Published: {_escape(protocol)}", "Not measured here and not ranked.", _lines(lines)]
         blocks += ["## Notes", "\n".join(f"- {_escape(note)}" for note in self.notes)]
         return "\n\n".join(blocks) + "\n"

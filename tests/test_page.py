@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE, micro_recipe, write_song
+from conftest import RATE, micro_recipe, write_song, write_songs
 from test_evaluate import PROVENANCE
 from test_report import make_run, results_of
 
@@ -83,12 +83,30 @@ def evaluated(songs, name, **recipe):
     return run.path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    return write_songs(tmp_path_factory.mktemp("page") / "songs")
+
+
+@pytest.fixture(scope="module")
 def runs(songs):
-    """Two evaluated runs on five tracks, with excerpts."""
+    """Two evaluated runs on five tracks, with excerpts. Nobody changes them."""
     for i in range(1, 5):
         write_song(songs / "test" / f"song-{i}", seed=50 + i, seconds=3.0)
     return [evaluated(songs, "drums", targets=["drums"]), evaluated(songs, "mtl")]
+
+
+@pytest.fixture(scope="module")
+def page_file(runs):
+    """Their page, made once."""
+    out = runs[0].parent / "report"
+    report(runs, out)
+    return out / "index.html"
+
+
+@pytest.fixture
+def made_page(page_file):
+    return page_file.read_text(encoding="utf-8")
 
 
 def page_of(runs, out, **options):
@@ -100,8 +118,8 @@ def db(value):
     return f"{round(value, 2) + 0.0:.2f}"
 
 
-def test_every_score_and_interval_is_that_of_the_results(runs, tmp_path):
-    page = page_of(runs, tmp_path / "out")
+def test_every_score_and_interval_is_that_of_the_results(runs, made_page):
+    page = made_page
     for metric, name, statistic in (("usdr", "uSDR ", "mean"), ("csdr", "cSDR ", "median")):
         rows = rows_of(page, name)
         for run in runs:
@@ -119,8 +137,8 @@ def test_every_score_and_interval_is_that_of_the_results(runs, tmp_path):
     assert [row for row, cell in drums.items() if cell[1]] == [best]
 
 
-def test_every_other_number_is_that_of_the_results(runs, tmp_path):
-    page = page_of(runs, tmp_path / "out")
+def test_every_other_number_is_that_of_the_results(runs, made_page):
+    page = made_page
     leakage = rows_of(page, "leakage")
     counts = rows_of(page, "counts")
     silent = rows_of(page, "SI-SDR")
@@ -138,8 +156,8 @@ def test_every_other_number_is_that_of_the_results(runs, tmp_path):
     assert what["mtl"]["bands (K)"][0] == f"custom ({results_of(runs[1])['model']['n_bands']})"
 
 
-def test_differences_are_paired_over_tracks(runs, tmp_path):
-    page = page_of(runs, tmp_path / "out")
+def test_differences_are_paired_over_tracks(runs, made_page):
+    page = made_page
     row = rows_of(page, "differences")["drums"]
     ours, theirs = ([t["targets"]["drums"]["estimate"]["csdr"] for t in results_of(run)["tracks"]] for run in runs)
     differences = np.array(ours) - np.array(theirs)
@@ -177,8 +195,8 @@ def test_published_rows_name_their_protocol_and_are_never_best(tmp_path):
     assert "## Published: uSDR, mean over tracks; MUSDB18-HQ test\n\nNot measured here and not ranked." in markdown
 
 
-def test_the_page_needs_no_network(runs, tmp_path):
-    page = page_of(runs, tmp_path / "out")
+def test_the_page_needs_no_network(runs, made_page):
+    page = made_page
     assert "default-src 'none'" in page
     links = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert links
@@ -222,8 +240,8 @@ def test_best_median_and_worst_track():
     assert choose({}) == []
 
 
-def test_excerpts_of_all_runs_at_their_own_and_at_one_level(runs, songs, tmp_path):
-    items = items_of(page_of(runs, tmp_path / "out"))
+def test_excerpts_of_all_runs_at_their_own_and_at_one_level(runs, songs, made_page):
+    items = items_of(made_page)
     first = items[0]
     assert [source["name"] for source in first["sources"]] == ["mixture", "reference", "drums", "mtl"]
     assert [(item["target"], item["which"]) for item in items[:3]] == [
@@ -255,12 +273,11 @@ def chromium():
 
 
 @pytest.fixture
-def browser_page(runs, tmp_path):
+def browser_page(page_file):
     """(a loaded page, everything it complained about or asked the network for)."""
     sync = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     if chromium() is None:
         pytest.skip("needs Chromium (chromium or google-chrome on the PATH, or $CHROMIUM)")
-    report(runs, tmp_path / "out")
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path=chromium(), args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
@@ -271,7 +288,7 @@ def browser_page(runs, tmp_path):
         page.on("console", lambda m: complaints.remove(m.text) if "readback operations" in m.text else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda r: complaints.append(r.url) if r.url.startswith("http") else None)
-        page.goto((tmp_path / "out" / "index.html").as_uri())
+        page.goto(page_file.as_uri())
         yield page, complaints
         browser.close()
 

@@ -320,7 +320,7 @@ def test_out_holds_table_and_curves(runs, tmp_path):
     out = tmp_path / "new" / "report"
     made = report(runs, out)
     names = {"bands", "boxes-usdr", "boxes-csdr", "curves", "tracks-drums-v7-mtl", "tracks-drums-v7-mtl-to-drums"}
-    names |= {"tracks-mtl-mtl-to-drums", "transfer"}
+    names |= {"transfer"}
     expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     expected |= {"index.html", "report.csv", "report.md", "scores.csv"}
     assert {path.name for path in out.iterdir()} == expected
