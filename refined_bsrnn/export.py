@@ -9,6 +9,7 @@ A normalised input is normalised outside too: the mixture times the gain goes in
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -234,8 +235,7 @@ def export_onnx(model: BSRNN, path: Path, targets: Sequence[str] | None = None) 
             f"ONNX needs the package {error.name}, which is not here: pip install 'refined-bsrnn[export]'."
         ) from None
     core, example = _plain_core(model, targets)
-    with atomic_write(path) as temporary, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own, about its insides
+    with atomic_write(path) as temporary, _quiet(), torch.no_grad():
         program = torch.onnx.export(
             _trace(core, example),
             input_names=["mixture"],
@@ -253,3 +253,17 @@ def export_onnx(model: BSRNN, path: Path, targets: Sequence[str] | None = None) 
             program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
         onnx.save(program.model_proto, str(temporary))
     return path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about its insides, and about packages that have nothing to do with this."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -75,10 +75,11 @@ def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
 
 def _write(run: RunFolder, whole: RunFolder, names: Sequence[str]) -> None:
     recipe = run.load_recipe()
-    if recipe.together != "none":
+    if recipe.together != "none" or recipe.head.options.get("bridge"):
         missing = [name for name in run.head_names() if name not in names]
         if missing:
-            raise RecipeError(f"together is {recipe.together}: the head {missing[0]!r} cannot be left out.")
+            tie = f"together is {recipe.together}" if recipe.together != "none" else "head.bridge is true"
+            raise RecipeError(f"{tie}: the head {missing[0]!r} cannot be left out.")
         targets = recipe.targets
     else:
         targets = tuple(names)

@@ -71,6 +71,7 @@ def derive_recipe(
         "targets": list(targets) or above.get("targets"),
         "base": {**(above.get("base") or {}), **how, "run": run, "sha256": None},
         "together": "none",  # it ties all the base's targets, of which none is left
+        "head": {key: value for key, value in below["head"].items() if key != "bridge"},  # and so does this
         "loss": {**below["loss"], "target_weights": {}},
         "run": {**below["run"], "name": None},
     }

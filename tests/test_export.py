@@ -71,7 +71,10 @@ def test_adapters_are_merged_into_the_core():
     assert torch.equal(net.backbone.planes(as_planes(net.stft(mixture))), net.features(mixture))
 
 
-@pytest.mark.parametrize("values", CASES)
+# ONNX is made of the same trace: there every case is tried.
+@pytest.mark.parametrize(
+    "values", [case for case in CASES if case.id in ("lstm-gn1", "gru-ln", "joint-spectrum", "rope")]
+)
 @torch.no_grad()
 def test_torch_export_gives_the_same(values):
     net = model(values)

@@ -8,6 +8,7 @@ from refined_bsrnn.checkpoint import RunFolder, load_head, load_model, save_weig
 from refined_bsrnn.errors import CheckpointError, RecipeError, UserError
 from refined_bsrnn.files import write_text
 from refined_bsrnn.heads import HEADS
+from refined_bsrnn.hub import export
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import HeadSpec, dump_recipe
 from refined_bsrnn.train import train
@@ -126,8 +127,12 @@ def test_training_and_transfer(tmp_path):
     run, finished = train(micro_recipe(root, targets=list(TARGETS), head=head, run={"name": "bridged"}))
     assert finished
     quick = ["train.steps=2", "train.validate_every=2"]
-    alone = transfer_recipe(run, ["guitar"], "transfer", [*quick, "head.bridge=false"])
+    alone = transfer_recipe(run, ["guitar"], "transfer", quick)  # apart from those of the base
     assert load_model(transfer(alone)[0]).targets == ["guitar"]
+    with pytest.raises(RecipeError, match="head.bridge is true with the head guitar alone"):
+        transfer(transfer_recipe(run, ["guitar"], "transfer", [*quick, "head.bridge=true", "run.name=x"]))
+    with pytest.raises(RecipeError, match="head.bridge is true: the head 'bass' cannot be left out"):
+        export(run, tmp_path / "shared", ["drums"])
     several = transfer_recipe(run, ["guitar", "piano"], "transfer", [*quick, "head.bridge=true"])
     transferred = load_model(transfer(several)[0])
     assert all(transferred.head(target).bridge for target in ("guitar", "piano"))
