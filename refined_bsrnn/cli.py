@@ -485,14 +485,30 @@ def check_data(args: argparse.Namespace) -> int:
         raise RecipeError("overrides are for a recipe; with a folder expected none.")
     data = DataSpec(root=args.data) if is_root else load_recipe(find_recipe(args.data), args.overrides)
     found = check(data, args.jobs)
+    values = found.values()
+    if args.model and not found.stops:
+        from .label_noise import find_suspects
+
+        tracks = [track for track in found.scan.tracks if track.split != "test"]
+        suspects = find_suspects(args.model, tracks, args.out, args.windows, args.deviations)
+        values["suspects"] = [{**vars(suspect), "reason": suspect.reason} for suspect in suspects]
     if args.json:
-        print(json.dumps(found.values()))
+        print(json.dumps(values))
     for line in [*found.scan.notes, *found.sentences()]:
         console.print(line, markup=False, soft_wrap=True)
     for table in found.tables():
         console.print(table)
+    for suspect in values.get("suspects", ())[:SUSPECTS_SHOWN]:
+        line = f"suspicious: {suspect['track']} / {suspect['stem']}: {suspect['reason']}"
+        console.print(line, markup=False, soft_wrap=True)
+    if "suspects" in values:
+        told = f"{len(values['suspects'])} suspicious stems; written: {args.out}/suspects.csv (for data.stem_weights=)"
+        console.print(f"{told} and {args.out}/suspects.html (to listen to).", markup=False, soft_wrap=True)
     console.print("Training stops at this." if found.stops else "Training can start.")
     return 1 if found.stops else 0
+
+
+SUSPECTS_SHOWN = 20
 
 
 def parser() -> argparse.ArgumentParser:
@@ -532,6 +548,10 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
 def _check_data_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("data", metavar="RECIPE|ROOT", help="a recipe, or a folder or file of songs")
     p.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per processor)")
+    p.add_argument("--model", metavar="RUN", help="also find stems that hold something else than their name says")
+    p.add_argument("--out", type=Path, default=Path("check"), metavar="DIR", help="--model: list and page (check)")
+    p.add_argument("--windows", type=int, default=6, metavar="N", help="--model: of 3 s, per stem (default: 6)")
+    p.add_argument("--deviations", type=float, default=2.0, metavar="D", help="--model: suspicious above (default: 2)")
     _json(p)
     _overrides(p)
 

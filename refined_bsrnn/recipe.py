@@ -334,6 +334,7 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build_spec(typing.cast(type, hint), value, path)
     if origin is Literal:
+        value = "off" if value is False and "off" in args else value  # YAML reads off as false
         if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
             raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(map(str, args))}.")
         return value

@@ -1,6 +1,7 @@
 """Wrong labels, found with a network that tells tones apart by their pitch."""
 
 import csv
+import json
 import math
 from types import SimpleNamespace
 
@@ -186,3 +187,24 @@ def test_precision_and_recall_by_hand():
         "average_precision": pytest.approx((1 + 2 / 4) / 2),
     }
     assert math.isnan(precision_and_recall(suspects, {("0", "x")}, threshold=9)["precision"])
+
+
+def test_the_command_lists_suspects_and_says_where_they_are_written(separator, tracks, tmp_path, monkeypatch, capsys):
+    from refined_bsrnn import label_noise
+    from refined_bsrnn.cli import main
+
+    spoil(tracks[2], "drums", "bass", level=0.7)
+    asked = []
+    made = SimpleNamespace(from_pretrained=lambda name: asked.append(name) or separator)
+    monkeypatch.setattr(label_noise, "Separator", made)
+    root = tmp_path / "songs"
+    assert main(["check-data", str(root), "--model", "mtl", "--out", "found", "--json", "--jobs", "1"]) == 0
+    said = capsys.readouterr()
+    assert asked == ["mtl"]
+    assert "suspicious: song-2 / drums: " in said.err
+    assert (
+        "1 suspicious stems; written: found/suspects.csv (for data.stem_weights=) and found/suspects.html" in said.err
+    )
+    values = json.loads(said.out)["suspects"]
+    assert [(v["track"], v["stem"], v["sounds_like"]) for v in values] == [("song-2", "drums", "bass")]
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["suspects.csv", "suspects.html"]

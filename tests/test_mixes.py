@@ -64,7 +64,7 @@ def track_files(draw):
 
 
 @given(st.lists(track_files(), min_size=3, max_size=7), st.sampled_from([0.0, 1.0, 1.0]), st.booleans())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_present_is_all_that_the_mixture_holds_of_it(tmp_path_factory, collection, remix, augmented):
     root = tmp_path_factory.mktemp("collection")
     for i, files in enumerate(collection):

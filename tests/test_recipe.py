@@ -196,3 +196,8 @@ def test_sources_and_definitions_survive_a_resolved_recipe():
 def test_wrong_sources_and_definitions(data, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         make_recipe({"targets": ["guitar"], "data": data})
+
+
+def test_off_is_a_word_also_where_yaml_reads_false():
+    assert yaml.safe_load("off") is False  # the trap
+    assert load_recipe("micro", ["log.wandb=off"]).log.wandb == "off"
