@@ -512,12 +512,12 @@ def _sum_findings(facts: TrackFacts, where: str) -> list[Finding]:
     return [Finding("mixture", where, text, stops=False)]
 
 
-def duplicates(facts: Sequence[TrackFacts]) -> list[Finding]:
-    """Tracks that are the same audio, in two splits or twice in one; and single stems that are."""
+def duplicates(facts: Sequence[TrackFacts], stems: bool = True) -> list[Finding]:
+    """Tracks that are the same audio, in two splits or twice in one; and, unless told not to, single stems that are."""
     found = []
     same_tracks: set[tuple[int, int]] = set()
     names = sorted({name for f in facts for name in f.stems if name != MIXTURE})
-    for name in ["", *names]:
+    for name in ["", *(names if stems else ())]:
         prints = [f.prints if not name else f.stems[name].prints if name in f.stems else "" for f in facts]
         share = SAME_SHARE if not name else SAME_STEM_SHARE
         for i, j, equal, seconds in same_audio([_words(text) for text in prints], share):
@@ -686,7 +686,7 @@ def opening(recipe: Recipe, found: Scan, train: Sequence[Track], validation: Seq
     findings = [*found.findings, *rate_findings(recipe, [*train, *validation])]
     findings += [finding for f in known for finding in findings_of(f)]
     refuse(findings)
-    lines += sentences([*findings, *duplicates(known)], shown=2)
+    lines += sentences([*findings, *duplicates(known, stems=False)], shown=2)
     unknown = len(train) + len(validation) - len(known)
     if unknown and not found.sources.is_builtin:
         lines.append(f"{unknown} tracks were never read to their ends; refined-bsrnn check-data does that.")

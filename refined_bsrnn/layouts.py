@@ -82,7 +82,10 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
     folders for the splits every track is for training.
     """
     listing, passed = Listing(), Counter[str]()
-    for split, track in _track_folders(_existing(root), splits):
+    tracks = _track_folders(_existing(root), splits, listing)
+    for place in sorted({track.parent for _, track in tracks}):
+        passed.update(f"{path.name} (beside the tracks)" for path in place.iterdir() if _is_audio(path))
+    for split, track in tracks:
         files, problems = _stems_in(track, passed)
         for problem in problems:
             listing.wrong("two_files", f"{split}/{track.name}", problem)
@@ -93,11 +96,11 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
             continue
         if mixture != MIXTURE and mixture in files:
             files[MIXTURE] = files.pop(mixture)
-        summed = any(len(found) > 1 for found in files.values())
-        listing.tracks.append(Listed(track.name, split, track, files, summed))
+        folders = any(file.path.parent != track for found in files.values() for file in found)
+        listing.tracks.append(Listed(track.name, split, track, files, padded=folders))
     if passed:
-        told = ", ".join(f"{suffix} {count}" for suffix, count in sorted(passed.items()))
-        listing.notes.append(f"{sum(passed.values())} files in {root} are no audio by their suffix: {told}.")
+        told = first([f"{suffix} {count}" for suffix, count in sorted(passed.items())])
+        listing.notes.append(f"{sum(passed.values())} files or folders in {root} are not read: {told}.")
     return listing
 
 
@@ -115,14 +118,17 @@ def _folders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _track_folders(root: Path, splits: Sequence[str]) -> list[tuple[str, Path]]:
-    """(split, track folder) of a root with or without a folder per split."""
+def _track_folders(root: Path, splits: Sequence[str], listing: Listing) -> list[tuple[str, Path]]:
+    """(split, track folder) of a root with or without a folder per split; what lies beside those is noted."""
     if not root.is_dir():
         raise DataError(f"{root} is a file; expected a folder of tracks.")
     inside = _folders(root)
     names = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     by_split = [(names[p.name.lower()], p) for p in inside if p.name.lower() in names]
     if by_split:
+        others = [p.name for p in inside if p.name.lower() not in names]
+        if others:
+            listing.notes.append(f"{len(others)} folders in {root} are no split and are not read: {first(others)}.")
         return [(split, track) for split, p in by_split if split in splits for track in _folders(p)]
     if "train" in splits and any(_has_audio(p) for p in inside):
         return [("train", p) for p in inside]
@@ -147,6 +153,7 @@ def _stems_in(track: Path, passed: Counter[str]) -> tuple[dict[str, tuple[File, 
         if path.is_dir():
             inside = sorted(path.iterdir())
             passed.update(p.suffix or p.name for p in inside if p.is_file() and not _is_audio(p) and p.name[0] != ".")
+            passed.update(f"{path.name}/{p.name}/" for p in _folders(path))
             stem, paths = path.name, [p for p in inside if _is_audio(p)]
         else:
             stem, paths = path.stem, [path] if _is_audio(path) else []
@@ -194,7 +201,7 @@ def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = 
     """
     listing, unrendered = Listing(), 0
     names = {slug(c): name for name, listed in (classes or {}).items() for c in _names(listed)}
-    for split, track in _track_folders(_existing(root, "slakh"), splits):
+    for split, track in _track_folders(_existing(root, "slakh"), splits, listing):
         where = f"{split}/{track.name}"
         metadata = _yaml(track / "metadata.yaml", where, listing)
         if metadata is None:
@@ -266,11 +273,12 @@ def medleydb(
     """
     if bleed not in ("keep", "skip"):
         raise RecipeError(f"medleydb source: bleed is {bleed!r}; expected keep or skip.")
-    listing, path, bleeding = Listing(), _existing(root, "medleydb"), []
+    listing, path, bleeding, others = Listing(), _existing(root, "medleydb"), [], []
     names = {slug(i): name for name, listed in (instruments or {}).items() for i in _names(listed)}
     audio = path / "Audio" if (path / "Audio").is_dir() else path
     for track in _folders(audio) if "train" in splits else []:
         if not ((track / f"{track.name}_STEMS").is_dir() or (track / f"{track.name}_RAW").is_dir()):
+            others += [track.name] if track.name != "Metadata" else []
             continue
         where = f"train/{track.name}"
         metadata = _yaml(_medley_metadata(track, path), where, listing)
@@ -283,6 +291,10 @@ def medleydb(
         files = _medley_files(track, metadata, raw, names, where, listing)
         mixes = [p for p in [track / str(metadata.get("mix_filename", f"{track.name}_MIX.wav"))] if p.is_file()]
         listing.tracks.append(_listed(track.name, "train", track, files, mixes))
+    if others:
+        listing.notes.append(
+            f"{len(others)} folders in {audio} have no _STEMS or _RAW and are not read: {first(others)}."
+        )
     if bleeding:
         done = "are left out" if bleed == "skip" else "are kept (bleed: skip leaves them out)"
         listing.notes.append(f"{len(bleeding)} tracks of {root} have bleed and {done}: {first(bleeding)}.")

@@ -268,6 +268,7 @@ def list_source(source: SourceSpec, splits: Sequence[str], where: str = "data.so
 
 # --- from listings to tracks ------------------------------------------------------------------------------------------
 
+PADDED_SECONDS = 0.1  # a difference in length that is worth a word where it stops nothing
 READ_IN_PLACE = (".wav", ".flac", ".aiff", ".aif", ".w64", ".rf64", ".caf", ".au")
 READ_FROM_THE_START = (".ogg", ".opus", ".mp3")  # entered only by decoding from the beginning; others are decoded once
 
@@ -383,7 +384,15 @@ def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: 
         if len(set(map(str, values.values()))) > 1 or any(isinstance(v, list) for v in values.values()):
             told = ", ".join(f"{stem} {value}" for stem, value in values.items())
             findings.append(Finding(kind, where, f"the files of track {track.folder} differ in {unit}: {told}. {rule}"))
-    return _track(track, infos, lengths, lossless) if len(findings) == before else None
+    if len(findings) > before:
+        return None
+    made = _track(track, infos, lengths, lossless)
+    if max(abs(n - made.n_samples) for n in lengths.values()) > PADDED_SECONDS * made.sample_rate_hz:
+        told = ", ".join(f"{stem} {value}" for stem, value in lengths.items())
+        text = f"the files of track {track.folder} differ in samples: {told}. Silence follows the shorter ones"
+        cut = ", and the longer ones are cut where the mixture ends." if MIXTURE in lengths else "."
+        findings.append(Finding("length", where, text + cut, stops=False))
+    return made
 
 
 def _piece(file: File, info: AudioInfo) -> tuple[int, int]:

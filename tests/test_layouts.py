@@ -127,11 +127,33 @@ def test_files_of_a_stems_folder_are_summed_as_in_moisesdb(tmp_path):
     expected = kick.copy()
     expected[: len(snare)] += snare
     assert np.allclose(heard(track, "drums"), expected, atol=1e-6)
-    assert found.notes[1] == f"1 files in {tmp_path} are no audio by their suffix: .json 1."
+    assert found.notes[1] == f"1 files or folders in {tmp_path} are not read: .json 1."
+    assert not found.findings
+    write(song / "bass" / "3e.wav", noise(4, seconds=0.5))
+    [finding] = scan(DataSpec(root=str(tmp_path)), ("train",)).findings
+    assert "bass 4000, drums 8000, guitar 8000. Silence follows the shorter ones." in finding.text
+    assert (finding.kind, finding.stops) == ("length", False)
+    shutil.rmtree(song / "bass")
     mixture, stems, source_is = load_track(track, ["drums"])
     assert source_is == "sum"
     assert np.allclose(mixture.numpy().T, expected + noise(3), atol=1e-6)
     assert list(stems) == ["drums"]
+
+
+def test_what_is_not_read_is_counted_and_named(tmp_path):
+    write_song(tmp_path / "train" / "a", seed=1)
+    write(tmp_path / "train" / "loose.wav", noise(1))
+    write(tmp_path / "train" / "a" / "guitar" / "take.wav", noise(1))
+    write(tmp_path / "train" / "a" / "guitar" / "old" / "take.wav", noise(1))
+    (tmp_path / "train" / "a" / "cover.jpg").write_bytes(b"")
+    (tmp_path / "omitted").mkdir()
+    found = scan(DataSpec(root=str(tmp_path)), ("train",))
+    assert found.notes[1:] == [
+        f"1 folders in {tmp_path} are no split and are not read: omitted.",
+        f"3 files or folders in {tmp_path} are not read: .jpg 1, guitar/old/ 1, loose.wav (beside the tracks) 1.",
+    ]
+    assert sorted(found.usable()[0].stems) == sorted([*STEMS, "guitar"])
+    assert "guitar 8000" in found.findings[0].text
 
 
 def test_a_folder_that_is_no_track_is_named_and_stops_nothing_where_there_are_no_splits(tmp_path):
