@@ -243,6 +243,12 @@ def _evaluate(
     _score_all(job, longest_first[rank::n_processes], n_processes)
     meet()
     done = [_read_stored(job.stored(t)) for t in job.tracks]
+    unseen = [t.name for t, stored in zip(job.tracks, done, strict=True) if "row" not in stored]
+    if unseen:
+        raise DataError(
+            f"the scores of {len(unseen)} tracks ({unseen[0]}, ...) are not in {job.folder / 'evaluation'}; processes "
+            "on several machines need one folder that all of them see."
+        )
     results = finite({**facts, **summary_of(job, done)})
     if rank == 0:
         write_json(results_path(job.folder, job.options.partial), results)
@@ -320,7 +326,7 @@ def score_track(job: Job, track: Track, keep: Path | None = None) -> dict[str, A
     options, rate, length = job.options, track.sample_rate_hz, track.n_samples
     targets = [target for target in job.targets if target in track.files]
     mixture_is = mixture_kind(track, options.mixture)
-    parts = {target: known_parts(track, target) for target in targets}
+    parts = {target: (target,) if options.quick else known_parts(track, target) for target in targets}
     n_block = BLOCK_SECONDS * rate
     sources = QUICK_SOURCES if options.quick else SOURCES
     scores = TrackScores(rate, parts, sources, options.quick)

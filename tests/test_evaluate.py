@@ -225,6 +225,14 @@ def test_no_more_than_a_piece_of_a_song_is_in_memory(run, songs, monkeypatch):
     assert max(pieces) <= 10 * RATE + 3 * CONTEXT
 
 
+def test_scores_that_another_machine_kept_to_itself(run, monkeypatch):
+    monkeypatch.setattr(module, "write_json", lambda path, values: None)
+    with pytest.raises(
+        DataError, match=r"the scores of 1 tracks \(song-0, ...\) are not in .*evaluation; processes on"
+    ):
+        evaluate(run)
+
+
 def test_only_some_tracks(run, songs):
     write_song(songs / "test" / "live", seed=51)
     results = evaluate(run, tracks=("li*",))
