@@ -34,6 +34,7 @@ LEAST_SPREAD = 0.25  # of the log-odds: a few stems that happen to agree are no 
 TRUSTED = 1e-3  # shares nearer to 0 or 1 than this are not told apart
 WORST_WINDOWS = 3
 SUSPICIOUS = 2.0  # deviations: where precision is 0.9 on labels made wrong on purpose, docs/augmentation.md
+CLEAN = 0.9  # of a stem to the head of its name: that is not suspicious, however the others do
 WINDOWS = 6  # per stem, evenly spread
 
 
@@ -63,6 +64,10 @@ class Suspect:
     usual_share: float
     sounds_like: str  # the head that gets more than it usually does from such stems
     seconds: tuple[float, ...]  # where the worst windows begin
+
+    def is_suspicious(self, threshold: float = SUSPICIOUS) -> bool:
+        """Whether it is so far from the others, and not clean by itself."""
+        return self.deviations > threshold and self.share < CLEAN
 
     @property
     def reason(self) -> str:
@@ -153,7 +158,7 @@ def rank(heard: Sequence[Heard], heads: Sequence[str]) -> list[Suspect]:
 
 def write_suspects(path: Path, suspects: Sequence[Suspect], threshold: float = SUSPICIOUS) -> int:
     """The suspicious ones as the CSV that ``data.stem_weights`` reads, each with weight 0; returns how many."""
-    chosen = [suspect for suspect in suspects if suspect.deviations > threshold]
+    chosen = [suspect for suspect in suspects if suspect.is_suspicious(threshold)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["track", "stem", "weight", "deviations", "reason"])
@@ -200,7 +205,7 @@ def find_suspects(
     """Score all stems with a run's model; writes suspects.csv and suspects.html, returns the suspicious ones."""
     separator = Separator.from_pretrained(model)
     heard = hear_all(separator, tracks, windows)
-    suspects = [one for one in rank(heard, separator.heads) if one.deviations > threshold]
+    suspects = [one for one in rank(heard, separator.heads) if one.is_suspicious(threshold)]
     write_suspects(out / "suspects.csv", suspects, threshold)
     write_page(out / "suspects.html", suspects, tracks)
     return suspects
@@ -265,13 +270,14 @@ def precision_and_recall(
     hits = np.array([(suspect.track, suspect.stem) in wrong for suspect in suspects])
     total = len(wrong)
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    above = sum(bool(suspect.deviations > threshold) for suspect in suspects)
+    flagged = np.array([suspect.is_suspicious(threshold) for suspect in suspects])
+    above, found = int(flagged.sum()), int(hits[flagged].sum())
     return {
         "stems": len(hits),
         "wrong": total,
         "precision_at_wrong": float(hits[:total].mean()),
         "above_threshold": above,
-        "precision": float(hits[:above].mean()) if above else math.nan,
-        "recall": float(hits[:above].sum() / total),
+        "precision": found / above if above else math.nan,
+        "recall": found / total,
         "average_precision": float(precision[hits].sum() / total),
     }
