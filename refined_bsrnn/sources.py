@@ -268,7 +268,7 @@ def list_source(source: SourceSpec, splits: Sequence[str], where: str = "data.so
 
 # --- from listings to tracks ------------------------------------------------------------------------------------------
 
-PADDED_SECONDS = 0.1  # a difference in length that is worth a word where it stops nothing
+PADDED_SECONDS = 0.1  # files of lossy formats may differ by so much; folders of files without a word
 READ_IN_PLACE = (".wav", ".flac", ".aiff", ".aif", ".w64", ".rf64", ".caf", ".au")
 READ_FROM_THE_START = (".ogg", ".opus", ".mp3")  # entered only by decoding from the beginning; others are decoded once
 
@@ -377,8 +377,11 @@ def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: 
     lengths = {stem: max(infos[f].n_samples for f in files) for stem, files in track.files.items()}
     rates = {stem: [infos[f].sample_rate_hz for f in files] for stem, files in track.files.items()}
     one_rate = {stem: values[0] if len(set(values)) == 1 else values for stem, values in rates.items()}
+    lossy = any(file.path.suffix.lower() not in READ_IN_PLACE for file in infos)  # coders add some samples
+    uneven = max(lengths.values()) - min(lengths.values())
+    padded = track.padded or (lossy and uneven <= PADDED_SECONDS * max(info.sample_rate_hz for info in infos.values()))
     for kind, unit, values, rule in (
-        ("length", "samples", {} if track.padded else lengths, "Every stem must be as long as its mixture."),
+        ("length", "samples", {} if padded else lengths, "Every stem must be as long as its mixture."),
         ("rate", "Hz", one_rate, "Convert them to one rate."),
     ):
         if len(set(map(str, values.values()))) > 1 or any(isinstance(v, list) for v in values.values()):
@@ -387,7 +390,7 @@ def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: 
     if len(findings) > before:
         return None
     made = _track(track, infos, lengths, lossless)
-    if max(abs(n - made.n_samples) for n in lengths.values()) > PADDED_SECONDS * made.sample_rate_hz:
+    if uneven > (PADDED_SECONDS * made.sample_rate_hz if track.padded else 0):
         told = ", ".join(f"{stem} {value}" for stem, value in lengths.items())
         text = f"the files of track {track.folder} differ in samples: {told}. Silence follows the shorter ones"
         cut = ", and the longer ones are cut where the mixture ends." if MIXTURE in lengths else "."

@@ -114,6 +114,20 @@ def test_every_format_is_read(tmp_path, suffix):
     assert np.abs(read_stem(track, "drums", 20000, 4096).numpy() - middle).max() < 2e-4
 
 
+def test_coders_may_add_some_samples(tmp_path):
+    (tmp_path / "a").mkdir()
+    soundfile.write(tmp_path / "a" / "mixture.mp3", noise(1), RATE)
+    write(tmp_path / "a" / "drums.wav", noise(1)[:-300])
+    found = scan(DataSpec(root=str(tmp_path)), ("train",))
+    [track] = found.usable()
+    assert [(f.kind, f.stops) for f in found.findings] == [("length", False)]
+    assert read_stem(track, "drums").shape == (2, track.n_samples)
+    assert not read_stem(track, "drums")[:, len(noise(1)) - 300 :].any()
+    write(tmp_path / "a" / "drums.wav", noise(1)[:-3000])
+    with pytest.raises(DataError, match="differ in samples: drums 5000, mixture"):
+        scan(DataSpec(root=str(tmp_path)), ("train",)).usable()
+
+
 def test_files_of_a_stems_folder_are_summed_as_in_moisesdb(tmp_path):
     """moisesdb/<uuid>/<stem>/<uuid>.wav beside data.json; no mixture, files of other lengths."""
     song = tmp_path / "0a1b"
