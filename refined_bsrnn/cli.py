@@ -6,8 +6,11 @@ people go to standard error, results for programs to standard output with ``--js
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
@@ -148,10 +151,11 @@ def separate(args: argparse.Namespace) -> int:
     jobs = find_jobs(args.input, args.out)
     live = LiveEstimates() if args.live else None
     results = []
-    for result in separate_all(jobs, ensemble, wanted, work_bar, live):
-        results.append(result)
-        for line in result.lines():
-            say(line)
+    with _terminated_as_interrupted():
+        for result in separate_all(jobs, ensemble, wanted, work_bar, live):
+            results.append(result)
+            for line in result.lines():
+                say(line)
     if live:
         say(live.line())
     if len(results) > 1:
@@ -160,6 +164,19 @@ def separate(args: argparse.Namespace) -> int:
         done = {str(r.job.path or "-"): {name: str(p) for name, p in r.paths.items()} for r in results if not r.problem}
         print(json.dumps(done))
     return int(any(result.problem for result in results))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, too, leaves no half-written file."""
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # What `stems.Wanted` takes as it is typed.

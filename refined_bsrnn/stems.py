@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
@@ -381,7 +381,7 @@ def separate_song(
     tags = read_tags(job.path) if job.path else {}
     result = Result(job)
     stems = _Stems(paths, parts, source, subtype, tags, wanted.clip)
-    with stems:
+    with _no_empty_folders(paths, wanted.out), stems:
         n = 0
         for block in estimate(ensemble, source, wanted, of):
             stems.write([_mix(part, block) for part in parts])
@@ -396,6 +396,19 @@ def separate_song(
     }
     result.seconds, result.took_seconds = n / source.sample_rate_hz, time.perf_counter() - started
     return result
+
+
+@contextmanager
+def _no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
+    """What fails leaves no empty folders in ``out``."""
+    try:
+        yield
+    except BaseException:
+        folders = {folder for path in paths for folder in path.parents if out in folder.parents}
+        for folder in sorted(folders, key=lambda p: -len(p.parts)):
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise
 
 
 def _path(part: Output, track: str, wanted: Wanted, suffix: str) -> Path:

@@ -35,6 +35,9 @@ def test_the_documented_calls(songs):
     assert separator.model(mixture, targets=None)["drums"].shape == mixture.shape
     stems = separator.separate(np.zeros((2, 1000), dtype=np.float32), sample_rate_hz=16000, heads=["vocals"])
     assert {name: tuple(x.shape) for name, x in stems.items()} == {"vocals": (2, 1000)}
+    blocks = list(separator.stream(np.zeros((1, 1000)), start_seconds=0.01, duration_seconds=0.05))
+    assert sum(block["drums"].shape[1] for block in blocks) == 400
+    assert separator.features(mixture).shape[:2] == (2, 2)
     stem = mixture[0].numpy()
     assert all(isinstance(x, float) for x in (usdr(stem, stem), csdr(stem, stem, 1000), si_sdr(stem, stem)))
 

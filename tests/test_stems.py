@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -408,7 +410,19 @@ def test_ctrl_c_leaves_nothing(mtl, song, monkeypatch, capsys, arguments):
     monkeypatch.setattr(BSRNN, "_features", interrupted)
     separate(song, "--model", "mtl", "--chunk-seconds", "0.2", *arguments, code=130)
     assert "interrupted" in capsys.readouterr().err
-    assert not [p for p in Path("separated").rglob("*") if not p.is_dir()]
+    assert not list(Path("separated").rglob("*"))
+
+
+def test_sigterm_leaves_nothing(mtl, song, monkeypatch):
+    def terminated(model, *x):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return forward(model, *x)
+
+    forward, before = BSRNN._features, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(BSRNN, "_features", terminated)
+    separate(song, "--model", "mtl", code=130)
+    assert not list(Path("separated").rglob("*"))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_full_disk_gets_a_sentence(mtl, song, monkeypatch, capsys):
@@ -419,4 +433,4 @@ def test_a_full_disk_gets_a_sentence(mtl, song, monkeypatch, capsys):
     separate(song, "--model", "mtl", code=1)
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "bass.wav cannot be written: the disk is full. Free some space" in line
-    assert not [p for p in Path("separated").rglob("*") if not p.is_dir()]
+    assert not list(Path("separated").rglob("*"))
