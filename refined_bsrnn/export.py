@@ -4,7 +4,8 @@
 
 What is exported is `MaskCore`: real in, real out, any number of items and frames (and of channels, where the network
 takes each by itself). STFT, iSTFT and the cutting into chunks stay outside; the file's metadata say how they are made.
-A normalised input is normalised outside too: the mixture times the gain goes in, the estimates come out with the gain.
+Where the recipe normalises the input's peak, that is done outside too: the mixture times the gain goes in, and the
+estimates come out with the gain.
 """
 
 import copy
@@ -119,6 +120,11 @@ def _plain_core(model: BSRNN, targets: Sequence[str] | None) -> tuple[MaskCore, 
 
     The fused kernels want to know the number of frames when they are traced.
     """
+    if model.recipe.input.normalise not in ("none", "peak"):
+        raise RecipeError(
+            f"input.normalise is {model.recipe.input.normalise}: the backbone hears the mixture without its mean and the "
+            "masks are for the mixture with it, so that one input is not enough. Expected none or peak."
+        )
     core = MaskCore(copy.deepcopy(model).cpu().float().eval(), targets).eval()
     for module in core.modules():
         if type(module) in _WRITTEN_OUT:

@@ -134,6 +134,19 @@ def test_command(tmp_path, capsys):
     assert "no head 'drum'. Did you mean 'drums'" in capsys.readouterr().err
 
 
+def test_a_network_that_needs_two_inputs_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="input.normalise is standardise: .* Expected none or peak"):
+        export_core(model({"input": {"normalise": "standardise"}}), tmp_path / "core.pt2")
+
+
+@torch.no_grad()
+def test_a_normalised_peak_is_a_gain_outside_of_the_core():
+    net, mixture = model({"input": {"normalise": "peak"}}), torch.randn(1, 2, 1000)
+    gain = net.level(mixture).gain
+    planes = MaskCore(net, ["drums"])(as_planes(net.stft(mixture * gain)))[0]
+    torch.testing.assert_close(net.stft.inverse(as_complex(planes), 1000) / gain, net(mixture)["drums"])
+
+
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(RecipeError, match=r"needs the package onnx, .* pip install 'refined-bsrnn\[export\]'"):
