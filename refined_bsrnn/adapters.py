@@ -57,6 +57,7 @@ class Adapter(nn.Module):
         using the backbone meanwhile.
         """
         structure = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})
+        structure.train(torch.is_grad_enabled())  # cuDNN's recurrent layers give no gradient in eval mode
         return functional_call(structure, self.weights(backbone), (spectrogram,))
 
     @torch.no_grad()

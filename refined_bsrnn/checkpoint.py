@@ -81,6 +81,15 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
     return tensors, metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a weight file says about itself; its tensors are not read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
+
+
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load every tensor into the module; a missing, extra or misshapen one is a `CheckpointError`."""
     check_tensors(module.state_dict(), tensors, where)
@@ -184,6 +193,7 @@ def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
         "kind": "head",
         "target": target,
         "head": asdict(model.head_specs[target]),
+        "sha256": tensors_sha256(tensors),
         "backbone_sha256": tensors_sha256(model.backbone.state_dict()),
         **describe_backbone(model),
         **model.head_facts.get(target, {}),
@@ -205,17 +215,36 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
     tensors, metadata = read_tensors(path, "head")
     check_backbone(path, metadata, model, backbone_sha256)
     spec = json.loads(metadata["head"])
+    own = {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}
+    _check_hash(path, own, metadata.get("sha256"))
+    adapter = json.loads(metadata.get("adapter", "null"))
+    if adapter:
+        _check_hash(path, _own(tensors), adapter["sha256"])
     head = model.add_head(target, HeadSpec(spec["kind"], spec["options"]))
-    load_strict(head, {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}, str(path))
+    try:
+        load_strict(head, own, str(path))
+        if adapter:
+            _attach_adapter(path, model, target, adapter, _own(tensors))
+    except CheckpointError:
+        model.drop_head(target)  # nothing is left at random
+        raise
     model.head_facts[target] = {key: json.loads(metadata[key]) for key in ("trained", "score") if key in metadata}
-    if "adapter" in metadata:
-        adapter, facts = _own(tensors), json.loads(metadata["adapter"])
-        name = facts["sha256"]
-        if name in model.adapters:  # heads that were trained together share it
-            model.adapter_of[target] = name
-        else:
-            module = model.add_adapter(name, [target], facts["rank"], facts["alpha"])
-            load_strict(module, adapter, f"{path} (adapter)")
+
+
+def _attach_adapter(path: Path, model: BSRNN, target: str, facts: Mapping[str, Any], tensors: Tensors) -> None:
+    name = facts["sha256"]
+    if name in model.adapters:  # heads that were trained together share it
+        model.adapter_of[target] = name
+    else:
+        load_strict(model.add_adapter(name, [target], facts["rank"], facts["alpha"]), tensors, f"{path} (adapter)")
+
+
+def _check_hash(path: Path, tensors: Tensors, written: str | None) -> None:
+    """Files that are older than the hash have none."""
+    if written is not None and tensors_sha256(tensors) != written:
+        raise CheckpointError(
+            f"{path} holds other weights than it was written with. Copy it again or restore a backup."
+        )
 
 
 def _own(tensors: Tensors) -> Tensors:

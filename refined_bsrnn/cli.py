@@ -44,12 +44,13 @@ def train(args: argparse.Namespace) -> int:
 def transfer(args: argparse.Namespace) -> int:
     """Learn heads for new targets on the backbone of a base."""
 
-    from .checkpoint import find_run
+    from .hub import find_model
     from .recipe import parse_overrides
     from .transfer import check_name_is_free, transfer, transfer_recipe
 
+    _check_transfer_words(args)
     root = parse_overrides(args.overrides).get("run", {}).get("root", "runs")
-    base = find_run(args.base, root)
+    base = find_model(args.base, root)
     how = {key: getattr(args, key) for key in ("method", "blocks", "rank", "init_from")}
     part = {"use_tracks": args.tracks, "use_minutes": args.minutes, "use_fraction": args.data_fraction}
     overrides = [f"data.{key}={value}" for key, value in part.items() if value is not None]
@@ -69,11 +70,25 @@ def transfer(args: argparse.Namespace) -> int:
     return _trained(*transfer(recipe))
 
 
+def _check_transfer_words(args: argparse.Namespace) -> None:
+    """A word that would do nothing is a mistake."""
+    for word, needs, there in (
+        ("rank", "--method lora", args.method == "lora"),
+        ("blocks", "--method partial", args.method == "partial"),
+        ("cache_max_gb", "--cache", args.cache),
+    ):
+        if getattr(args, word) is not None and not there:
+            raise RecipeError(f"--{word.replace('_', '-')} does something with {needs} only.")
+    if args.tracks is not None and args.tracks < 1:
+        raise RecipeError(f"--tracks is {args.tracks}; expected 1 or more.")
+
+
 def _renamed(args: argparse.Namespace) -> list[str]:
     """``--as``: a head may be called otherwise than the stem it learns."""
     if args.names and len(args.names) != len(args.target):
         raise RecipeError(f"--as gives {len(args.names)} names for {len(args.target)} targets; expected one for each.")
-    return [f"data.define.{name}=[{stem}]" for name, stem in zip(args.names, args.target, strict=False) if name != stem]
+    pairs = zip(args.names, args.target, strict=False)
+    return [f"data.define={{{name}: [{stem}]}}" for name, stem in pairs if name != stem]
 
 
 def _trained(run: Any, finished: bool) -> int:

@@ -15,21 +15,22 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import __version__
 from .errors import RecipeError, UserError
 from .files import atomic_write, read_json, write_json
-from .progress import track
+from .progress import say, track
 from .recipe import Recipe, recipe_values
 from .synth import cache_folder
 
@@ -63,7 +64,9 @@ def example_arrays(recipe: Recipe, feature_shape: tuple[int, ...]) -> dict[str, 
     }
 
 
-def cache_key(recipe: Recipe, backbone_sha256: str, data: Mapping[str, Any], precision: str) -> dict[str, Any]:
+def cache_key(
+    recipe: Recipe, backbone_sha256: str, data: Mapping[str, Any], pool: int, precision: str
+) -> dict[str, Any]:
     """Everything the cached numbers depend on, as plain values."""
     values = recipe_values(recipe)
     sections = {name: values[name] for name in ("targets", "stft", "bands", "backbone", "input", "augment")}
@@ -73,11 +76,16 @@ def cache_key(recipe: Recipe, backbone_sha256: str, data: Mapping[str, Any], pre
         "backbone_sha256": backbone_sha256,
         "data": {"fingerprint": data["fingerprint"], "parts": data["parts"]},
         "recipe": {**sections, "data": {key: value for key, value in values["data"].items() if key != "root"}},
+        "stem_weights": _content(recipe.data.stem_weights),
         "seed": recipe.train.seed,
         "chunk_seconds": recipe.train.chunk_seconds,
-        "pool": recipe.cache.pool,
+        "pool": pool,
         "precision": precision,
     }
+
+
+def _content(path: str | None) -> str | None:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
 
 
 class FeatureCache:
@@ -88,7 +96,6 @@ class FeatureCache:
         self.key, self.arrays, self.pool = dict(key), dict(arrays), pool
         self.path = (folder or cache_folder() / "features") / hashlib.sha256(text.encode()).hexdigest()[:32]
         self.n_blocks = -(-pool // BLOCK)
-        self.seconds_to_fill = 0.0  # in this process
         self._maps: dict[str, np.memmap] = {}
 
     @property
@@ -117,21 +124,65 @@ class FeatureCache:
         """For provenance.json."""
         return {"pool": self.pool, "bytes": self.n_bytes, "seconds_to_fill": round(self.seconds_to_fill, 1)}
 
+    @property
+    def seconds_to_fill(self) -> float:
+        """How long all processes together, now and before, have worked on it."""
+        path = self.path / "seconds.json"
+        return float(read_json(path)) if path.is_file() else 0.0
+
+    def add_seconds(self, seconds: float) -> None:
+        write_json(self.path / "seconds.json", round(self.seconds_to_fill + seconds, 3))
+
     # writing
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within the block no other training fills this cache; one that does is waited for."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{self.path}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"Another training is filling {self.path}; waiting for it.")
+                lock.acquire()
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def prepare(self) -> None:
         """Make the files, or take those that are there where they are whole and belong to this key."""
-        about = self.path / "about.json"
-        if about.is_file() and read_json(about) == json.loads(json.dumps(self.key)) and self._sizes_right():
+        if self._matches() and self._sizes_right():
             return
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
-        for name, array in self.arrays.items():
-            with self._file(name).open("wb") as file:
-                file.truncate(self.pool * array.n_bytes)
-        (self.path / "done").write_bytes(bytes(self.n_blocks))
-        write_json(about, self.key)  # last: what was cut off in between is made anew
+        try:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+            for name, array in self.arrays.items():
+                with self._file(name).open("wb") as file:
+                    file.truncate(self.pool * array.n_bytes)
+            (self.path / "done").write_bytes(bytes(self.n_blocks))
+        except OSError as error:
+            raise self._unwritable(error) from None
+        write_json(self.path / "about.json", self.key)  # last: what was cut off in between is made anew
+
+    def checked(self) -> "FeatureCache":
+        """The cache itself, complete; never one with holes, which would be read as silence."""
+        if self.missing_blocks():
+            raise UserError(f"the feature cache {self.path} has changed while it was filled. Start the training again.")
+        return self
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"the feature cache {self.path} cannot be written: {error.strerror or error}.")
+
+    def _matches(self) -> bool:
+        try:
+            return bool(read_json(self.path / "about.json") == json.loads(json.dumps(self.key)))
+        except UserError:
+            return False
 
     def _sizes_right(self) -> bool:
         expected = {self._file(name): self.pool * array.n_bytes for name, array in self.arrays.items()}
@@ -158,7 +209,7 @@ class FeatureCache:
                 self._write(self._file(name), number * BLOCK * array.n_bytes, values.tobytes())
             self._write(self.path / "done", number, b"\x01")
         except OSError as error:
-            raise UserError(f"the feature cache {self.path} cannot be written: {error.strerror}.") from None
+            raise self._unwritable(error) from None
 
     @staticmethod
     def _write(path: Path, offset: int, data: bytes) -> None:
@@ -196,14 +247,12 @@ def fill(
     workers: int = 0,
 ) -> None:
     """Compute and write these blocks; ``features`` is from mixtures (B, C, L) to (B, C, K, T, N)."""
-    started = time.monotonic()
     indices = [list(cache.block(number)) for number in blocks]
     loader = DataLoader(examples, batch_sampler=indices, num_workers=workers, generator=torch.Generator())
     at_once = 1 if device.type == "cpu" else BLOCK  # larger batches only leave a processor's caches
     for number, batch in zip(blocks, track(loader, len(blocks), "computing features"), strict=True):
         parts = [features(mixtures.to(device)) for mixtures in batch["mixture"].split(at_once)]
         cache.write_block(number, {**batch, "features": torch.cat(parts)})
-    cache.seconds_to_fill = time.monotonic() - started
 
 
 def _narrow(values: Tensor, dtype: str) -> np.ndarray:
@@ -235,18 +284,38 @@ class Remembered:
     def __init__(self, folder: Path, max_gb: float):
         self.folder, self.room = folder, max_gb * GB
         folder.mkdir(parents=True, exist_ok=True)
-        self.room -= sum(path.stat().st_size for path in folder.glob("*.npy"))
+        for path in folder.glob("[!.]*.npy"):
+            with suppress(OSError):
+                self.room -= path.stat().st_size
 
     def __call__(self, spectrogram: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Complex (B, C, F, T) → features (B, C, K, T, N), looked up or computed."""
-        content = torch.view_as_real(spectrogram).contiguous().cpu().numpy()
-        path = self.folder / f"{hashlib.blake2b(content.data, digest_size=16).hexdigest()}.npy"
-        if path.is_file():
-            return torch.from_numpy(np.load(path)).to(spectrogram.device).float()
-        features = compute(spectrogram)
+        """Complex (B, C, F, T) → features (B, C, K, T, N), each item looked up or computed."""
+        paths = [self._path(item) for item in spectrogram]
+        known = {path: self._load(path) for path in paths}
+        missing = [i for i, path in enumerate(paths) if known[path] is None]
+        if missing:
+            for i, features in zip(missing, compute(spectrogram[missing]), strict=True):
+                known[paths[i]] = self._store(paths[i], features)
+        return torch.stack([known[path] for path in paths]).to(spectrogram.device).float()  # type: ignore[misc]
+
+    def _path(self, item: Tensor) -> Path:
+        content = torch.view_as_real(item).contiguous().cpu().numpy()
+        return self.folder / f"{hashlib.blake2b(content.data, digest_size=16).hexdigest()}.npy"
+
+    @staticmethod
+    def _load(path: Path) -> Tensor | None:
+        """None for what is not there or damaged."""
+        try:
+            return torch.from_numpy(np.load(path))
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def _store(self, path: Path, features: Tensor) -> Tensor:
         values = _narrow(features, "float16")
-        if values.nbytes <= self.room and np.isfinite(values).all():
+        if not np.isfinite(values).all():
+            return features.cpu()
+        if values.nbytes <= self.room:
             self.room -= values.nbytes
-            with atomic_write(path) as temporary, temporary.open("wb") as file:
-                np.save(file, values)
-        return torch.from_numpy(values).to(spectrogram.device).float() if np.isfinite(values).all() else features
+            with suppress(UserError), atomic_write(path) as temporary, temporary.open("wb") as file:
+                np.save(file, values)  # a full disk costs time, not the training
+        return torch.from_numpy(values)

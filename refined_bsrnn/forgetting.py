@@ -6,7 +6,7 @@ from typing import Any
 
 from .checkpoint import RunFolder, base_of, load_backbone, load_model
 from .data import load_track
-from .errors import RecipeError
+from .errors import DataError, RecipeError
 from .files import write_json
 from .metrics import usdr
 from .model import BSRNN
@@ -42,13 +42,10 @@ def forgetting(
 
 
 def _on_other_backbone(base: RunFolder, run: RunFolder) -> BSRNN:
-    """The base's network with the run's backbone under its heads: what loading refuses, done on purpose."""
-    own = load_model(base)
-    model = BSRNN(base.load_recipe(), targets=())
+    """The base's network, adapters too, with the run's backbone under its heads: what loading refuses, on purpose."""
+    model = load_model(base)
     load_backbone(run.backbone, model)
-    for name, head in own.heads.items():
-        model.heads[name] = head
-    return model.eval()
+    return model
 
 
 def _scores(model: BSRNN, base: RunFolder, data_root: str | None, split: str, device: str) -> dict[str, float]:
@@ -56,7 +53,13 @@ def _scores(model: BSRNN, base: RunFolder, data_root: str | None, split: str, de
     found = scan(replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data, (split,))
     separator = Separator(model, device)
     values: dict[str, list[float]] = {name: [] for name in model.targets}
-    tracks = [t for t in found.usable() if set(t.stems) & set(values)]
+    usable = found.usable()
+    tracks = [t for t in usable if set(t.stems) & set(values)]
+    if not tracks:
+        there = sorted({stem for t in usable for stem in t.stems})
+        raise DataError(
+            f"no {split} track has a stem of the base's heads {', '.join(values)}; stems there: {', '.join(there)}."
+        )
     for track in progress(tracks, len(tracks), "forgetting"):
         mixture, stems, _ = load_track(track, model.targets)
         audible = [name for name in stems if stems[name].any()]

@@ -140,11 +140,10 @@ def _check_free(run: RunFolder, name: str, overwrite: bool) -> None:
 
 def _check_untied(run: RunFolder, name: str) -> None:
     recipe = run.load_recipe()
-    tie = f"together is {recipe.together}" if recipe.together != "none" else "head.bridge is true"
-    if (recipe.together != "none" or recipe.head.options.get("bridge")) and name in recipe.targets:
+    if recipe.tie and name in recipe.targets:
         raise UserError(
-            f"{tie}: the targets {', '.join(recipe.targets)} of {run.path} are estimated together, {name!r} can be "
-            "neither renamed nor removed."
+            f"{recipe.tie}: the targets {', '.join(recipe.targets)} of {run.path} are estimated together, {name!r} can "
+            "be neither renamed nor removed."
         )
 
 

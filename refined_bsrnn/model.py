@@ -191,6 +191,10 @@ class BSRNN(nn.Module):
                 f"head.bridge is true: {target!r} cannot be taken away from {', '.join(self._bridge)}, whose heads go "
                 "on from the mean of their hidden layers."
             )
+        self.drop_head(target)
+
+    def drop_head(self, target: str) -> None:
+        """As `remove_head`, whatever the recipe ties together."""
         del self.heads[target], self.head_specs[target]
         self.head_facts.pop(target, None)
         adapter = self.adapter_of.pop(target, None)

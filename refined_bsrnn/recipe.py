@@ -282,6 +282,13 @@ class Recipe:
     base: BaseSpec | None = None
 
     @property
+    def tie(self) -> str:
+        """What makes the targets need each other's heads, in words; empty where nothing does."""
+        if self.together != "none":
+            return f"together is {self.together}"
+        return "head.bridge is true" if self.head.options.get("bridge") else ""
+
+    @property
     def owns_backbone(self) -> bool:
         """Whether the run keeps a backbone of its own; a frozen one is its base's, by reference."""
         return self.base is None or self.base.method not in ("frozen", "lora")

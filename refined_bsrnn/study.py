@@ -19,10 +19,12 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from .checkpoint import RunFolder, read_provenance
+from .checkpoint import RunFolder, read_metadata, read_provenance
 from .errors import RecipeError, UserError
 from .evaluate import evaluate
+from .files import read_json
 from .forgetting import forgetting
 from .progress import say
 from .recipe import (
@@ -36,6 +38,7 @@ from .recipe import (
     read_yaml,
     recipe_values,
 )
+from .sources import find_sources
 from .train import train
 from .transfer import METHODS, derive_recipe, resume, transfer
 
@@ -75,10 +78,15 @@ class Planned:
     recipe: Recipe
     label: str  # the same for all seeds
     base: str | None  # the name of the planned run it is transferred from
+    split: str  # what it is evaluated on
 
     @property
     def folder(self) -> RunFolder:
         return RunFolder(Path(self.recipe.run.root) / self.name)
+
+    @property
+    def base_folder(self) -> RunFolder | None:
+        return RunFolder(Path(self.recipe.run.root) / self.base) if self.base else None
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------
@@ -110,7 +118,7 @@ def plan(study: Study, file: Path) -> list[Planned]:
     for block in study.transfers:
         for seed in study.seeds:
             for name in block.bases:
-                base = bases[_named(name, seed)]
+                base = bases[next(n for n in bases if n in (_named(name, seed), _named(name, seed) + BUILTIN_MARK))]
                 planned += [_transfer(study, block, base, *what, seed) for what in _combinations(block)]
     names = [run.name for run in planned]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -130,15 +138,20 @@ def _combinations(block: Transfers) -> Iterator[tuple[str, str, int]]:
                 yield target, method, tracks
 
 
+BUILTIN_MARK = "-builtin"  # behind the name of every run on the built-in stems
+
+
 def _of_study(study: Study, name: str, seed: int) -> dict[str, Any]:
     folder = {"root": str(Path(study.root) / study.study), "name": name}
     return {"train": {"seed": seed}, "run": folder, "log": {"group": study.study}}
 
 
 def _base(study: Study, file: Path, label: str, seed: int) -> Planned:
-    name = _named(label, seed)
     values = merge(_resolved(study.common, file), _resolved(study.bases[label] or {}, file))
-    return Planned(name, make_recipe(merge(values, _of_study(study, name, seed))), label, None)
+    name = _named(label, seed)
+    if find_sources(make_recipe(values).data).is_builtin:
+        name += BUILTIN_MARK
+    return Planned(name, make_recipe(merge(values, _of_study(study, name, seed))), label, None, study.split)
 
 
 def _resolved(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -151,11 +164,11 @@ def _transfer(
 ) -> Planned:
     label = f"{base.label}-to-{target}" + ("" if method == "frozen" else f"-{method}")
     label += f"-{tracks}tracks" if tracks else ""
-    name = _named(label, seed)
+    name = _named(label, seed) + (BUILTIN_MARK if base.name.endswith(BUILTIN_MARK) else "")
     above = merge(read_recipe_values(find_recipe(SETTINGS)), block.settings)
     above = merge(above, merge(_of_study(study, name, seed), {"data": {"use_tracks": tracks}}))
     recipe = derive_recipe(base.recipe, base.name, [target], above, {"method": method})
-    return Planned(name, recipe, label, base.name)
+    return Planned(name, recipe, label, base.name, study.split)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -171,10 +184,39 @@ def state_of(run: Planned) -> str:
             f"{folder.path} was made with {key}={old!r}, the study now says {new!r}. "
             "Give the study another name, or remove that run."
         )
-    if folder.results.exists():
+    _check_base_is_the_same(run)
+    if _is_evaluated(run):
         return "evaluated"
-    finished = folder.provenance.exists() and read_provenance(folder).get("finished", False)
-    return "trained" if finished else "cut off"
+    return "trained" if _is_finished(folder) else "cut off"
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    return folder.provenance.exists() and bool(read_provenance(folder).get("finished", False))
+
+
+def _is_evaluated(run: Planned) -> bool:
+    """Whether all tracks of the study's split are scored."""
+    if not run.folder.results.exists():
+        return False
+    results = read_json(run.folder.results)
+    return results.get("split") == run.split and not results.get("partial")
+
+
+def _check_base_is_the_same(run: Planned) -> None:
+    """`RecipeError` where the base has been trained again since the transfer from it."""
+    base, stored = run.base_folder, run.folder.load_recipe().base
+    if base is None or stored is None or stored.sha256 is None or not base.backbone.is_file():
+        return
+    now = read_metadata(base.backbone).get("sha256")
+    if now != stored.sha256:
+        raise RecipeError(
+            f"{run.folder.path} was transferred from the backbone {stored.sha256}; {base.path} has {now} now. "
+            "Remove the transfer, or give the study another name."
+        )
+
+
+# Keys that say where things are and what is shown, not what is computed.
+PLACES = ("run", "data.root", "data.sources", "base.run", "base.sha256", "log", "train.workers")
 
 
 def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
@@ -183,7 +225,7 @@ def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any
         found: dict[str, tuple[Any, Any]] = {}
         for key in {**old, **new}:
             where = f"{path}.{key}" if path else key
-            if where not in ("run", "data.root", "base.run", "base.sha256", "log", "train.workers"):
+            if where not in PLACES:
                 found |= _differences(old.get(key), new.get(key), where)
         return found
     return {} if old == new else {path: (old, new)}
@@ -241,7 +283,8 @@ def _ready(
 
 def _environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    own = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    own = {"CUDA_VISIBLE_DEVICES": named.split(",")[slot % gpus].strip()} if gpus else {}
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), **own}
 
 
@@ -260,7 +303,22 @@ def in_own_process(arguments: Sequence[str], log: Path, environment: Mapping[str
 
 
 def carry_out(study: Study, run: Planned) -> None:
-    """Train, evaluate and, where asked for, measure forgetting: whatever of it is left to do, in this process."""
+    """Train, evaluate and, where asked for, measure forgetting: whatever of it is left to do, in this process.
+
+    Raises `UserError` where another process is at it, or the base is not trained to its end.
+    """
+    if run.base_folder is not None and not _is_finished(run.base_folder):
+        raise UserError(f"its base {run.base} is not trained to its end yet.")
+    lock = FileLock(Path(run.recipe.run.root) / "locks" / f"{run.name}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock.acquire(timeout=0):
+            _carry_out(study, run)
+    except Timeout:
+        raise UserError("another process is carrying it out.") from None
+
+
+def _carry_out(study: Study, run: Planned) -> None:
     state = state_of(run)
     if state == "cut off" and not run.folder.state.exists():
         shutil.rmtree(run.folder.path)  # it was stopped before its first state: nothing can be continued
@@ -272,7 +330,7 @@ def carry_out(study: Study, run: Planned) -> None:
         _, finished = resume(run.folder)
     if not finished:
         raise UserError("interrupted; the same command continues it.")
-    if not run.folder.results.exists():
+    if not _is_evaluated(run):
         evaluate(run.folder, split=study.split, excerpts=False)
     if _owes_forgetting(study, run):
         forgetting(run.folder, split=study.split)

@@ -23,6 +23,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from .checkpoint import read_provenance
+from .errors import RecipeError
 from .files import atomic_write, read_json, write_json, write_text
 from .study import Planned, Study, state_of
 
@@ -45,7 +46,7 @@ class Row:
     csdr: list[float]  # dB, median over frames, then over tracks
     trainable_parameters: int
     audio_hours: float
-    seconds: list[float]  # of training
+    seconds: list[float]  # of training, validation left out
     base_seconds: list[float]  # of training the base; empty for a base
     device: str
     n_test_tracks: int
@@ -59,7 +60,13 @@ def collect(runs: Sequence[Planned]) -> list[Row]:
     for run in runs:
         if run.name in done:
             by_label[run.label].append(run)
-    rows = []
+    rows: list[Row] = []
+    tested = {json.dumps(read_json(run.folder.results)["data"]["fingerprint"]) for run in done.values()}
+    if len(tested) > 1:
+        raise RecipeError(
+            f"the runs of this study were scored on {len(tested)} different sets of tracks; expected one. "
+            "Remove the results.json of those that are not on the data of now, and start the study again."
+        )
     for label, group in by_label.items():
         results = [read_json(run.folder.results) for run in group]
         rows += [_row(label, group, results, target) for target in results[0]["targets"]]
@@ -79,11 +86,11 @@ def _row(label: str, runs: Sequence[Planned], results: Sequence[Mapping[str, Any
         tracks=recipe.data.use_tracks,
         target=target,
         seeds=[run.recipe.train.seed for run in runs],
-        usdr=[_number(summary["estimate"]["usdr"]["mean"]) for summary in summaries],
-        csdr=[_number(summary["estimate"]["csdr"]["median"]) for summary in summaries],
+        usdr=[_score(summary, "usdr", "mean") for summary in summaries],
+        csdr=[_score(summary, "csdr", "median") for summary in summaries],
         trainable_parameters=first["model"]["trainable_parameters"],
         audio_hours=round(hours, 3),
-        seconds=[fact["seconds"] for fact in facts],
+        seconds=[_training_seconds(fact) for fact in facts],
         base_seconds=[_base_seconds(run) for run in runs if run.base],
         device=facts[0]["device"],
         n_test_tracks=summaries[0]["n_tracks"],
@@ -91,8 +98,14 @@ def _row(label: str, runs: Sequence[Planned], results: Sequence[Mapping[str, Any
     )
 
 
-def _number(value: float | None) -> float:
+def _score(summary: Mapping[str, Any], metric: str, statistic: str) -> float:
+    """NaN for a target that sounds on no track."""
+    value = summary.get("estimate", {}).get(metric, {}).get(statistic)
     return math.nan if value is None else value
+
+
+def _training_seconds(provenance: Mapping[str, Any]) -> float:
+    return round(provenance["seconds"] - provenance.get("validation_seconds", 0.0), 1)
 
 
 def _label_of(name: str | None) -> str | None:
@@ -101,7 +114,7 @@ def _label_of(name: str | None) -> str | None:
 
 def _base_seconds(run: Planned) -> float:
     base = type(run.folder)(run.folder.path.parent / str(run.base))
-    return read_provenance(base)["seconds"]
+    return _training_seconds(read_provenance(base))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -130,6 +143,17 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
         return MISSING
     mean = f"{statistics.fmean(known):.{digits}f}"
     return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Over seeds (n − 1); 0 for fewer than two."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.stdev(known) if len(known) > 1 else 0.0
 
 
 def _share(row: Row) -> str:
@@ -232,10 +256,11 @@ def plot_songs(rows: Sequence[Row]) -> Figure:
         lines[f"{row.base} to {row.target}, {row.method}"].append(row)
     most = max(row.tracks for row in rows)
     for label, points in lines.items():
+        if len(points) < 2:
+            continue
         points = sorted(points, key=lambda row: row.tracks or math.inf)
         x = [row.tracks or 2 * most for row in points]
-        spreads = [statistics.stdev(row.usdr) if len(row.usdr) > 1 else 0.0 for row in points]
-        means = [statistics.fmean(row.usdr) for row in points]
+        means, spreads = ([f(row.usdr) for row in points] for f in (_mean, _deviation))
         axis.errorbar(x, means, spreads, marker="o", capsize=3, label=label)
     ticks = sorted({row.tracks or 2 * most for row in rows})
     axis.set_xscale("log")
@@ -257,7 +282,7 @@ def plot_matrix(rows: Sequence[Row], what: str = "uSDR, dB") -> Figure:
     axis.set_yticks(range(len(bases)), bases)
     axis.set(xlabel="target", ylabel="base")
     known = [value for line in values for value in line if not math.isnan(value)]
-    middle = (min(known) + max(known)) / 2
+    middle = (min(known) + max(known)) / 2 if known else 0.0
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             text = MISSING if math.isnan(value) else f"{value:.2f}"
@@ -267,15 +292,14 @@ def plot_matrix(rows: Sequence[Row], what: str = "uSDR, dB") -> Figure:
 
 
 def _cell(rows: Sequence[Row], base: str, target: str) -> float:
-    values = [statistics.fmean(row.usdr) for row in rows if (row.base, row.target) == (base, target)]
+    values = [_mean(row.usdr) for row in rows if (row.base, row.target) == (base, target)]
     return values[0] if values else math.nan
 
 
 def plot_forgetting(rows: Sequence[Row]) -> Figure:
     """How the base's own heads changed, per transfer; bars are over seeds."""
     figure, axis = pyplot.subplots(figsize=(6, 0.4 * len(rows) + 1.4), layout="constrained")
-    spreads = [statistics.stdev(row.forgetting) if len(row.forgetting) > 1 else 0.0 for row in rows]
-    means = [statistics.fmean(row.forgetting) for row in rows]
+    means, spreads = ([f(row.forgetting) for row in rows] for f in (_mean, _deviation))
     axis.barh([row.label for row in rows], means, xerr=spreads, color="0.6")
     axis.axvline(0, color="black", linewidth=0.8)
     axis.invert_yaxis()

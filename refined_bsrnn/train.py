@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .checkpoint import (
     check_tensors,
     load_state,
     save_backbone,
+    save_head,
     save_state,
     save_weights,
     tensors_sha256,
@@ -224,7 +225,9 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0  # of training so far, validation included
+    validation_seconds: float = 0.0
     best_usdr: float | None = None
+    best_of: dict[str, float] = field(default_factory=dict)  # target → uSDR, where each head is kept by itself
     best_step: int = 0
     validated_step: int = 0
     looks_without_better: int = 0
@@ -479,8 +482,9 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         """uSDR on whole validation tracks, shared out over the processes; keeps the weights when they are the best."""
+        started = time.monotonic()
         if self.cache is not None:
-            left_gb = self.recipe.cache.max_gb - self.cache.n_bytes / GB
+            left_gb = (self.recipe.cache.max_gb - self.cache.n_bytes / GB) / self.accelerator.num_processes
             self.model.remembered = Remembered(self.cache.path / "validation", left_gb)
         with self._averaged_weights() if self.average else nullcontext():
             scores = self._scores()
@@ -491,6 +495,7 @@ class Trainer:
             self._keep_best(scores)
         self.model.remembered = None
         self.model.train()
+        self.progress.validation_seconds += time.monotonic() - started
         return scores
 
     def _scores(self) -> dict[str, float]:
@@ -509,16 +514,23 @@ class Trainer:
         return {**scores, "validation/usdr": sum(means.values()) / len(means)} if means else {}
 
     def _keep_best(self, scores: Mapping[str, float]) -> None:
-        value = scores.get("validation/usdr")
-        best = self.progress.best_usdr
-        if value is None or best is None or value > best:
-            self.progress = replace(
-                self.progress, best_usdr=value, best_step=self.progress.step, looks_without_better=0
-            )
-            if self.accelerator.is_main_process:
-                save_weights(self.run, self.model, trained=self._facts(value))
-        else:
-            self.progress.looks_without_better += 1
+        """Keep the weights that are the best so far: of every head by itself where heads have nothing in common."""
+        progress, mean = self.progress, scores.get("validation/usdr")
+        better_mean = _better(mean, progress.best_usdr)
+        improved = better_mean
+        if self.recipe.trains_heads_alone:
+            values = {name: scores.get(f"validation/{name}/usdr") for name in self.recipe.targets}
+            better = {name: value for name, value in values.items() if _better(value, progress.best_of.get(name))}
+            progress.best_of |= {name: value for name, value in better.items() if value is not None}
+            improved = bool(better)
+            for name, value in better.items():
+                if self.accelerator.is_main_process:
+                    save_head(self.run.head(name), self.model, name, trained=self._facts(value))
+        elif better_mean and self.accelerator.is_main_process:
+            save_weights(self.run, self.model, trained=self._facts(mean))
+        if better_mean:
+            progress.best_usdr, progress.best_step = mean, progress.step
+        progress.looks_without_better = 0 if improved else progress.looks_without_better + 1
 
     def _log_media(self) -> None:
         """Audio and spectrograms of mixture, reference and estimate from the first validation track."""
@@ -611,6 +623,7 @@ class Trainer:
             "parameters": {"trained": trained, "frozen": count_frozen(self.model)},
             "cache": self.cache.describe() if self.cache else None,
             "seconds": self.progress.seconds,
+            "validation_seconds": self.progress.validation_seconds,
             "steps_done": self.progress.step,
         }
 
@@ -621,9 +634,15 @@ class Trainer:
         p = self.progress
         columns = ["run", "steps", "best step", "best validation uSDR", "seconds"]
         values = {"best_step": p.best_step, "best_validation_usdr": p.best_usdr, "seconds": round(p.seconds, 1)}
+        values["validation_seconds"] = round(p.validation_seconds, 1)
         rows = [[self.run.name, p.step, p.best_step, p.best_usdr, p.seconds]]
         self.tracker.finish(columns, rows, steps_done=p.step, finished=True, **values)
         self.accelerator.wait_for_everyone()
+
+
+def _better(value: float | None, best: float | None) -> bool:
+    """Whether a score is the best so far; without a score the latest weights are."""
+    return value is None or best is None or value > best
 
 
 def count_frozen(model: BSRNN) -> int:
@@ -674,9 +693,13 @@ def new_run(recipe: Recipe, sources: Sources) -> tuple[Recipe, RunFolder]:
 
 
 def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accelerator: Accelerator) -> FeatureCache:
-    """The feature cache of a transfer, complete: what is missing of it is computed, shared out over the processes."""
+    """The feature cache of a transfer, complete: what is missing of it is computed, shared out over the processes.
+
+    A training on the same cache that is filling it is waited for.
+    """
     objective.to(accelerator.device).eval()
-    examples = RandomMixes(data.parts, recipe, recipe.cache.pool)
+    pool = min(recipe.cache.pool, recipe.train.steps * recipe.train.batch_size)
+    examples = RandomMixes(data.parts, recipe, pool)
 
     def features(mixture: Tensor) -> Tensor:
         with torch.no_grad(), accelerator.autocast():
@@ -685,19 +708,24 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
     probe = torch.zeros(1, recipe.data.channels, examples.length, device=accelerator.device)
     arrays = example_arrays(recipe, tuple(features(probe).shape[1:]))
     digest = tensors_sha256(objective.model.backbone.state_dict())
-    key = cache_key(recipe, digest, data.describe(), accelerator.mixed_precision)
-    cache = FeatureCache(key, arrays, recipe.cache.pool)
-    if accelerator.is_main_process:
-        says = cache.check_room(recipe.cache.max_gb)
-        cache.prepare()
-        say(f"Feature cache: {says}; {len(cache.missing_blocks())} of {cache.n_blocks} blocks to compute.")
-    accelerator.wait_for_everyone()
-    missing = cache.missing_blocks()
-    accelerator.wait_for_everyone()  # all have looked before one writes
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
-    fill(cache, examples, features, mine, accelerator.device, min(recipe.train.workers, os.cpu_count() or 1))
-    accelerator.wait_for_everyone()
-    return cache
+    key = cache_key(recipe, digest, data.describe(), pool, accelerator.mixed_precision)
+    cache = FeatureCache(key, arrays, pool)
+    with cache.alone() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            says = cache.check_room(recipe.cache.max_gb)
+            cache.prepare()
+            say(f"Feature cache: {says}; {len(cache.missing_blocks())} of {cache.n_blocks} blocks to compute.")
+        accelerator.wait_for_everyone()
+        missing = cache.missing_blocks()
+        accelerator.wait_for_everyone()  # all have looked before one writes
+        started = time.monotonic()
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        fill(cache, examples, features, mine, accelerator.device, min(recipe.train.workers, os.cpu_count() or 1))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            cache.add_seconds(time.monotonic() - started)
+        accelerator.wait_for_everyone()
+    return cache.checked()
 
 
 def write_run(run: RunFolder, recipe: Recipe, data: TrainingData) -> None:

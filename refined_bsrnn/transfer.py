@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoint import ADAPTER, RunFolder, backbone_file, find_run, load_backbone, load_strict, read_tensors
+from .checkpoint import ADAPTER, RunFolder, backbone_file, base_of, find_run, load_backbone, load_strict, read_tensors
 from .errors import RecipeError
 from .model import BSRNN
 from .progress import say
@@ -204,5 +204,5 @@ def resume(run: RunFolder) -> tuple[RunFolder, bool]:
     say(f"Resuming {run.path}.")
     if recipe.base is None:
         return run_training(recipe, BSRNN.from_recipe, run)
-    base = RunFolder(run.path.resolve() / recipe.base.run)
+    base = base_of(run)
     return run_training(recipe, lambda r: transfer_model(r, base, run.backbone)[0], run)

@@ -1,11 +1,13 @@
 """Low-rank updates: nothing at first, merged equals applied, the backbone untouched, saved with the head."""
 
+import json
+
 import pytest
 import torch
 from conftest import micro_recipe
 
 from refined_bsrnn.adapters import adaptable
-from refined_bsrnn.checkpoint import load_head, read_tensors, save_head
+from refined_bsrnn.checkpoint import load_head, read_tensors, save_head, tensors_sha256, write_tensors
 from refined_bsrnn.errors import CheckpointError, RecipeError
 from refined_bsrnn.model import BSRNN
 
@@ -106,18 +108,20 @@ def test_saved_in_the_heads_file_and_shared_by_heads_trained_together(tmp_path, 
 
 
 def test_an_adapter_in_a_file_is_loaded_strictly(tmp_path):
-    from refined_bsrnn.checkpoint import write_tensors
-
     model = network()
     model.add_adapter("lora", ["drums"], rank=2, alpha=4.0)
     path = tmp_path / "drums.safetensors"
     save_head(path, model, "drums")
     tensors, metadata = read_tensors(path, "head")
     tensors.pop(next(name for name in tensors if name.startswith("adapter/")))
-    write_tensors(path, tensors, metadata)
+    about = json.loads(metadata["adapter"])
+    own = {name.removeprefix("adapter/"): t for name, t in tensors.items() if name.startswith("adapter/")}
+    write_tensors(path, tensors, {**metadata, "adapter": {**about, "sha256": tensors_sha256(own)}})
     model.remove_head("drums")
     with pytest.raises(CheckpointError, match="is missing"):
         load_head(path, model, "drums")
+    assert "drums" not in model.targets
+    assert not model.adapters
 
 
 def test_rank_is_checked():

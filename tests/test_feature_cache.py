@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -44,12 +46,12 @@ CACHED = ("cache.enabled=true", "cache.pool=24")
 def test_training_from_the_cache_gives_the_losses_of_training_without_it(base, more, capsys):
     without = transfer_to(base, "without", *more)
     cached = transfer_to(base, "cached", *CACHED, *more)
-    assert "Feature cache: 24 mixtures of" in capsys.readouterr().err
+    assert "Feature cache: 20 mixtures of" in capsys.readouterr().err
     assert len(log(without)) == 10
     np.testing.assert_allclose(log(cached), log(without), rtol=2e-3)
     for key in ("validation/guitar/usdr", "validation/bass/usdr"):
         np.testing.assert_allclose(log(cached, key), log(without, key), atol=0.02)
-    assert read_provenance(cached)["cache"]["pool"] == 24
+    assert read_provenance(cached)["cache"]["pool"] == 20  # 10 steps of 2 need no more
     assert read_provenance(without)["cache"] is None
 
 
@@ -101,7 +103,7 @@ def test_resumes_bit_for_bit_from_the_cache(base, monkeypatch):
     ("change", "other"),
     [
         ({"overrides": ["train.lr=0.5"]}, False),
-        ({"overrides": ["train.steps=3"]}, False),
+        ({"overrides": ["train.steps=20", "cache.pool=20"]}, False),
         ({"overrides": ["head.hidden_layers=2"]}, False),
         ({"overrides": ["augment.remix=0.25"]}, True),
         ({"overrides": ["train.seed=3"]}, True),
@@ -117,7 +119,7 @@ def test_what_changes_the_numbers_is_another_cache(base, change, other):
     overrides = change.pop("overrides", [])
     transfer_to(base, "first", *CACHED)
     transfer_to(base, "second", *CACHED, *overrides, **change)
-    assert len(list((cache_folder() / "features").iterdir())) == (2 if other else 1)
+    assert len([p for p in (cache_folder() / "features").iterdir() if p.is_dir()]) == (2 if other else 1)
 
 
 # --- the files
@@ -187,7 +189,7 @@ def _fails_for(name, write):
     return fails
 
 
-@pytest.mark.parametrize("damage", ["truncated", "gone", "about", "marks"])
+@pytest.mark.parametrize("damage", ["truncated", "gone", "about", "empty about", "marks"])
 def test_a_damaged_one_is_made_again(tmp_path, damage):
     cache = filled(tmp_path)
     if damage == "truncated":
@@ -197,11 +199,56 @@ def test_a_damaged_one_is_made_again(tmp_path, damage):
         (cache.path / "mixture.f32").unlink()
     elif damage == "about":
         (cache.path / "about.json").write_text('{"key": "other"}')
+    elif damage == "empty about":
+        (cache.path / "about.json").write_text("")
     else:
         (cache.path / "done").unlink()
     again = small_cache(tmp_path)
     again.prepare()
     assert again.missing_blocks() == [0, 1, 2]
+
+
+def test_one_with_holes_is_never_read(tmp_path):
+    with pytest.raises(UserError, match="has changed while it was filled"):
+        filled(tmp_path, blocks=[0, 2]).checked()
+    cache = small_cache(tmp_path)
+    assert filled(tmp_path, cache.missing_blocks()).checked().missing_blocks() == []
+
+
+def test_a_second_training_waits_for_the_first(tmp_path, capsys):
+    order = []
+
+    def second():
+        with small_cache(tmp_path).alone():
+            order.append("second")
+
+    with small_cache(tmp_path).alone():
+        thread = threading.Thread(target=second)
+        thread.start()
+        for _ in range(200):
+            if "waiting" in capsys.readouterr().err:
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("nobody waits")
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: File exists"), small_cache(tmp_path / "file").alone():
+        pass
+    with pytest.raises(UserError, match="cannot be written"):
+        small_cache(tmp_path / "file").prepare()
+
+
+def test_the_time_to_fill_adds_up(tmp_path):
+    cache = filled(tmp_path)
+    cache.add_seconds(1.5)
+    small_cache(tmp_path).add_seconds(2.0)
+    assert cache.describe()["seconds_to_fill"] == 3.5
 
 
 def test_features_that_do_not_fit_16_bits_are_told(tmp_path):
@@ -252,10 +299,38 @@ def test_validation_features_are_remembered_by_content_up_to_a_size(tmp_path):
     remembered(second, compute)
     assert torch.equal(Remembered(tmp_path, 400e-9)(first, compute), expected)
     assert len(calls) == 2
+    next(tmp_path.glob("*.npy")).write_bytes(b"")  # a damaged one is computed again
+    Remembered(tmp_path, 400e-9)(first, compute)
+    Remembered(tmp_path, 400e-9)(second, compute)
+    assert len(calls) == 3
+    calls.pop()
     third = torch.randn(1, 1, 5, 20, dtype=torch.complex64)
     remembered(third, compute)
     remembered(third, compute)  # no room for it
     assert len(calls) == 4
+
+
+def test_a_batch_is_remembered_item_by_item(tmp_path):
+    sizes = []
+    compute = lambda x: sizes.append(len(x)) or torch.view_as_real(x)[..., :1].contiguous()  # noqa: E731
+    batch = torch.randn(3, 1, 5, 20, dtype=torch.complex64)
+    remembered = Remembered(tmp_path, 1.0)
+    expected = remembered(batch[:2], compute)
+    assert torch.equal(remembered(batch, compute)[:2], expected)
+    assert sizes == [2, 1]
+
+
+def test_stem_weights_are_part_of_the_key(base, tmp_path):
+    weights = tmp_path / "weights.csv"
+    for weight in ("0.5", "0.25"):
+        weights.write_text(f"track,stem,weight\nsong-1,guitar,{weight}\n")
+        transfer_to(base, f"w{weight}", *CACHED, f"data.stem_weights={weights}")
+    assert len([p for p in (cache_folder() / "features").iterdir() if p.is_dir()]) == 2
+
+
+def test_no_more_is_cached_than_is_used(base):
+    run = transfer_to(base, "few", "cache.enabled=true", "cache.pool=2000")
+    assert read_provenance(run)["cache"]["pool"] == 10 * run.load_recipe().train.batch_size
 
 
 # --- refusals

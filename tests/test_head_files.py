@@ -122,11 +122,33 @@ def test_tied_heads_stay(tmp_path):
         export(run, tmp_path / "out", ["vocals", "drums", "other"])
 
 
+def test_bridged_heads_are_exported_together_or_not_at_all(tmp_path):
+    root = write_songs(tmp_path / "songs")
+    recipe = micro_recipe(root, targets=["vocals", "drums", "bass"], head={"bridge": True})
+    run = train(replace(recipe, run=replace(recipe.run, name="bridged")))[0]
+    with pytest.raises(RecipeError, match="head.bridge is true: the head 'bass' cannot be left out"):
+        export(run, tmp_path / "out", ["vocals", "drums"])
+    with pytest.raises(UserError, match="head.bridge is true: .* 'drums' can be neither renamed nor removed"):
+        remove_head(run, "drums")
+    for name, estimate in estimates(export(run, tmp_path / "out")).items():
+        torch.testing.assert_close(estimate, estimates(run)[name])
+
+
+def test_a_head_that_cannot_be_loaded_leaves_nothing_behind(base, guitar):
+    tensors, metadata = read_tensors(guitar.head("guitar"), "head")
+    tensors.pop(next(iter(tensors)))
+    write_tensors(guitar.head("guitar"), tensors, {k: v for k, v in metadata.items() if k != "sha256"})
+    separator = Separator.from_pretrained(base.path)
+    with pytest.raises(CheckpointError, match="is missing"):
+        separator.load_head(guitar.head("guitar"))
+    assert set(separator.heads) == {"vocals", "drums"}
+
+
 def test_as_trains_a_stem_under_another_name(base):
-    assert main(["transfer", "--base", "mtl", "--target", "bass", "--as", "bass2", *QUICK[:3]]) == 0
-    run = RunFolder(Path("runs/mtl-to-bass2"))
-    assert run.head_names() == ["bass2"]
-    assert run.load_recipe().data.stems_of("bass2") == ("bass",)
+    assert main(["transfer", "--base", "mtl", "--target", "bass", "--as", "bass-2", *QUICK[:3]]) == 0
+    run = RunFolder(Path("runs/mtl-to-bass-2"))
+    assert run.head_names() == ["bass-2"]
+    assert run.load_recipe().data.stems_of("bass-2") == ("bass",)
 
 
 def test_verify_finds_what_is_wrong(base, guitar, capsys):
@@ -137,8 +159,12 @@ def test_verify_finds_what_is_wrong(base, guitar, capsys):
     tensors[first][0] = float("nan")
     write_tensors(base.head("guitar"), tensors, metadata)
     base.head("vocals").write_bytes(base.head("vocals").read_bytes()[:100])
+    changed, about = read_tensors(base.head("drums"), "head")
+    changed[first] += 1
+    write_tensors(base.head("drums"), changed, about)
     found = verify(base)
-    assert found["backbone"] == found["drums"] == "ok"
+    assert found["backbone"] == "ok"
+    assert "holds other weights than it was written with" in found["drums"]
     assert f"holds NaN or infinite numbers in {first}" in found["guitar"]
     assert "is damaged" in found["vocals"]
     assert main(["heads", "verify", "mtl", "--json"]) == 1
@@ -183,6 +209,7 @@ def test_exported_folder_stands_alone(base, guitar, tmp_path, capsys):
     assert f"{score['usdr']['mean']:.2f} / " in card
     assert "library_name: refined-bsrnn" in card
     assert str(tmp_path) not in "".join(p.read_text() for p in out.glob("*.*") if p.suffix in (".md", ".yaml", ".json"))
+    assert RunFolder(out).load_recipe().data.sources == ()
     # it is a base like any other
     again = transfer(
         transfer_recipe(RunFolder(out), ["bass"], "transfer", [f"data.root={tmp_path / 'songs'}", *QUICK])

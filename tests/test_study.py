@@ -2,18 +2,20 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import STEMS, micro_values, write_songs
+from filelock import FileLock
 
-from refined_bsrnn.checkpoint import read_tensors, tensors_sha256
+from refined_bsrnn.checkpoint import read_tensors, tensors_sha256, write_tensors
 from refined_bsrnn.cli import main
-from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
-from refined_bsrnn.study import carry_out, load_study, plan, run_study, state_of
+from refined_bsrnn.study import _environment, carry_out, load_study, plan, run_study, state_of
 from refined_bsrnn.study_report import AUDIO, collect, curve_of, markdown, report_study, spread
 
 
@@ -159,8 +161,6 @@ def test_what_fails_is_told_and_stops_only_what_needs_it(write):
 
 
 def study_folder(study):
-    from pathlib import Path
-
     return Path(study.root) / study.study / "report"
 
 
@@ -170,6 +170,69 @@ def test_another_recipe_under_the_same_name_is_refused(write):
     _, others = planned(write(transfers=[], seeds=[0]), "common.train.lr=0.5")
     with pytest.raises(RecipeError, match=r"was made with train\.lr=0\.001, the study now says 0\.5"):
         state_of(others[0])
+
+
+def test_what_is_evaluated_on_another_split_is_evaluated_again(write):
+    study, runs = planned(write(transfers=[], seeds=[0], split="train"))
+    assert run_here(study, runs) == []
+    study, runs = planned(write(transfers=[], seeds=[0]))
+    assert {state_of(run) for run in runs} == {"trained"}
+    assert run_here(study, runs) == []
+    assert {json.loads(run.folder.results.read_text())["split"] for run in runs} == {"test"}
+
+
+def test_a_base_that_was_trained_again_is_noticed(write):
+    study, runs = planned(write(seeds=[0], bases={"drums": {"targets": ["drums"]}}), TO_BASS)
+    assert run_here(study, runs) == []
+    base, head = runs
+    tensors, metadata = read_tensors(base.folder.backbone, "backbone")
+    write_tensors(base.folder.backbone, tensors, {**metadata, "sha256": "0" * 64})
+    with pytest.raises(RecipeError, match="was transferred from the backbone .*; .* has 0000"):
+        state_of(head)
+
+
+TO_BASS = "transfers=[{bases: [drums], targets: [bass], settings: {train: {steps: 1}}}]"
+
+
+def test_nothing_is_transferred_from_a_base_that_is_not_finished(write):
+    study, runs = planned(write(seeds=[0], bases={"drums": {"targets": ["drums"]}}), TO_BASS)
+    assert run_here(study, runs[1:]) == ["drums-to-bass.s0: its base drums.s0 is not trained to its end yet."]
+
+
+def test_two_processes_do_not_carry_out_one_run(write):
+    study, runs = planned(write(transfers=[], seeds=[0]))
+    lock = FileLock(Path(runs[0].recipe.run.root) / "locks" / f"{runs[0].name}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True)
+    with lock, pytest.raises(UserError, match="another process is carrying it out"):
+        carry_out(study, runs[0])
+
+
+def test_without_data_the_runs_say_that_they_are_builtin(write):
+    path = write()
+    values = yaml.safe_load(path.read_text())
+    values["common"]["data"] = {"root": None}
+    path.write_text(yaml.safe_dump(values))
+    _, runs = planned(path)
+    assert [run.name for run in runs if run.label == "drums-to-bass"] == [f"drums-to-bass.s{i}-builtin" for i in (0, 1)]
+    assert runs[-1].base == "drums-v7.s1-builtin"
+
+
+def test_a_study_of_several_sources_resumes(write, tmp_path):
+    path = write(transfers=[], seeds=[0], bases={"drums": {"targets": ["drums"]}})
+    override = f"common.data.sources=[{{root: {tmp_path / 'songs'}}}]"
+    study, runs = planned(path, override, "common.data.root=null")
+    assert run_here(study, runs) == []
+    assert state_of(runs[0]) == "evaluated"
+    assert len(report_study(study, runs, study_folder(study))) == 1
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, ["0", "1", "0"]), ("5,MIG-a", ["5", "MIG-a", "5"])])
+def test_every_process_has_a_gpu_of_those_that_are_visible(monkeypatch, visible, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [_environment(slot, 3, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == expected
+    assert "CUDA_VISIBLE_DEVICES" not in _environment(0, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,14 @@ import torch
 from conftest import STEMS, micro_recipe, write_songs
 
 from refined_bsrnn.checkpoint import RunFolder, backbone_file, load_model, read_provenance, read_tensors
-from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.cli import main
+from refined_bsrnn.data import load_track
+from refined_bsrnn.errors import CheckpointError, DataError, RecipeError
+from refined_bsrnn.forgetting import forgetting
+from refined_bsrnn.head_files import list_heads
+from refined_bsrnn.metrics import usdr
 from refined_bsrnn.recipe import BaseSpec
+from refined_bsrnn.separate import Separator
 from refined_bsrnn.sources import track_table, tracks_of, use_part
 from refined_bsrnn.train import Trainer, train
 from refined_bsrnn.transfer import METHODS, check_name_is_free, resume, transfer, transfer_recipe
@@ -103,6 +109,36 @@ def test_two_heads_trained_together_equal_two_trained_apart(base):
             torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-4)
 
 
+def test_each_head_is_kept_at_its_own_best(base, monkeypatch):
+    """One rises, the other falls: the mean says nothing about either."""
+    scores = iter([(0.0, 3.0), (1.0, 2.0), (5.0, 1.0)])
+
+    def faked(self):
+        guitar, bass = next(scores)
+        return {"validation/guitar/usdr": guitar, "validation/bass/usdr": bass, "validation/usdr": (guitar + bass) / 2}
+
+    monkeypatch.setattr(Trainer, "_scores", faked)
+    run = transfer_to(base, "guitar", "bass", overrides=["train.steps=6", "train.validate_every=2"])
+    trained = {head.name: head.trained for head in list_heads(run)}
+    assert (trained["guitar"]["steps"], trained["guitar"]["validation_usdr"]) == (6, 5.0)
+    assert (trained["bass"]["steps"], trained["bass"]["validation_usdr"]) == (2, 3.0)
+
+
+def test_with_low_rank_updates_recurrent_layers_are_in_training_mode(base, monkeypatch):
+    """cuDNN gives no gradient otherwise, which no CPU would tell."""
+    modes = []
+    forward = torch.nn.LSTM.forward
+
+    def spy(self, *args):
+        modes.append((torch.is_grad_enabled(), self.training))
+        return forward(self, *args)
+
+    monkeypatch.setattr(torch.nn.LSTM, "forward", spy)
+    transfer_to(base, "guitar", method="lora")
+    assert (True, True) in modes
+    assert (True, False) not in modes
+
+
 def test_a_head_starts_from_another(base):
     recipe = transfer_recipe(base, ["guitar"], "transfer", ALL_STEMS, init_from="drums")
     from refined_bsrnn.transfer import transfer_model
@@ -173,3 +209,46 @@ def test_the_methods_of_the_recipe_are_those_there_are():
     import typing
 
     assert typing.get_args(typing.get_type_hints(BaseSpec)["method"]) == tuple(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rank", "4"], "--rank does something with --method lora only"),
+        (["--blocks", "1", "--method", "lora"], "--blocks does something with --method partial only"),
+        (["--cache-max-gb", "1"], "--cache-max-gb does something with --cache only"),
+        (["--tracks", "0"], "--tracks is 0; expected 1 or more"),
+        (["--as", "a", "b"], "--as gives 2 names for 1 targets"),
+    ],
+)
+def test_words_that_would_do_nothing_are_refused(base, words, message, capsys):
+    assert main(["transfer", "--base", "mtl", "--target", "guitar", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_resuming_without_the_base_says_so(base):
+    run = transfer_to(base, "guitar", overrides=["train.checkpoint_every=1"])
+    base.path.rename(base.path.with_name("elsewhere"))
+    with pytest.raises(CheckpointError, match=r"was transferred from \.\./mtl, and there is no run at"):
+        resume(run)
+
+
+def test_what_a_base_forgets_when_it_is_trained_on(base, tmp_path):
+    tuned = transfer_to(base, "guitar", method="full", overrides=["train.lr=0.05"])
+    found = forgetting(tuned)
+    models = {"before": load_model(base), "after": load_model(base)}
+    models["after"].backbone.load_state_dict(load_model(tuned).backbone.state_dict())
+    track = tracks_of(track_table(tmp_path / "songs", ("test",)))[0]
+    mixture, stems, _ = load_track(track, ["vocals", "drums"])
+    for when, model in models.items():
+        estimates = Separator(model).separate(mixture, track.sample_rate_hz)
+        for name in ("vocals", "drums"):
+            assert found[when][name] == pytest.approx(usdr(stems[name], estimates[name]), abs=1e-4)
+            assert found["change"][name] == pytest.approx(found["after"][name] - found["before"][name])
+    assert found["mean"] != 0
+    assert forgetting(transfer_to(base, "guitar", method="lora"))["mean"] == 0.0
+    with pytest.raises(RecipeError, match="is no transfer"):
+        forgetting(base)
+    other = write_songs(tmp_path / "other", stems=("flute",))
+    with pytest.raises(DataError, match="no test track has a stem of the base's heads"):
+        forgetting(tuned, str(other))
