@@ -596,8 +596,11 @@ def can_give(song: Song, part: str, lead: Song) -> bool:
 
 
 def _leads(songs: Sequence[Song]) -> list[int]:
-    """The songs whose parts can be what a mixture is made of: those that are not a single stem."""
-    return [i for i, song in enumerate(songs) if song.sums and len(song.parts) > 1]
+    """The songs whose parts can be what a mixture is made of: those that are not a single stem.
+
+    A mixture in which all targets are known to be silent is one: it is all rest.
+    """
+    return [i for i, song in enumerate(songs) if song.sums and (len(song.parts) > 1 or REST in song.parts)]
 
 
 def _all_together(songs: Sequence[Song]) -> Song:

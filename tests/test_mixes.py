@@ -145,6 +145,21 @@ def test_single_stems_are_mixed_to_each_other_even_without_remix(tmp_path):
     }
 
 
+def test_mixtures_without_the_target_teach_silence_where_the_recipe_says_so(tmp_path):
+    write_tones(tmp_path / "train" / "a", {"guitar": ["guitar"], "mixture": ["guitar", "vocals"]}, seed=0)
+    write_tones(tmp_path / "train" / "b", {"mixture": ["drums", "bass"]}, seed=1)
+    values = {"data": {"root": str(tmp_path), "missing_stem": "silent"}, "augment": {"remix": 0.5}}
+    recipe = micro_recipe(tmp_path, targets=["guitar"], **values)
+    parts = make_parts(tracks_of(track_table(tmp_path, ["train"])), recipe.targets, recipe.data)
+    examples = [RandomMixes(parts, recipe, 40)[i] for i in range(40)]
+    assert all(example["present"].all() for example in examples)
+    silent = [example for example in examples if not example["stems"].any()]
+    assert 10 < len(silent) < 30
+    assert all(example["mixture"].any() for example in silent)
+    for example in examples:
+        assert torch.allclose(heard(example["mixture"])["guitar"], heard(example["stems"][0])["guitar"], atol=1e-5)
+
+
 def test_a_target_with_nothing_beside_it(tmp_path):
     write_tones(tmp_path / "train" / "a", {"guitar": ["guitar"]}, seed=0)
     write_tones(tmp_path / "train" / "b", {"vocals": ["vocals"], "mixture": ["vocals", "guitar"]}, seed=1)
