@@ -21,11 +21,21 @@ from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 
-from .checkpoint import RunFolder, backbone_file, find_run, load_model, read_tensors, write_tensors
+from .checkpoint import (
+    RunFolder,
+    backbone_file,
+    find_run,
+    load_model,
+    read_tensors,
+    save_backbone,
+    save_head,
+    write_tensors,
+)
 from .errors import RecipeError, UserError
 from .files import read_json, write_bytes, write_json, write_text
 from .head_files import HeadFacts, list_heads
-from .recipe import RunSpec, dump_recipe
+from .model import BSRNN
+from .recipe import Recipe, RunSpec, dump_recipe
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
 FILES = ["README.md", "recipe.yaml", "provenance.json", "results.json", "*.safetensors"]
@@ -74,17 +84,10 @@ def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
 
 def _write(run: RunFolder, whole: RunFolder, names: Sequence[str]) -> None:
     recipe = run.load_recipe()
-    if recipe.tie:
-        missing = [name for name in run.head_names() if name not in names]
-        if missing:
-            raise RecipeError(f"{recipe.tie}: the head {missing[0]!r} cannot be left out.")
-        targets = recipe.targets
-    else:
-        targets = tuple(names)
-    data = replace(recipe.data, root=None, sources=(), stem_weights=None)
-    loss = replace(recipe.loss, target_weights={k: v for k, v in recipe.loss.target_weights.items() if k in targets})
-    alone = replace(recipe, targets=targets, base=None, data=data, loss=loss, run=RunSpec(name=run.name))
-    write_text(whole.recipe, dump_recipe(alone))
+    missing = [name for name in run.head_names() if name not in names]
+    if recipe.tie and missing:
+        raise RecipeError(f"{recipe.tie}: the head {missing[0]!r} cannot be left out.")
+    write_text(whole.recipe, dump_recipe(_alone(recipe, tuple(names), run.name)))
     tensors, metadata = read_tensors(backbone_file(run), "backbone")
     write_tensors(whole.backbone, tensors, metadata)
     for name in names:
@@ -95,6 +98,40 @@ def _write(run: RunFolder, whole: RunFolder, names: Sequence[str]) -> None:
     if results is not None:
         shutil.copyfile(run.results, whole.results)
     write_text(whole.path / "README.md", model_card(run.name, list_heads(whole), provenance, results))
+
+
+def save_model(model: BSRNN, out: Path) -> RunFolder:
+    """Write a network as it is in memory, with all of its heads, into the new folder ``out``, with a model card.
+
+    As `export`, for heads that were attached or trained by one's own code.
+    """
+    if out.exists():
+        raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
+    if not model.heads:
+        raise RecipeError("the network has no head to save.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        whole = RunFolder(Path(temporary) / out.name)
+        write_text(whole.recipe, dump_recipe(_alone(model.recipe, tuple(model.targets), out.name)))
+        save_backbone(whole.backbone, model)
+        for name in model.heads:
+            save_head(whole.head(name), model, name)
+        write_text(whole.path / "README.md", model_card(out.name, list_heads(whole), {}, None))
+        whole.path.replace(out)
+    return RunFolder(out)
+
+
+def _alone(recipe: Recipe, targets: tuple[str, ...], name: str) -> Recipe:
+    """The recipe of a network that needs no other run and names no place on a machine."""
+    weights = {key: value for key, value in recipe.loss.target_weights.items() if key in targets}
+    return replace(
+        recipe,
+        targets=recipe.targets if recipe.tie else targets,
+        base=None,
+        data=replace(recipe.data, root=None, sources=(), stem_weights=None),
+        loss=replace(recipe.loss, target_weights=weights),
+        run=RunSpec(name=name),
+    )
 
 
 def _without_paths(provenance: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ few chunks are in memory at a time.
 """
 
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from .audio import AudioReader, Resampler, open_audio
 from .checkpoint import load_head, load_model, save_head
 from .errors import AudioError, RecipeError, UserError
 from .head_files import head_facts
-from .hub import find_model
+from .hub import find_model, push_to_hub, save_model
 from .level import OF_WHOLE_TRACKS, Level
 from .model import BSRNN
 from .recipe import HeadSpec, check_target_name
@@ -363,6 +364,16 @@ class Separator:
         """Write a head into a file of its own, which `load_head` attaches to the same backbone anywhere."""
         self.model.check_targets([name])
         save_head(Path(path), self.model, name)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write backbone and heads as they are into a new folder, with a model card; `from_pretrained` reads it."""
+        return save_model(self.model, Path(folder)).path
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Put backbone and heads as they are on the Hugging Face hub as ``owner/name``; returns the address."""
+        with tempfile.TemporaryDirectory() as folder:
+            saved = self.save_pretrained(Path(folder) / repo_id.rpartition("/")[2])
+            return push_to_hub(saved, repo_id, private=private, token=token)
 
     def remove_head(self, name: str) -> None:
         """Take a head off; the estimates of all others stay what they were."""

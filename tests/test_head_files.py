@@ -261,6 +261,9 @@ def test_push_hands_the_folder_to_the_hub(base, tmp_path, monkeypatch):
             return "https://hub/me/mtl"
 
     monkeypatch.setattr("refined_bsrnn.hub.HfApi", Api)
+    assert Separator.from_pretrained(base.path).push_to_hub("me/mtl") == "https://hub/me/mtl"
+    assert calls.pop()[2].name == "mtl"
+    calls.clear()
     assert push_to_hub(folder, "me/mtl", token="t") == "https://hub/me/mtl"
     assert calls == [("token", "t"), ("create", "me/mtl", True), ("upload", "me/mtl", folder)]
     with pytest.raises(RecipeError, match="'mtl' is no hub model; expected owner/name"):
@@ -282,6 +285,16 @@ def test_separator_takes_and_gives_heads(base, guitar, tmp_path):
     separator.save_head("lead", tmp_path / "lead.safetensors")
     assert head_facts(tmp_path / "lead.safetensors").name == "lead"
     separator.add_head("fresh")
+    saved = separator.save_pretrained(tmp_path / "mine")
+    assert set(verify(RunFolder(saved)).values()) == {"ok"}
+    again = Separator.from_pretrained(saved)
+    mixture = torch.randn(1, 2, 3000, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        for name, estimate in separator.model(mixture).items():
+            torch.testing.assert_close(again.model(mixture)[name], estimate)
+    assert head_facts(saved / "heads" / "guitar.safetensors").trained["run"] == "mtl-to-guitar"
+    with pytest.raises(RecipeError, match="exists already and is not overwritten"):
+        separator.save_pretrained(saved)
     separator.remove_head("lead")
     assert set(separator.heads) == {"vocals", "drums", "guitar", "fresh"}
     with pytest.raises(UserError, match="there is no head 'lead'"):
