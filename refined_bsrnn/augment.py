@@ -109,6 +109,33 @@ def low_pass(audio: Tensor, cutoff_hz: float, sample_rate_hz: int) -> Tensor:
     return torch.fft.irfft(torch.fft.rfft(audio, padded) * gains, padded)[..., :length]
 
 
+DIFFUSE_FROM_SECONDS = 0.01  # where the first reflections of a small room are
+
+
+def _room(spec: AugmentSpec, random: Random) -> tuple[float, float, int] | None:
+    """Reverberation time in seconds, level in dB, and the seed of the reflections."""
+    seconds = _range(spec.reverb, spec.reverb_seconds, random)
+    return None if seconds is None else (seconds, random.uniform(*spec.reverb_db), int(random.integers(2**31)))
+
+
+def reverb(audio: Tensor, room: tuple[float, float, int], sample_rate_hz: int) -> Tensor:
+    """The sound and its diffuse reverberation, of so many dB against the sound itself; (C, L) → (C, L).
+
+    The reflections are noise, of its own in every channel, that falls by 60 dB in its time (Moorer, 1979);
+    convolved by torchaudio.
+    """
+    from torchaudio.functional import fftconvolve
+
+    seconds, level_db, seed = room
+    n_samples = max(1, round(seconds * sample_rate_hz))
+    time = torch.arange(n_samples) / sample_rate_hz
+    noise = torch.randn(len(audio), n_samples, generator=torch.Generator().manual_seed(seed))
+    impulse = noise * 10.0 ** (-3.0 * time / seconds) * (time >= DIFFUSE_FROM_SECONDS)
+    energy = impulse.square().sum(-1, keepdim=True).clamp(min=1e-12)
+    impulse = impulse / energy.sqrt() * 10.0 ** (level_db / 20.0)
+    return audio + fftconvolve(audio, impulse)[..., : audio.shape[-1]]
+
+
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +176,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "channel_swap": Augmentation(
         "part", lambda spec, random: _sometimes(spec.channel_swap, random), lambda x, *_: x.flip(0)
     ),
+    "reverb": Augmentation("part", _room, reverb),
     "gain_db": Augmentation("part", _gain, lambda x, gain, _: x * gain),
     "low_pass": Augmentation("mixture", _cutoff, low_pass),
     "codec": Augmentation("mixture", _codec, lambda x, codec, rate_hz: through_codec(x, rate_hz, *codec)),

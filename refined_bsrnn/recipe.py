@@ -164,6 +164,9 @@ class AugmentSpec:
     tempo_percent: tuple[float, float] = (-10.0, 10.0)
     pitch: float = _number(0.0, at_least=0)  # per song of the mixture: pitch alone, by both
     pitch_semitones: tuple[float, float] = (-2.0, 2.0)
+    reverb: float = _number(0.0, at_least=0)  # per part
+    reverb_seconds: tuple[float, float] = (0.2, 1.5)  # the time in which it falls by 60 dB
+    reverb_db: tuple[float, float] = (-24.0, -6.0)  # its level against the part
     low_pass: float = _number(0.0, at_least=0)  # per example, all parts alike
     low_pass_hz: tuple[float, float] = (3000.0, 16000.0)
     codec: float = _number(0.0, at_least=0)  # per example, all parts alike: mp3 or Ogg Vorbis and back
@@ -497,6 +500,8 @@ def _check_augment(augment: AugmentSpec) -> None:
         ("pitch_semitones", -12.0, 12.0),
         ("low_pass_hz", 20.0, math.inf),
         ("codec_level", 0.0, 0.99),
+        ("reverb_seconds", 0.02, 10.0),
+        ("reverb_db", -100.0, 20.0),
     ):
         low, high = getattr(augment, name)
         if low < lowest or high > highest:

@@ -8,7 +8,7 @@ import torch
 from conftest import RATE, STEMS, micro_recipe, micro_values
 
 from refined_bsrnn.audio import stretch, through_codec
-from refined_bsrnn.augment import AUGMENTATIONS, Streams, augmented, is_on, low_pass, music_taken
+from refined_bsrnn.augment import AUGMENTATIONS, Streams, augmented, is_on, low_pass, music_taken, reverb
 from refined_bsrnn.data import RandomMixes, make_parts
 from refined_bsrnn.errors import AudioError, RecipeError
 from refined_bsrnn.recipe import AUGMENT_PRESETS, AugmentSpec, load_recipe, make_recipe
@@ -213,6 +213,19 @@ def test_a_codec_keeps_place_length_and_level(codec, level):
     assert not torch.equal(decoded, audio)
     worse = through_codec(audio + level * 0.1 * torch.randn(2, RATE_HZ), RATE_HZ, codec, 0.95)
     assert level_db((worse - audio)[:, 3000:-3000], audio) > level_db(error, audio)
+
+
+def test_reverberation_falls_by_60_db_in_its_time_and_has_its_level():
+    click = torch.zeros(2, RATE_HZ)
+    click[:, 100] = 1.0
+    tail = reverb(click, (0.5, -10.0, 3), RATE_HZ) - click
+    assert level_db(tail * RATE_HZ**0.5, torch.ones(2, RATE_HZ)) == pytest.approx(-10.0, abs=0.1)  # of all energy
+    assert not tail[:, : 100 + 441].abs().max() > 1e-6  # nothing before the first reflection
+    early, late = (tail[:, 100 + round(t * RATE_HZ) :][:, :2000] for t in (0.05, 0.3))
+    assert level_db(late, early) == pytest.approx(-60 * 0.25 / 0.5, abs=1.5)
+    assert torch.corrcoef(tail)[0, 1].abs() < 0.1  # the channels reflect for themselves
+    assert torch.equal(reverb(click, (0.5, -10.0, 3), RATE_HZ) - click, tail)
+    assert not torch.allclose(reverb(click, (0.5, -10.0, 4), RATE_HZ) - click, tail)
 
 
 def test_rates_that_mp3_does_not_have():
