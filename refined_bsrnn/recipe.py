@@ -625,7 +625,9 @@ def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> d
     """
     values = read_yaml(path) if values is None else dict(values)
     if "extends" in values:
-        base = find_recipe(path.parent / values.pop("extends"))
+        name = values.pop("extends")
+        beside = path.parent / name
+        base = beside if beside.is_file() else find_recipe(name)
         below = read_yaml(base)
         if "extends" in below:
             raise RecipeError(f"{path} extends {base.name}, which extends another; one level is allowed.")
@@ -636,7 +638,7 @@ def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> d
 def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """The checked recipe of a YAML file with ``key=value`` overrides applied.
 
-    ``extends: other.yaml`` (one level, beside the file) names a recipe whose values are taken where this one is silent.
+    ``extends: other.yaml`` (one level; beside the file, or one that comes with the package) names a recipe whose values are taken where this one is silent.
     Raises `RecipeError` for a file that is not there, an unknown key, a wrong type or a value out of bounds.
     """
     return make_recipe(read_recipe_values(find_recipe(path_or_name)), overrides)

@@ -147,6 +147,11 @@ def test_extends_one_level(tmp_path):
     assert (recipe.targets, recipe.train.steps, recipe.train.lr, recipe.backbone.features) == (("drums",), 4, 1.0, 32)
     with pytest.raises(RecipeError, match="one level is allowed"):
         load_recipe(tmp_path / "c.yaml")
+    (tmp_path / "d.yaml").write_text("extends: micro.yaml\nsize: tiny\n")  # one that comes with the package
+    assert load_recipe(tmp_path / "d.yaml").stft.hop == load_recipe("micro").stft.hop
+    (tmp_path / "e.yaml").write_text("extends: gone.yaml\n")
+    with pytest.raises(RecipeError, match="there is no recipe 'gone.yaml'"):
+        load_recipe(tmp_path / "e.yaml")
 
 
 @pytest.mark.parametrize(
