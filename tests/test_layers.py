@@ -1,6 +1,7 @@
 """The layout: which module may import which, what may import torch, how long a function may be."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,14 @@ def test_public_functions_say_what_they_are(path):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             one_idea = len(node.body) <= 2  # a line or two that says it itself
             assert ast.get_docstring(node) or one_idea, f"{path.name}: {node.name}"
+
+
+def test_the_table_in_contributing_is_this_one():
+    """Every module once, with its layer; a new one is found there."""
+    listed = {}
+    for line in (PACKAGE.parent / "CONTRIBUTING.md").read_text().splitlines():
+        row = re.match(r"\| (\d+) \| (.*?) \|", line)
+        for module in re.findall(r"`(\w+)\.py`", row[2]) if row else []:
+            assert module not in listed, f"{module} stands there twice"
+            listed[module] = int(row[1])
+    assert listed == {module: layer for module, layer in LAYER.items() if module != "__init__"}
