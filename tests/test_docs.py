@@ -11,6 +11,8 @@ from refined_bsrnn.benchmark import VARIANTS, architecture_markdown, variant_rec
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.report import report
+from refined_bsrnn.study import load_study
+from refined_bsrnn.study_report import Row, markdown
 
 ROOT = Path(__file__).parent.parent
 RUNS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/results.json"))
@@ -86,3 +88,17 @@ def test_links_and_recipes_of_a_document_are_there(path):
             assert (path.parent / link).exists(), link
     for name in re.findall(r"recipes/(\w+)\.yaml", text):
         assert (recipe_folder() / f"{name}.yaml").exists(), name
+
+
+STUDIES = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/study.json"))
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda p: p.name)
+def test_every_number_of_a_study_is_that_of_its_file(folder):
+    """The table in the document, and the one beside the file, are what `report_study` makes of the file."""
+    rows = [Row(**row) for row in json.loads((folder / "study.json").read_text())["rows"]]
+    study, _ = load_study(folder / "study.yaml")
+    made = table_rows(markdown(study, rows))
+    assert table_rows((folder / "study.md").read_text()) == made
+    section = (ROOT / "docs" / "results.md").read_text().split(f"## Study {folder.name}")[1].split("\n## ")[0]
+    assert table_rows(section) == made
