@@ -638,7 +638,8 @@ def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> d
 def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """The checked recipe of a YAML file with ``key=value`` overrides applied.
 
-    ``extends: other.yaml`` (one level; beside the file, or one that comes with the package) names a recipe whose values are taken where this one is silent.
+    ``extends: other.yaml`` (one level; beside the file, or one that comes with the package) names a recipe whose values
+    are taken where this one is silent.
     Raises `RecipeError` for a file that is not there, an unknown key, a wrong type or a value out of bounds.
     """
     return make_recipe(read_recipe_values(find_recipe(path_or_name)), overrides)
