@@ -16,8 +16,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from refined_bsrnn.recipe import Recipe, make_recipe
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 RATE = 8000
 STEMS = ("vocals", "drums", "bass", "other")
