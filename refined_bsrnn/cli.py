@@ -181,6 +181,19 @@ def separate(args: argparse.Namespace) -> int:
     return int(any(result.problem for result in results))
 
 
+def app(args: argparse.Namespace) -> int:
+    """Separate songs in a browser: drop a song, mix and download its stems. Nothing uploaded is kept."""
+    from .app import Server, Studio, serve
+    from .progress import say
+    from .separate import Separator
+
+    separator = Separator.from_pretrained(args.model, device=args.device, root=args.root)
+    studio = Studio(separator, Path(args.model).name, args.max_mb, args.keep_minutes * 60)
+    with _terminated_as_interrupted(), Server(studio, args.host, args.port) as server:
+        serve(server, say)
+    return 0
+
+
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM, too, leaves no half-written file."""
@@ -557,6 +570,7 @@ def parser() -> argparse.ArgumentParser:
         ("transfer", transfer, "learn heads for new targets on a base's backbone", _transfer_arguments),
         ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
+        ("app", app, "separate songs in a browser: one page, served by this machine", _app_arguments),
         ("compare", compare, "run a whole study: bases × targets × methods × seeds", _compare_arguments),
         ("heads", heads, "the heads of a run: list, add, remove, rename, export, verify", _heads_arguments),
         ("report", report, "compare runs: tables, figures and a page to listen to", _report_arguments),
@@ -656,6 +670,18 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
     _device(p)
     _root(p)
     _json(p)
+
+
+def _app_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", required=True, metavar="RUN", help="a run's name or folder")
+    p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: this machine alone)")
+    p.add_argument("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
+    p.add_argument("--max-mb", type=float, default=500.0, metavar="MB", help="how large a song may be (default: 500)")
+    p.add_argument(
+        "--keep-minutes", type=float, default=60.0, metavar="M", help="delete what nobody asks for (default: 60)"
+    )
+    _device(p)
+    _root(p)
 
 
 def _batch(text: str) -> int | str:

@@ -22,7 +22,7 @@ LAYERS = [
     {"hub"},
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
     {"evaluate", "label_noise", "live", "stems", "train"},
-    {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
+    {"app", "benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
     {"data_speed", "study"},
     {"study_report"},
     {"benchmark_transfer", "cli"},

@@ -1,0 +1,449 @@
+"""Separation in a browser: one page, served from this machine, that needs nothing but the standard library.
+
+    page ──song──> queue ──one at a time──> stems in a temporary folder ──> players, downloads ──> deleted
+
+What is uploaded lies in a temporary folder only: a song and its stems go when the page is left, when nobody has asked
+for them for a while, and all of it when the server ends.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from .errors import AudioError, RecipeError, UserError
+from .separate import Separator, open_source
+from .stems import Ensemble, Job, Result, Voice, Wanted, outputs, separate_song
+
+FOLDER = Path(__file__).parent / "app_page"
+PAGES = {
+    "/": ("app.html", "text/html; charset=utf-8"),
+    "/app.css": ("app.css", "text/css; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+}
+TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".zip": "application/zip"}
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self'; img-src data:"
+MAX_SONGS = 32  # on disk at a time, over all users
+MAX_HEADS = 32  # added by users: they stay in memory
+MAX_HEAD_MB = 256
+PIECE = 1 << 20  # bytes
+
+
+class Refused(UserError):
+    """A request that cannot be fulfilled, with its HTTP status."""
+
+    def __init__(self, status: HTTPStatus, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class _Dropped(Exception):
+    """Nobody wants the song any more."""
+
+
+@dataclass
+class Song:
+    """One upload and what becomes of it."""
+
+    folder: Path
+    path: Path
+    heads: list[str]
+    residual: bool
+    seconds: float | None  # of audio, where the file says
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    state: str = "waiting"  # then working; then done or failed
+    share: float = 0.0
+    started: float = 0.0
+    asked: float = field(default_factory=time.monotonic)  # when the page was last heard of
+    problem: str = ""
+    result: Result | None = None
+    dropped: bool = False
+
+    def facts(self, ahead: int) -> dict[str, Any]:
+        """What the page shows."""
+        facts = {"id": self.id, "track": self.path.stem, "state": self.state, "share": self.share, "ahead": ahead}
+        if self.state == "working" and self.share > 0:
+            facts["seconds_left"] = (time.monotonic() - self.started) * (1 - self.share) / self.share
+        if self.problem:
+            facts["problem"] = self.problem
+        if self.result:
+            facts |= {"seconds": self.result.seconds, "level_db": self.result.level_db}
+            facts["stems"] = [{"name": name, "file": path.name} for name, path in self.result.paths.items()]
+        return facts
+
+
+class Studio:
+    """The songs of all users, separated one at a time in the order they came; a context manager.
+
+    ``label``: what the model is called; ``max_mb``: how large an upload may be; ``keep_seconds``: how long a
+    song nobody asks for is kept.
+    """
+
+    def __init__(self, separator: Separator, label: str, max_mb: float = 500.0, keep_seconds: float = 3600.0):
+        if not max_mb > 0 or not keep_seconds > 0:
+            raise RecipeError(f"max_mb {max_mb:g}, keep_seconds {keep_seconds:g}; expected more than 0 each.")
+        self.separator, self.label, self.max_mb, self.keep_seconds = separator, label, max_mb, keep_seconds
+        self.songs: dict[str, Song] = {}
+        self.added: list[str] = []
+        self.lock = threading.Condition()
+        self.network = threading.Lock()  # heads are not added while the network runs
+        self.closing = False
+
+    def __enter__(self) -> "Studio":
+        self.temporary = tempfile.TemporaryDirectory(prefix="refined-bsrnn-app-", ignore_cleanup_errors=True)
+        self.folder = Path(self.temporary.name)
+        self.worker = threading.Thread(target=self._work, daemon=True)
+        self.worker.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self.lock:
+            self.closing = True
+            for song in self.songs.values():
+                song.dropped = True
+            self.lock.notify_all()
+        self.worker.join()
+        self.temporary.cleanup()
+
+    def facts(self) -> dict[str, Any]:
+        """What the page must know before anything is dropped on it."""
+        return {"model": self.label, "heads": self.separator.heads, "added": self.added, "max_mb": self.max_mb}
+
+    def receive(self, name: str, heads: list[str], residual: bool, save: Callable[[Path], None]) -> Song:
+        """Keep what ``save`` writes and queue it; raises `UserError` for what cannot be separated: nothing is kept."""
+        if not heads:
+            raise RecipeError("no heads are chosen; expected at least one.")
+        self.separator.model.check_targets(heads)
+        if residual and "residual" in heads:
+            raise RecipeError("there is a head called residual: choose it or what the heads leave, not both.")
+        with self.lock:
+            if len(self.songs) >= MAX_SONGS:
+                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SONGS} songs are here already. Try again later.")
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            path = folder / file_name(name)
+            save(path)
+            source = open_source(path, 0)
+            seconds = None if source.n_samples is None else source.n_samples / source.sample_rate_hz
+            song = Song(folder, path, heads, residual, seconds)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, UserError):
+                raise type(error)(*_arguments(error, folder)) from None
+            raise
+        with self.lock:
+            self.songs[song.id] = song
+            self.lock.notify_all()
+        return song
+
+    def song(self, key: str) -> tuple[Song, int]:
+        """A song and how many come before it; it is kept for a while from now on."""
+        with self.lock:
+            song = self.songs.get(key)
+            if song is None or song.dropped:
+                raise Refused(HTTPStatus.NOT_FOUND, "this song is not here any more. Drop it again.")
+            song.asked = time.monotonic()
+            earlier = list(self.songs.values())
+            ahead = [s for s in earlier[: earlier.index(song)] if s.state in ("waiting", "working")]
+            return song, len(ahead)
+
+    def drop(self, key: str) -> None:
+        """Forget a song and delete what there is of it, at the next chunk where it is worked on."""
+        with self.lock:
+            song = self.songs.get(key)
+            if song is not None:
+                song.dropped = True
+                self._delete(song)
+            self.lock.notify_all()
+
+    def file(self, key: str, name: str) -> Path:
+        """A stem, or all of them as ``all.zip``."""
+        song, _ = self.song(key)
+        paths = {path.name: path for path in song.result.paths.values()} if song.result else {}
+        if name == "all.zip" and paths:
+            with self.lock:
+                archive = song.folder / name
+                if not archive.exists():
+                    with zipfile.ZipFile(archive, "w") as zipped:  # stored: audio is hardly smaller when compressed
+                        for path in paths.values():
+                            zipped.write(path, f"{song.path.stem}/{path.name}")
+            return archive
+        if name not in paths:
+            raise Refused(
+                HTTPStatus.NOT_FOUND, f"there is no file {name!r}; expected {', '.join(paths) or 'none yet'}."
+            )
+        return paths[name]
+
+    def add_head(self, name: str, save: Callable[[Path], None]) -> str:
+        """Attach the head in a file, for all users until the server ends; the file is not kept."""
+        if len(self.added) >= MAX_HEADS:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_HEADS} heads were added already; expected no more.")
+        with tempfile.TemporaryDirectory(dir=self.folder) as text:
+            path = Path(text) / file_name(name)
+            save(path)
+            try:
+                with self.network:
+                    head = self.separator.load_head(path)
+            except UserError as error:
+                raise type(error)(*_arguments(error, Path(text))) from None
+        self.added.append(head)
+        return head
+
+    # --- the worker -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self.lock:
+                if self.closing:
+                    return
+                self._forget()
+                song = next((s for s in self.songs.values() if s.state == "waiting"), None)
+                if song is None:
+                    self.lock.wait(min(5.0, self.keep_seconds))
+                    continue
+                song.state, song.started = "working", time.monotonic()
+            with self.network:
+                self._separate(song)
+
+    def _separate(self, song: Song) -> None:
+        def progress(share: float) -> None:
+            song.share = share
+            if song.dropped:
+                raise _Dropped
+
+        voices = [Voice(self.label, name, (i,)) for i, name in enumerate(song.heads)]
+        ensemble = Ensemble([(self.separator, song.heads)], voices)
+        wanted = Wanted(tuple(song.heads), residual=song.residual, out=song.folder / "stems", name="{head}")
+        job, parts, state = Job(song.path, song.path.stem), outputs(ensemble, wanted), "failed"
+        try:
+            song.result = separate_song(job, ensemble, wanted, parts, progress)
+            state = "done"
+        except _Dropped:
+            pass
+        except (UserError, OSError, MemoryError) as error:
+            song.problem = _without(str(error) or "the memory is used up", song.folder)
+        except Exception as error:  # one song's trouble must not end the queue
+            song.problem = f"an error in the program: {type(error).__name__}: {error}"
+        with self.lock:
+            song.path.unlink(missing_ok=True)  # the upload has served its purpose
+            song.state, song.asked = state, time.monotonic()
+            self._delete(song)
+
+    def _forget(self) -> None:
+        """Delete what nobody asked for in a while."""
+        for song in list(self.songs.values()):
+            song.dropped |= time.monotonic() - song.asked > self.keep_seconds
+            self._delete(song)
+
+    def _delete(self, song: Song) -> None:
+        if song.dropped and song.state != "working":
+            self.songs.pop(song.id, None)
+            shutil.rmtree(song.folder, ignore_errors=True)
+
+
+def file_name(text: str) -> str:
+    """What an upload is called here: the last part of its name, without what a file system or a shell could mistake."""
+    name = re.sub(r"[^\w .()&+'-]", "_", Path(text.replace("\\", "/")).name).strip(". ")
+    stem, suffix = Path(name).stem[:80], Path(name).suffix[:12]
+    return (stem or "song") + suffix
+
+
+def _without(text: str, folder: Path) -> str:
+    """A message without the temporary folder, of which the user knows nothing."""
+    return text.replace(f"{folder}/", "")
+
+
+def _arguments(error: UserError, folder: Path) -> tuple[Any, ...]:
+    text = _without(str(error), folder)
+    return (error.status, text) if isinstance(error, Refused) else (text,)
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """A studio on a port; ``url``: where."""
+
+    daemon_threads = True
+
+    def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860):
+        self.studio, self.host = studio, host
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            super().__init__((host, port), Handler)
+        except (OSError, OverflowError) as error:
+            raise RecipeError(
+                f"cannot listen on port {port} of {host}: {str(error.args[-1]).rstrip('.')}. "
+                "Give another --port (0: any that is free) or --host."
+            ) from None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.server_address[1]}/"
+
+    def knows(self, host: str) -> bool:
+        """Whether a request's Host is this server: no other site's name leads to what only this machine sees."""
+        name = urlsplit(f"//{host}").hostname or ""
+        return not is_local(self.host) or name == self.host or is_local(name)
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches that host."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Requests → the studio; every error as one sentence in JSON."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    timeout = 60  # seconds without a byte
+
+    def do_GET(self) -> None:
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def do_DELETE(self) -> None:
+        self._answer(self._delete)
+
+    def log_message(self, *values: Any) -> None:
+        """Names of users' songs are nobody's business."""
+
+    def _answer(self, work: Callable[[list[str], dict[str, list[str]]], None]) -> None:
+        url = urlsplit(self.path)
+        parts = [unquote(part) for part in url.path.split("/") if part]
+        try:
+            host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+            if not self.server.knows(host) or (origin and urlsplit(origin).netloc != host):
+                raise Refused(HTTPStatus.FORBIDDEN, f"requests for {host} from {origin} are refused.")
+            work(parts, parse_qs(url.query))
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True  # the page has gone
+        except Refused as error:
+            self._fail(error.status, str(error))
+        except UserError as error:
+            self._fail(HTTPStatus.BAD_REQUEST, str(error))
+        except OSError as error:
+            self._fail(HTTPStatus.INSUFFICIENT_STORAGE, f"the file cannot be kept here: {error.strerror or error}.")
+
+    def _fail(self, status: HTTPStatus, text: str) -> None:
+        self.close_connection = True  # some of the request may not have been read
+        with suppress(ConnectionError, TimeoutError):
+            self._json({"problem": text}, status)
+
+    def _get(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        studio = self.server.studio
+        page = PAGES.get("/" + "/".join(parts))
+        if page:
+            self._file(FOLDER / page[0], page[1])
+        elif parts == ["state"]:
+            self._json(studio.facts())
+        elif parts[:1] == ["songs"] and len(parts) == 2:
+            song, ahead = studio.song(parts[1])
+            self._json(song.facts(ahead))
+        elif parts[:1] == ["songs"] and len(parts) == 3:
+            path = studio.file(parts[1], parts[2])
+            self._file(path, TYPES.get(path.suffix, "application/octet-stream"))
+        else:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such page.")
+
+    def _post(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        studio = self.server.studio
+        name = query.get("name", [""])[0]
+        if parts == ["songs"]:
+            heads = [head for head in query.get("heads", [""])[0].split(",") if head]
+            length = self._length(studio.max_mb)
+            song = studio.receive(name, heads, "residual" in query, lambda path: self._save(path, length))
+            self._json(studio.song(song.id)[0].facts(0), HTTPStatus.CREATED)
+        elif parts == ["heads"]:
+            length = self._length(MAX_HEAD_MB)
+            self._json({"head": studio.add_head(name, lambda path: self._save(path, length)), **studio.facts()})
+        elif parts[:1] == ["songs"] and parts[2:] == ["drop"]:  # a page that is left can only post
+            studio.drop(parts[1])
+            self.close_connection = True  # its body is not read
+            self._json({})
+        else:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such page.")
+
+    def _delete(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if parts[:1] != ["songs"] or len(parts) != 2:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such page.")
+        self.server.studio.drop(parts[1])
+        self._json({})
+
+    def _length(self, max_mb: float) -> int:
+        """Bytes of the body; `Refused` for none, too many, or where the request does not say."""
+        text = self.headers.get("Content-Length", "")
+        if not text.isdecimal():
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request does not say how long it is.")
+        if int(text) == 0:
+            raise AudioError("the file is empty.")
+        if int(text) > max_mb * 1e6:
+            raise Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the file has {int(text) / 1e6:.1f} MB; expected at most {max_mb:g} MB.",
+            )
+        return int(text)
+
+    def _save(self, path: Path, length: int) -> None:
+        with path.open("wb") as file:
+            while length:
+                piece = self.rfile.read(min(PIECE, length))
+                if not piece:
+                    raise ConnectionAbortedError("the upload has ended early")
+                file.write(piece)
+                length -= len(piece)
+
+    def _json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
+        body = json.dumps(value).encode()
+        self._head(status, "application/json", len(body))
+        self.wfile.write(body)
+
+    def _file(self, path: Path, content_type: str) -> None:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            raise Refused(HTTPStatus.NOT_FOUND, "this song is not here any more. Drop it again.") from None
+        with file:
+            self._head(HTTPStatus.OK, content_type, path.stat().st_size)
+            shutil.copyfileobj(file, self.wfile, PIECE)
+
+    def _head(self, status: HTTPStatus, content_type: str, length: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(length))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+
+def serve(server: Server, say: Callable[[str], None]) -> None:
+    """Answer until interrupted (Ctrl-C)."""
+    with server.studio, suppress(KeyboardInterrupt):
+        say(f"Open {server.url} in a browser. Ctrl-C ends it; nothing uploaded is kept.")
+        if not is_local(server.host):
+            say(f"Others reach it too: {server.host} is no address of this machine alone, and there is no password.")
+        server.serve_forever()

@@ -1,0 +1,331 @@
+"""The page that separates songs: what the server keeps, refuses and forgets, and what a browser does with it."""
+
+import http.client
+import io
+import json
+import os
+import socket
+import threading
+import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE
+from test_page import chromium, wait
+from test_stems import make_run, noise
+
+from refined_bsrnn import app
+from refined_bsrnn.app import Server, Studio, file_name, serve
+from refined_bsrnn.audio import write_audio
+from refined_bsrnn.cli import main
+from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.separate import Separator
+
+
+@contextmanager
+def running(host="127.0.0.1", **options):
+    """A server on a free port, and ask(method, path, body, **headers) → (status, bytes)."""
+    make_run("mtl", ["vocals", "drums"])
+    studio = Studio(Separator.from_pretrained("mtl"), "mtl", **options)
+    with Server(studio, host, 0) as server, studio:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+
+        def ask(method, path, body=None, **headers):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            content = response.read()
+            connection.close()
+            return response.status, content
+
+        server.ask = ask
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server():
+    with running() as server:
+        yield server
+
+
+def song_bytes(seconds=1.0, rate=11025, channels=1):
+    file = io.BytesIO()
+    soundfile.write(file, noise(channels, round(seconds * rate)).T.numpy(), rate, format="WAV", subtype="PCM_24")
+    return file.getvalue()
+
+
+def post(server, body, name="my song.wav", heads="vocals,drums", **more):
+    status, content = server.ask("POST", "/songs?" + urlencode({"name": name, "heads": heads, **more}), body)
+    return status, json.loads(content)
+
+
+def finished(server, song):
+    for _ in range(600):
+        status, content = server.ask("GET", f"/songs/{song['id']}")
+        assert status == 200, content
+        facts = json.loads(content)
+        if facts["state"] in ("done", "failed"):
+            return facts
+        time.sleep(0.02)
+    pytest.fail("never finished")
+
+
+def kept(server):
+    return [path for path in server.studio.folder.rglob("*") if path.is_file()]
+
+
+def gone(server):
+    for _ in range(300):
+        if not list(server.studio.folder.iterdir()):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_stems_have_the_songs_rate_length_channels_and_are_those_of_the_separator(server, tmp_path):
+    status, song = post(server, song_bytes(), residual=1)
+    assert status == 201
+    facts = finished(server, song)
+    assert [stem["name"] for stem in facts["stems"]] == ["vocals", "drums", "residual"]
+    got = {}
+    for stem in facts["stems"]:
+        status, content = server.ask("GET", f"/songs/{song['id']}/{stem['file']}")
+        assert status == 200
+        got[stem["name"]], rate = soundfile.read(io.BytesIO(content), always_2d=True)
+        assert (rate, got[stem["name"]].shape) == (11025, (11025, 1))
+        assert soundfile.info(io.BytesIO(content)).subtype == "PCM_24"
+    (tmp_path / "here.wav").write_bytes(song_bytes())
+    expected = Separator.from_pretrained("mtl").separate(tmp_path / "here.wav")
+    gain = 10 ** (-facts["level_db"] / 20)
+    np.testing.assert_allclose(got["vocals"].T, expected["vocals"].numpy() * gain, atol=1e-5)
+    mixture, _ = soundfile.read(io.BytesIO(song_bytes()), always_2d=True)
+    np.testing.assert_allclose(sum(got.values()), mixture * gain, atol=1e-5)
+    status, content = server.ask("GET", f"/songs/{song['id']}/all.zip")
+    with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+        assert zipped.namelist() == [f"my song/{name}.wav" for name in got]
+        assert zipped.testzip() is None
+
+
+def test_the_upload_goes_when_it_is_separated_and_the_stems_when_they_are_dropped(server):
+    _, song = post(server, song_bytes())
+    finished(server, song)
+    assert sorted(path.name for path in kept(server)) == ["drums.wav", "vocals.wav"]
+    assert server.ask("DELETE", f"/songs/{song['id']}")[0] == 200
+    assert gone(server)
+    assert server.ask("GET", f"/songs/{song['id']}")[0] == 404
+    _, song = post(server, song_bytes())
+    assert server.ask("POST", f"/songs/{song['id']}/drop")[0] == 200
+    assert gone(server)
+
+
+def test_what_nobody_asks_for_is_forgotten():
+    with running(keep_seconds=0.5) as server:
+        _, song = post(server, song_bytes())
+        finished(server, song)
+        assert gone(server)
+
+
+def test_nothing_is_left_when_the_server_ends():
+    with running() as server:
+        assert post(server, song_bytes(20.0))[0] == 201
+        folder = server.studio.folder
+        assert folder.exists()
+    assert not folder.exists()
+
+
+def test_songs_wait_for_each_other_and_one_that_is_dropped_makes_way(server):
+    with server.studio.network:  # the first one cannot begin
+        songs = [post(server, song_bytes(), name=f"{i}.wav")[1] for i in range(3)]
+        ahead = [json.loads(server.ask("GET", f"/songs/{s['id']}")[1])["ahead"] for s in songs]
+        assert ahead == [0, 1, 2]
+        server.ask("DELETE", f"/songs/{songs[1]['id']}")
+        assert json.loads(server.ask("GET", f"/songs/{songs[2]['id']}")[1])["ahead"] == 1
+    assert finished(server, songs[2])["state"] == "done"
+
+
+def test_a_damaged_song_fails_alone(server):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(8000, np.nan, np.float32), RATE, format="WAV", subtype="FLOAT")
+    status, song = post(server, file.getvalue(), name="nan.wav")
+    facts = finished(server, song) if status == 201 else song
+    assert "nan.wav" in facts["problem"]
+    assert str(server.studio.folder) not in facts["problem"]
+    assert finished(server, post(server, song_bytes())[1])["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "status", "problem"),
+    [
+        (b"", {}, 400, "the file is empty."),
+        (b"no audio at all" * 99, {"name": "letter.wav"}, 400, "letter.wav"),
+        (b"x", {"heads": ""}, 400, "no heads are chosen; expected at least one."),
+        (b"x", {"heads": "vocals,kazoo"}, 400, "kazoo"),
+        (b"x" * 300_000, {}, 413, "the file has 0.3 MB; expected at most 0.2 MB."),
+    ],
+)
+def test_what_is_refused_is_said_in_a_sentence_and_not_kept(body, options, status, problem):
+    with running(max_mb=0.2) as server:
+        got, facts = post(server, body, **options)
+        assert got == status
+        assert problem in facts["problem"]
+        assert str(server.studio.folder) not in facts["problem"]
+        assert gone(server)
+
+
+def test_there_is_room_for_so_many_songs(server, monkeypatch):
+    monkeypatch.setattr(app, "MAX_SONGS", 1)
+    post(server, song_bytes())
+    assert post(server, song_bytes()) == (503, {"problem": "1 songs are here already. Try again later."})
+
+
+def test_paths_lead_nowhere_but_to_the_stems(server):
+    _, song = post(server, song_bytes(), name="../../etc/passwd.wav")
+    assert finished(server, song)["track"] == "passwd"
+    for name in ("..%2F..%2Fpasswd", "passwd.wav", "%2Fetc%2Fpasswd"):
+        assert server.ask("GET", f"/songs/{song['id']}/{name}")[0] == 404
+    for path in ("/nowhere", "/../app.py", "/songs/guess", "/songs/guess/vocals.wav"):
+        assert server.ask("GET", path)[0] == 404
+    assert server.ask("POST", "/nowhere", b"x")[0] == 404
+    assert server.ask("DELETE", "/state")[0] == 404
+    assert server.ask("POST", "/songs?heads=vocals", iter([b"x"]))[0] == 411  # chunked: no length
+
+
+def test_other_sites_are_refused(server):
+    host = f"127.0.0.1:{server.server_address[1]}"
+    assert server.ask("GET", "/state", Origin=f"http://{host}")[0] == 200
+    assert server.ask("GET", "/state", Host="localhost:1")[0] == 200
+    status, content = server.ask("POST", "/songs", b"x", Origin="http://evil.example")
+    assert (status, b"evil.example are refused" in content) == (403, True)
+    assert server.ask("GET", "/state", Host="evil.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a song.mp3", "a song.mp3"),
+        ("..\\..\\x.wav", "x.wav"),
+        ("/etc/passwd", "passwd"),
+        ("", "song"),
+        ("..", "song"),
+        (".wav", "wav"),
+        ("Ärger<b>\n.flac", "Ärger_b__.flac"),
+        ("x" * 300 + ".wav", "x" * 80 + ".wav"),
+    ],
+)
+def test_file_names(name, expected):
+    assert file_name(name) == expected
+
+
+def test_a_head_is_added_where_it_belongs(server):
+    own = make_run("more", ["bass"], seed=3, backbone_of="mtl").head("bass").read_bytes()
+    strange = make_run("strange", ["piano"], seed=9).head("piano").read_bytes()
+    status, content = server.ask("POST", "/heads?name=bass.safetensors", own)
+    assert status == 200
+    assert json.loads(content)["head"] == "bass"
+    assert json.loads(server.ask("GET", "/state")[1])["heads"] == ["drums", "vocals", "bass"]
+    assert finished(server, post(server, song_bytes(), heads="bass")[1])["stems"][0]["name"] == "bass"
+    for body, problem in ((own, "bass"), (strange, "backbone"), (b"nonsense", "cannot be read as a head")):
+        status, content = server.ask("POST", "/heads?name=h.safetensors", body)
+        assert status == 400
+        assert problem in json.loads(content)["problem"]
+        assert str(server.studio.folder) not in json.loads(content)["problem"]
+
+
+def test_the_port_must_be_free_and_the_host_this_machine(capsys):
+    make_run("mtl", ["vocals"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["app", "--model", "mtl", "--device", "cpu", "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot listen on port {port} of 127.0.0.1" in error
+    assert "Give another --port" in error
+    assert main(["app", "--model", "mtl", "--device", "cpu", "--host", "198.51.100.7"]) == 2
+    assert main(["app", "--model", "mtl", "--device", "cpu", "--port", "99999999"]) == 2
+    assert main(["app", "--model", "mtl", "--device", "cpu", "--max-mb", "0"]) == 2
+    assert main(["app", "--model", "nobody", "--device", "cpu"]) == 2
+    with pytest.raises(RecipeError, match="expected more than 0"):
+        Studio(None, "mtl", keep_seconds=0)
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise(monkeypatch):
+    make_run("mtl", ["vocals"])
+    separator, said = Separator.from_pretrained("mtl"), []
+    monkeypatch.setattr(Server, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with Server(Studio(separator, "mtl"), host, 0) as server:
+            assert server.socket.getsockname()[0] == host
+            serve(server, said.append)
+            assert not server.studio.folder.exists()
+    assert [text.split()[0] for text in said] == ["Open", "Open", "Others"]
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_in_chromium_from_a_song_to_a_playing_stem(server, tmp_path):
+    sync = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    if chromium() is None:
+        pytest.skip("needs Chromium (chromium or google-chrome on the PATH, or $CHROMIUM)")
+    song = write_audio(tmp_path / "A song.wav", noise(2, 3 * 44100) * torch.linspace(0, 2, 3 * 44100), 44100)
+    elsewhere, complaints = [], []
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
+        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda r: elsewhere.append(r.url) if not r.url.startswith(server.url) else None)
+        page.goto(server.url)
+        page.get_by_label("vocals").wait_for()
+        assert page.get_by_role("button", name="Separate").is_disabled()
+        page.set_input_files("#file", song)
+        page.locator("#residual").check()
+        page.get_by_role("button", name="Separate").click()
+        page.locator("#play:not([disabled])").wait_for()
+        assert page.locator(".stem h3").all_inner_texts() == ["drums", "vocals", "residual"]
+        wait(page, "Math.abs(app.mixer.duration - 3) < 0.001")
+        page.get_by_role("button", name="Play", exact=True).click()
+        wait(page, "app.mixer.position() > 0.3")
+        levels = "JSON.stringify(app.mixer.stems.map(s => s.gain && Math.round(100 * s.gain.gain.value) / 100))"
+        assert page.evaluate(levels) == "[1,1,1]"
+        page.get_by_role("button", name="Mute vocals").click()
+        wait(page, f"{levels} === '[1,0,1]'")
+        page.keyboard.press("Shift+3")
+        wait(page, f"{levels} === '[0,0,1]'")
+        page.get_by_label("Volume of residual").fill("0.5")
+        wait(page, f"{levels} === '[0,0,0.5]'")
+        if os.environ.get("SCREENSHOT"):
+            page.screenshot(path=os.environ["SCREENSHOT"], full_page=True)
+        wait(page, "app.mixer.started === null && app.mixer.position() >= 2.99")  # the end
+        page.locator(".view").first.click()
+        assert 1 < page.evaluate("app.mixer.position()") < 2
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download vocals").click()
+        assert download.value.suggested_filename == "A song - vocals.wav"
+        assert soundfile.info(Path(download.value.path())).frames == 3 * 44100
+        page.set_input_files("#file", {"name": "letter.wav", "mimeType": "audio/wav", "buffer": b"dear all" * 50})
+        assert not complaints
+        page.get_by_role("button", name="Separate").click()
+        page.locator("#problem:not([hidden])").wait_for()
+        assert "letter.wav" in page.locator("#problem").inner_text()
+        assert gone(server), "the song before was deleted"
+        page.set_input_files("#file", song)
+        page.get_by_role("button", name="Separate").click()
+        page.locator("#play:not([disabled])").wait_for()
+        page.goto("about:blank")
+        assert gone(server), "a page that is left takes its song along"
+        browser.close()
+    assert all(url == "about:blank" or url.startswith("data:") for url in elsewhere), elsewhere
