@@ -325,6 +325,19 @@ def test_in_chromium_from_a_song_to_a_playing_stem(server, tmp_path):
         page.set_input_files("#file", song)
         page.get_by_role("button", name="Separate").click()
         page.locator("#play:not([disabled])").wait_for()
+        page.get_by_role("button", name="Delete from the server").click()
+        assert gone(server), "deleted when asked to"
+        with server.studio.network:  # it cannot begin
+            page.get_by_role("button", name="Separate").click()
+            wait(page, "document.getElementById('stage').textContent.startsWith('Separating 0 %')")
+            if os.environ.get("SCREENSHOT"):
+                page.emulate_media(color_scheme="dark")
+                page.screenshot(path=os.environ["SCREENSHOT"] + ".dark.png", full_page=True)
+            page.get_by_role("button", name="Cancel").click()
+            page.get_by_text("Cancelled.").wait_for()
+        assert gone(server), "what is cancelled is deleted"
+        page.get_by_role("button", name="Separate").click()
+        page.locator("#play:not([disabled])").wait_for()
         page.goto("about:blank")
         assert gone(server), "a page that is left takes its song along"
         browser.close()

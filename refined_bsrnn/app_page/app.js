@@ -114,8 +114,8 @@
       const id = song.id;
       while (song && song.id === id && (song.state === "waiting" || song.state === "working")) {
         await sleep(POLL);
-        const facts = await ask(`/songs/${id}`);
-        if (!song) throw new Error("Cancelled.");
+        const facts = song && await ask(`/songs/${id}`).catch((error) => { if (song) throw error; });
+        if (!song) throw new Error("Cancelled."); // meanwhile
         song = facts;
         const left = facts.seconds_left === undefined ? "" : `, ${clock(facts.seconds_left)} left`;
         if (facts.state === "waiting") stage(`Waiting: ${facts.ahead} before this one`, null);
