@@ -337,7 +337,23 @@ def test_two_processes_share_the_tracks(run, songs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Written:") == 1, done.stderr
     assert "one of 2 processes 2/2" in done.stderr, "the first has two of the three tracks"
-    assert json.loads(run.results.read_text()) == alone
+    assert_close(json.loads(run.results.read_text()), alone)
+
+
+def assert_close(found, expected):
+    """Equal but for the last digits of numbers: where weights lie in memory decides which instructions are used."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_close(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=1e-3, rel=1e-4)
+    else:
+        assert found == expected
 
 
 # --- museval ----------------------------------------------------------------------------------------------------------
