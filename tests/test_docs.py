@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from refined_bsrnn.benchmark import VARIANTS, architecture_markdown, variant_recipe
+from refined_bsrnn.benchmark_transfer import transfer_markdown
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.report import report
@@ -102,3 +103,10 @@ def test_every_number_of_a_study_is_that_of_its_file(folder):
     assert table_rows((folder / "study.md").read_text()) == made
     section = (ROOT / "docs" / "results.md").read_text().split(f"## Study {folder.name}")[1].split("\n## ")[0]
     assert table_rows(section) == made
+
+
+def test_speeds_of_transfers_are_those_measured():
+    values = json.loads((ROOT / "docs" / "results" / "transfer.json").read_text())
+    document = (ROOT / "docs" / "transfer.md").read_text()
+    assert transfer_markdown(values) in document
+    assert values["command"] in document
