@@ -41,6 +41,7 @@ MAX_SONGS = 32  # on disk at a time, over all users
 MAX_HEADS = 32  # added by users: they stay in memory
 MAX_HEAD_MB = 256
 PIECE = 1 << 20  # bytes
+LINGER_SECONDS = 5.0  # for how long what is still sent after an early answer is read and forgotten
 
 
 class Refused(UserError):
@@ -347,8 +348,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def _fail(self, status: HTTPStatus, text: str) -> None:
         self.close_connection = True  # some of the request may not have been read
-        with suppress(ConnectionError, TimeoutError):
+        with suppress(OSError):  # the page may have gone
             self._json({"problem": text}, status)
+            self._linger()
+
+    def _linger(self) -> None:
+        """Say that the answer is complete, then read on until the other side has understood.
+
+        Closed while something unread is on its way, a connection is reset, and with it the answer may be lost.
+        """
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(LINGER_SECONDS)
+        end = time.monotonic() + LINGER_SECONDS
+        while time.monotonic() < end and self.rfile.read1(PIECE):
+            pass
 
     def _get(self, parts: list[str], query: dict[str, list[str]]) -> None:
         studio = self.server.studio
@@ -381,6 +395,8 @@ class Handler(BaseHTTPRequestHandler):
             studio.drop(parts[1])
             self.close_connection = True  # its body is not read
             self._json({})
+            with suppress(OSError):
+                self._linger()
         else:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such page.")
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -38,12 +38,10 @@ def running(host="127.0.0.1", **options):
         thread.start()
 
         def ask(method, path, body=None, **headers):
-            connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            content = response.read()
-            connection.close()
-            return response.status, content
+            with closing(http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)) as connection:
+                connection.request(method, path, body, headers)
+                response = connection.getresponse()
+                return response.status, response.read()
 
         server.ask = ask
         try:
@@ -199,6 +197,16 @@ def test_paths_lead_nowhere_but_to_the_stems(server):
     assert server.ask("POST", "/nowhere", b"x")[0] == 404
     assert server.ask("DELETE", "/state")[0] == 404
     assert server.ask("POST", "/songs?heads=vocals", iter([b"x"]))[0] == 411  # chunked: no length
+
+
+def test_an_early_answer_reaches_who_is_still_sending(server):
+    server.studio.max_mb = 1
+    size = 16_000_000  # more than the buffers of both sides hold
+    with closing(http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)) as connection:
+        connection.request("POST", "/songs?heads=vocals", bytes(size))
+        response = connection.getresponse()
+        assert response.status == 413
+        assert "16.0 MB; expected at most 1 MB" in json.loads(response.read())["problem"]
 
 
 def test_other_sites_are_refused(server):
