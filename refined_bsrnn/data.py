@@ -11,6 +11,9 @@ import ctypes
 import hashlib
 import json
 import math
+import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -577,6 +580,31 @@ def keep_memory(worker: int = 0) -> None:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 1 << 28  # malloc.h
+
+
+def begin_worker(worker: int) -> None:
+    """What a `DataLoader`'s worker in training does first."""
+    keep_memory()
+    leave_signals_to_parent()
+
+
+def leave_signals_to_parent() -> None:
+    """Let this worker end when its parent says so, and by no Ctrl-C or SIGTERM that all processes of a job get.
+
+    The trainer finishes its step on such a signal, for which it needs its workers. Where the system cannot tell who has
+    sent a signal (macOS, Windows), SIGTERM still ends them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def watch() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def can_give(song: Song, part: str, lead: Song) -> bool:

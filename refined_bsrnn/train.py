@@ -37,7 +37,7 @@ from .checkpoint import (
     save_weights,
     tensors_sha256,
 )
-from .data import Parts, RandomMixes, keep_memory, load_track, make_parts
+from .data import Parts, RandomMixes, begin_worker, load_track, make_parts
 from .errors import RecipeError, UserError
 from .feature_cache import GB, CachedMixes, FeatureCache, Remembered, cache_key, example_arrays, fill
 from .figures import plot_spectrograms
@@ -404,7 +404,7 @@ class Trainer:
             sampler=range(self.progress.step * self.spec.batch_size, len(examples)),
             # More than there are processors only get in each other's way; the examples do not depend on it.
             num_workers=min(self.spec.workers, os.cpu_count() or 1),
-            worker_init_fn=keep_memory,
+            worker_init_fn=begin_worker,
             generator=torch.Generator(),  # its own, so that making a loader does not move the global one
             pin_memory=self.accelerator.device.type == "cuda",
         )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -252,6 +253,28 @@ def test_a_run_that_was_killed_repeats_the_steps_after_its_last_state(songs, mon
     run.metrics.write_text(run.metrics.read_text() + '{"step": 5, "lo')  # cut off in the middle of a line
     resume(run)
     assert losses(run) == losses(straight)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sent a signal cannot be told here")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_job_loses_nothing(songs, monkeypatch, number):
+    log = Trainer._log
+
+    def log_then_interrupt(self, parts):
+        log(self, parts)
+        if self.progress.step == 3:
+            workers = [str(child.pid) for child in multiprocessing.active_children()]
+            assert workers
+            subprocess.run(["kill", f"-{int(number)}", *workers], check=True)
+            time.sleep(0.2)  # they would be dead by then
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Trainer, "_log", log_then_interrupt)
+    recipe = micro_recipe(songs, train={"steps": 60, "workers": 1, "validate_every": 100})
+    halted, finished = train(recipe)
+    assert not finished
+    assert load_state(halted.state)[1]["step"] == 4
+    assert not multiprocessing.active_children()  # the parent's own word still ends them
 
 
 def test_resume_needs_a_state_and_the_same_data(songs):
