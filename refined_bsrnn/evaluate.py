@@ -41,7 +41,7 @@ from .stats import nan_median, spread
 from .whole import EstimateFiles, Signals, known_parts, mixture_kind, pieces, read_known, read_mixture, second_energies
 
 FORMAT = 2
-SCORES_VERSION = 1  # of the definitions: another one makes stored tracks stale
+SCORES_VERSION = 2  # of the definitions: another one makes stored tracks stale
 BLOCK_SECONDS = 10
 QUICK_TRACKS = 8
 PROTOCOL = {
