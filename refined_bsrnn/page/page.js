@@ -30,7 +30,10 @@
         make("span", { className: "badge", textContent: this.item.which }),
         make("small", { textContent: `${this.item.target}, ${this.item.start.toFixed(1)} to ${(this.item.start + this.item.seconds).toFixed(1)} s` }));
       this.button = make("button", { type: "button", className: "play", textContent: "Play" });
-      this.button.addEventListener("click", () => this.toggle());
+      this.button.addEventListener("click", () => {
+        this.button.focus({ preventScroll: true }); // Safari gives a clicked button no focus; the keys need one in here
+        this.toggle();
+      });
       this.slider = make("input", { type: "range", min: 0, max: this.item.seconds, step: 0.01, value: 0 });
       this.slider.setAttribute("aria-label", `Position in ${this.item.track}, seconds`);
       this.slider.addEventListener("input", () => this.seek(Number(this.slider.value)));
@@ -70,7 +73,7 @@
 
     level(i) {
       const source = this.item.sources[i];
-      return i === this.active ? (matched.checked ? source.matched : source.gain) : 0;
+      return i === this.active ? (matched.checked ? source.matched * this.headroom : source.gain) : 0;
     }
 
     position() {
@@ -84,7 +87,8 @@
       if (playing) playing.stop();
       playing = this;
       context = context || new AudioContext();
-      this.button.disabled = true;
+      const focused = document.activeElement === this.button;
+      this.button.disabled = true; // which takes its focus away
       try {
         await context.resume();
         this.buffers = this.buffers || await Promise.all(this.item.sources.map((s) => context.decodeAudioData(bytes(s.audio))));
@@ -94,7 +98,9 @@
         return;
       } finally {
         this.button.disabled = false;
+        if (focused && document.activeElement === document.body) this.button.focus({ preventScroll: true });
       }
+      this.headroom = headroom(this.buffers, this.item.sources);
       if (playing !== this) return; // another was started meanwhile
       this.start();
     }
@@ -111,7 +117,6 @@
       });
       this.started = when;
       this.button.textContent = "Pause";
-      this.button.focus({ preventScroll: true });
       this.draw();
     }
 
@@ -185,6 +190,17 @@
       const top = levels.reduce((most, level) => level.data.reduce((a, b) => Math.max(a, b), most), -Infinity);
       levels.forEach((level, i) => paint(this.views[i].canvas, level, top));
     }
+  }
+
+  // What all matched gains are lowered by together, so that they stay equal and the loudest sample is not clipped.
+  function headroom(buffers, sources) {
+    let most = 0.98;
+    buffers.forEach((buffer, i) => {
+      for (let c = 0; c < buffer.numberOfChannels; c++) {
+        for (const x of buffer.getChannelData(c)) most = Math.max(most, Math.abs(x) * sources[i].matched);
+      }
+    });
+    return 0.98 / most;
   }
 
   // Power in dB, rows from low to high on a log scale; all channels are averaged.
