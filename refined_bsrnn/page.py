@@ -231,8 +231,10 @@ def _published_rows(report: Report, metric: str) -> dict[str, list[str]]:
 def _published_otherwise(report: Report) -> str:
     """Published scores by measures that are not computed here."""
     bodies = _published_rows(report, "other")
-    caption = "<b>Published by other measures</b>, dB; comparable within a group at most"
-    return _table(caption, ["system", *report.targets], bodies, "published otherwise") if bodies else ""
+    if not bodies:
+        return ""
+    table = _table("dB; comparable within a group at most", ["system", *report.targets], bodies, "published otherwise")
+    return f"<details><summary>Published by other measures</summary>{table}</details>"
 
 
 def _versus(report: Report) -> str:
