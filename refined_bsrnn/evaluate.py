@@ -281,7 +281,10 @@ def _is_done(job: Job, track: Track) -> bool:
     if not path.is_file():
         return False
     stored = _read_stored(path)
-    return stored.get("key") == job.key(track) and (not job.options.with_museval or stored.get("museval") is not None)
+    if stored.get("key") != job.key(track) or (job.options.with_museval and stored.get("museval") is None):
+        return False
+    excerpts = [scores["excerpt"] for scores in stored["row"]["targets"].values() if "excerpt" in scores]
+    return all((path.parent / kind["file"]).is_file() for excerpt in excerpts for kind in excerpt["files"].values())
 
 
 def _read_stored(path: Path) -> dict[str, Any]:

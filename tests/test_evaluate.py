@@ -195,7 +195,7 @@ def test_an_interrupted_evaluation_goes_on(run, songs, separated, monkeypatch):
     assert len(separated) == 3
 
 
-@pytest.mark.parametrize("change", ["weights", "stem", "mixture", "broken"])
+@pytest.mark.parametrize("change", ["weights", "stem", "mixture", "broken", "excerpt"])
 def test_what_has_changed_is_scored_again(run, songs, separated, change):
     write_song(songs / "test" / "song-1", seed=51)
     before = evaluate(run)
@@ -206,10 +206,12 @@ def test_what_has_changed_is_scored_again(run, songs, separated, change):
         soundfile.write(songs / "test" / "song-0" / "drums.wav", np.full((2 * RATE, 2), 0.1), RATE)
     elif change == "broken":
         (run.path / "evaluation" / "test" / "song-0.json").write_text("{")
+    elif change == "excerpt":
+        (run.path / "evaluation" / "test" / "song-0.drums.mixture.ogg").unlink()
     del separated[:]
     after = evaluate(run, mixture="sum" if change == "mixture" else "auto")
     assert len(separated) == (2 if change in ("weights", "mixture") else 1)
-    assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture"))
+    assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture", "excerpt"))
 
 
 def test_no_more_than_a_piece_of_a_song_is_in_memory(run, songs, monkeypatch):
