@@ -41,7 +41,7 @@ from .stats import nan_median, spread
 from .whole import EstimateFiles, Signals, known_parts, mixture_kind, pieces, read_known, read_mixture, second_energies
 
 FORMAT = 2
-SCORES_VERSION = 1  # of the definitions: another one makes stored tracks stale
+SCORES_VERSION = 2  # of the definitions: another one makes stored tracks stale
 BLOCK_SECONDS = 10
 QUICK_TRACKS = 8
 PROTOCOL = {
@@ -157,7 +157,7 @@ def evaluate(
     with shared_tracks(device) as (rank, n_processes, own_device, meet):
         found = scan(replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data, (split,))
         listed = found.usable()
-        tracks = chosen_tracks(tracks_with(model.targets, listed, found.sources, split), chosen)
+        tracks = tracks_to_score(model.targets, listed, found.sources, chosen)
         estimates = NetworkEstimates(model, own_device)
         job = Job(run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
         results = _evaluate(job, facts, rank, n_processes, meet)
@@ -186,7 +186,7 @@ def evaluate_estimates(folder: Path, data_root: str | None = None, **options: An
     found = scan(DataSpec(root=data_root), (chosen.split,))
     listed = found.usable()
     targets = files.targets(listed)
-    tracks = chosen_tracks(tracks_with(targets, listed, found.sources, chosen.split), chosen)
+    tracks = tracks_to_score(targets, listed, found.sources, chosen)
     facts = {"format": FORMAT, "run": folder.resolve().name, "kind": "estimates", "base": None}
     job = Job(folder, targets, found.sources, listed, tracks, files, chosen)
     return _evaluate(job, {**facts, "model": {}, "training": {}}, 0, 1, lambda: None)
@@ -206,26 +206,36 @@ def shared_tracks(device: str) -> Iterator[tuple[int, int, str, Callable[[], Non
     yield state.process_index, state.num_processes, own, state.wait_for_everyone
 
 
-def tracks_with(targets: Sequence[str], tracks: Sequence[Track], sources: Sources, split: str) -> list[Track]:
-    """The tracks that have at least one target; `DataError` where none has."""
-    usable = [t for t in tracks if set(targets) & set(t.stems)]
+def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: Sources, options: Options) -> list[Track]:
+    """Those whose name fits and that have at least one target; with ``quick`` at most eight, spread over the list.
+
+    Says which have none; `DataError` where all have none.
+    """
+    asked = named(tracks, options)
+    usable = [t for t in asked if set(targets) & set(t.stems)]
     if not usable:
-        stems = sorted({stem for t in tracks for stem in t.stems})
+        stems = sorted({stem for t in asked for stem in t.stems})
         raise DataError(
-            f"none of {len(tracks)} tracks in {sources.where} ({split}) has a stem for {', '.join(targets)}; "
+            f"none of {len(asked)} tracks in {sources.where} ({options.split}) has a stem for {', '.join(targets)}; "
             f"stems there: {', '.join(stems) or 'none'}."
         )
+    if len(usable) < len(asked):
+        without = next(t.name for t in asked if t not in usable)
+        say(
+            f"{len(asked) - len(usable)} of {len(asked)} tracks have no stem for {' or '.join(targets)} and are left "
+            f"out, e.g. {without}."
+        )
+    if options.quick and len(usable) > QUICK_TRACKS:
+        usable = [usable[i * len(usable) // QUICK_TRACKS] for i in range(QUICK_TRACKS)]
     return usable
 
 
-def chosen_tracks(tracks: Sequence[Track], options: Options) -> list[Track]:
-    """Those whose name fits; with ``quick`` at most eight, spread over the list, the same every time."""
+def named(tracks: Sequence[Track], options: Options) -> list[Track]:
+    """The tracks whose name fits; `DataError` where none does."""
     fitting = [t for t in tracks if not options.tracks or any(fnmatch.fnmatchcase(t.name, p) for p in options.tracks)]
     if not fitting:
         names = ", ".join(t.name for t in tracks[:5])
         raise DataError(f"no track is named {' or '.join(options.tracks)}; there are {len(tracks)}, e.g. {names}.")
-    if options.quick and len(fitting) > QUICK_TRACKS:
-        fitting = [fitting[i * len(fitting) // QUICK_TRACKS] for i in range(QUICK_TRACKS)]
     return fitting
 
 
@@ -271,7 +281,10 @@ def _is_done(job: Job, track: Track) -> bool:
     if not path.is_file():
         return False
     stored = _read_stored(path)
-    return stored.get("key") == job.key(track) and (not job.options.with_museval or stored.get("museval") is not None)
+    if stored.get("key") != job.key(track) or (job.options.with_museval and stored.get("museval") is None):
+        return False
+    excerpts = [scores["excerpt"] for scores in stored["row"]["targets"].values() if "excerpt" in scores]
+    return all((path.parent / kind["file"]).is_file() for excerpt in excerpts for kind in excerpt["files"].values())
 
 
 def _read_stored(path: Path) -> dict[str, Any]:
@@ -407,6 +420,7 @@ def summary_of(job: Job, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Everything in results.json that is about scores."""
     rows = [stored["row"] for stored in done]
     options = job.options
+    asked = job.tracks if options.quick else named(job.listed, options)
     partial = {"tracks": list(options.tracks) or None, "quick": options.quick, "of": len(job.listed)}
     return {
         "split": options.split,
@@ -422,7 +436,7 @@ def summary_of(job: Job, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "more_protocol": {} if options.quick else MORE_PROTOCOL,
         "evaluated_on": "+".join(sorted({stored["device"] for stored in done})),
-        "tracks_without": {t: [x.name for x in job.tracks if t not in x.files] for t in job.targets},
+        "tracks_without": {t: [x.name for x in asked if t not in x.files] for t in job.targets},
         "tracks": rows,
         "summary": {target: summarise(target, rows) for target in job.targets},
     }

@@ -16,8 +16,21 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from .listening import Item
+from .published import protocols
 from .results import Run, number
-from .tables import METRICS, MISSING, VERSUS_COLUMNS, VERSUS_TEXT, Report, Row, Section, decibels
+from .tables import (
+    METRICS,
+    MISSING,
+    REFERENCES,
+    VERSUS_COLUMNS,
+    VERSUS_TEXT,
+    Report,
+    Row,
+    Section,
+    data_letters,
+    decibels,
+    n_without,
+)
 
 FOLDER = Path(__file__).parent / "page"
 GROUPS = (
@@ -43,7 +56,8 @@ MORE = {  # metric → (name, statistic, unit, decimals)
     "silent_dbfs": ("Level where the reference is silent (lower is better)", "mean", "dBFS", 1),
     "bandwidth_hz": ("Bandwidth: 99 % of the energy lies below", "median", "Hz", 0),
 }
-SHOWN = ("estimate", "mixture", "ratio_mask")
+SHOWN = ("estimate", *REFERENCES)
+Cells = Mapping[tuple[str, str], list[str]]  # (run, one of SHOWN) → what is printed
 
 
 def render(report: Report, figures: Mapping[str, tuple[Figure, str]], items: Sequence[Item]) -> str:
@@ -163,7 +177,7 @@ def _scores(report: Report) -> str:
             text += f'<h3>{escape(section.label)}: tracks named {pattern}</h3><p class="hint">{section.counts}.</p>'
         for metric in METRICS:
             text += _score_table(report, section, metric)
-    return text + _runs_table(report) + _counts(report)
+    return text + _published_otherwise(report) + _runs_table(report) + _counts(report)
 
 
 def _score_table(report: Report, section: Section, metric: str) -> str:
@@ -171,8 +185,7 @@ def _score_table(report: Report, section: Section, metric: str) -> str:
     bodies = {}
     for group, rows in _grouped(section.rows).items():
         bodies[group] = [
-            _tr(row.label, [_score(row, target, metric, section) for target in report.targets], row.run is None)
-            for row in rows
+            _tr(row.label, [_score(row, target, metric) for target in report.targets], row.run is None) for row in rows
         ]
     if not section.label:
         bodies |= _published_rows(report, metric)
@@ -180,18 +193,15 @@ def _score_table(report: Report, section: Section, metric: str) -> str:
     return _table(caption, ["run", *report.targets], bodies, f"{name} {section.label}")
 
 
-def _score(row: Row, target: str, metric: str, section: Section) -> str:
+def _score(row: Row, target: str, metric: str) -> str:
     cell = row.cells[target]
     value = getattr(cell, metric)
     if value is None:
         return _td(MISSING)
     text = decibels(value)
     text = f"<strong>{text}</strong>" if metric in cell.best else text
-    key = f"{METRICS[metric]}_95"
-    found = row.run.results["summary"].get(target, {}).get("estimate", {}).get(metric, {}).get(key) if row.run else None
-    if found and not section.pattern:
-        text += f'<span class="ci">{decibels(found[0])} to {decibels(found[1])}</span>'
-    return _td(text)
+    interval = cell.interval(metric)
+    return _td(f'{text}<span class="ci">{interval}</span>' if interval else text)
 
 
 def _runs_table(report: Report) -> str:
@@ -211,12 +221,20 @@ def _runs_table(report: Report) -> str:
 
 def _published_rows(report: Report, metric: str) -> dict[str, list[str]]:
     """Published scores in this metric, a group per protocol; none is ever marked as best."""
-    bodies: dict[str, list[str]] = {}
-    for row in report.published:
-        if row.metric == metric:
-            cells = [_td(row.text(target)) for target in report.targets]
-            bodies.setdefault(f"Published, not ranked. {row.protocol}", []).append(_tr(row.name, cells, True))
+    bodies = {}
+    for protocol, rows in protocols([r for r in report.published if r.metric == metric], report.targets).items():
+        cells = [(row.name, [_td(row.text(target)) for target in report.targets]) for row in rows]
+        bodies[f"Published, not ranked. {protocol}"] = [_tr(name, texts, True) for name, texts in cells]
     return bodies
+
+
+def _published_otherwise(report: Report) -> str:
+    """Published scores by measures that are not computed here."""
+    bodies = _published_rows(report, "other")
+    if not bodies:
+        return ""
+    table = _table("dB; comparable within a group at most", ["system", *report.targets], bodies, "published otherwise")
+    return f"<details><summary>Published by other measures</summary>{table}</details>"
 
 
 def _versus(report: Report) -> str:
@@ -230,58 +248,81 @@ def _versus(report: Report) -> str:
 def _more(report: Report) -> str:
     text = ""
     for metric, (name, statistic, unit, decimals) in MORE.items():
-        rows = [
-            _tr(
-                f"{run.name}{'' if source == 'estimate' else ': ' + source.replace('_', ' ')}",
-                cells,
-                source != "estimate",
-            )
+        path = (metric, statistic)
+        cells = {
+            (run.name, source): [
+                _decimals(number(run.results["summary"], target, source, *path), decimals) for target in report.targets
+            ]
             for run in report.runs
             for source in SHOWN
-            if (cells := _more_cells(run, report.targets, metric, source, statistic, decimals))
-        ]
-        if rows:
-            table = _table(f"{statistic} over tracks, {unit}", ["run", *report.targets], {"": rows}, name)
-            text += f"<details><summary>{escape(name)}</summary>{table}</details>"
+        }
+        table = _more_table(
+            f"{statistic} over tracks, {unit}", ["run", *report.targets], report.runs, {"": cells}, name
+        )
+        text += f"<details><summary>{escape(name)}</summary>{table}</details>" if table else ""
     return text + _leakage(report)
 
 
-def _more_cells(
-    run: Run, targets: Sequence[str], metric: str, source: str, statistic: str, decimals: int
-) -> list[str] | None:
-    values = [number(run.results["summary"], target, source, metric, statistic) for target in targets]
-    if all(value is None for value in values):
-        return None
-    return [_td(MISSING if v is None else f"{round(v, decimals) + 0.0:,.{decimals}f}") for v in values]
-
-
 def _leakage(report: Report) -> str:
-    """Per run: targets down, parts across."""
-    found: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for run in report.runs:
-        for target in run.targets:
-            leaks = run.results["summary"].get(target, {}).get("estimate", {}).get("leakage_db")
-            if leaks:
-                found[run.name, target] = leaks
-    if not found:
-        return ""
-    parts = list(dict.fromkeys(name for leaks in found.values() for name in leaks))
-    rows = [
-        _tr(f"{run}: {target}", [_td(_one_decimal(number(leaks, part, "mean"))) for part in parts])
-        for (run, target), leaks in found.items()
+    """Estimates and baselines of each target down, parts across."""
+    summaries = {run.name: run.results["summary"] for run in report.runs}
+    of = [
+        s[what].get("leakage_db") or {} for x in summaries.values() for s in x.values() for what in s if what in SHOWN
     ]
+    parts = list(dict.fromkeys(name for leaks in of for name in leaks))
+    cells = {
+        f": {target}": {
+            (name, source): [_decimals(number(x, target, source, "leakage_db", part, "mean"), 1) for part in parts]
+            for name, x in summaries.items()
+            for source in SHOWN
+        }
+        for target in report.targets
+    }
     caption = "How loud each other part still is in an estimate: mean over tracks, dB; 0 as loud as in the mixture"
-    table = _table(caption, ["estimate", *parts], {"": rows}, "leakage")
-    return f"<details><summary>Leakage between targets</summary>{table}</details>"
+    table = _more_table(caption, ["estimate", *parts], report.runs, cells, "leakage")
+    return f"<details><summary>Leakage between targets</summary>{table}</details>" if table else ""
 
 
-def _one_decimal(value: float | None) -> str:
-    return MISSING if value is None else f"{round(value, 1) + 0.0:.1f}"
+def _more_table(
+    caption: str, header: Sequence[str], runs: Sequence[Run], groups: Mapping[str, Cells], name: str
+) -> str:
+    """A table of estimates and baselines, rows of dashes left out; empty where no row is left.
+
+    ``groups`` maps what ends the names of rows to their cells.
+    """
+    lines = []
+    for end, cells in groups.items():
+        rows = [(run.name, cells[run.name, "estimate"], False) for run in runs]
+        rows += [(label, texts, True) for label, texts in _baselines(runs, cells)]
+        filled = [row for row in rows if set(row[1]) - {MISSING}]
+        lines += [_tr(label + end, [_td(text) for text in texts], soft) for label, texts, soft in filled]
+    return _table(caption, header, {"": lines}, name) if lines else ""
+
+
+def _baselines(runs: Sequence[Run], cells: Cells) -> list[tuple[str, list[str]]]:
+    """(label, cells) of doing nothing, silence and ideal masks: one row where all runs on the same data agree.
+
+    Where they do not, as `csdr_museval` depends on a run's other targets, each run has rows of its own.
+    """
+    rows = []
+    for source, label in REFERENCES.items():
+        for letter, members in data_letters(runs).items():
+            columns = [set(c) - {MISSING} for c in zip(*(cells[run.name, source] for run in members), strict=True)]
+            if all(len(column) < 2 for column in columns):
+                rows.append((f"{label} [{letter}]" if letter else label, [next(iter(c), MISSING) for c in columns]))
+            else:
+                rows += [(f"{run.name}, {label}", cells[run.name, source]) for run in members]
+    return rows
+
+
+def _decimals(value: float | None, n: int) -> str:
+    return MISSING if value is None else f"{round(value, n) + 0.0:,.{n}f}"
 
 
 COUNTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "tracks scored": lambda s: number(s, "n_tracks"),
     "silent tracks left out": lambda s: number(s, "n_silent"),
+    "tracks without cSDR": lambda s: number(s, "estimate", "csdr", "n_undefined"),
     "frames": lambda s: number(s, "estimate", "n_frames", "sum"),
     "frames left out": lambda s: number(s, "estimate", "n_frames_excluded", "sum"),
     "by museval's rule": lambda s: number(s, "estimate", "n_frames_excluded_museval", "sum"),
@@ -290,12 +331,14 @@ COUNTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
 
 def _counts(report: Report) -> str:
     """What the scores do not include, always shown."""
-    rows = []
+    first, *others = COUNTS
+    header, rows = ["run: target", first, "tracks without the stem", *others], []
     for run in report.runs:
         for target in run.targets:
             values = [count(run.results["summary"].get(target, {})) for count in COUNTS.values()]
+            values.insert(1, n_without(run, target))
             rows.append(_tr(f"{run.name}: {target}", [_td(MISSING if v is None else f"{v:,.0f}") for v in values]))
-    return _table("<b>What was scored and what was left out</b>", ["run: target", *COUNTS], {"": rows}, "counts")
+    return _table("<b>What was scored and what was left out</b>", header, {"": rows}, "counts")
 
 
 # --- players and figures ----------------------------------------------------------------------------------------------
@@ -314,7 +357,8 @@ def _players(items: Sequence[Item]) -> str:
         "back or on; arrow keys on list and slider. A click into a spectrogram (50 Hz to 16 kHz) goes there. "
         "The uSDR is that of the whole track.</p>"
         '<div class="settings"><label><input type="checkbox" id="matched" checked> Play everything equally loud '
-        '(-23 dBFS RMS)</label></div><noscript><p class="warning">Listening needs JavaScript.</p></noscript>'
+        "(-23 dBFS RMS; all of a track less where one would clip)</label></div>"
+        '<noscript><p class="warning">Listening needs JavaScript.</p></noscript>'
         f'<div id="players">{folds}</div>'
     )
 

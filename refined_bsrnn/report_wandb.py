@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,5 +39,16 @@ def send(report: Report, out: Path, spec: LogSpec | None = None) -> str:
 
 
 def _table(text: str) -> wandb.Table:
+    """Numbers as numbers, so that they can be sorted and drawn; empty fields as None."""
     header, *rows = csv.reader(io.StringIO(text))
-    return wandb.Table(columns=[*header], data=rows)
+    columns = [_typed(column) for column in zip(*rows, strict=True)]
+    data = [list(row) for row in zip(*columns, strict=True)]
+    return wandb.Table(columns=[*header], data=data, allow_mixed_types=True)
+
+
+def _typed(column: Sequence[str]) -> list[float | str | None]:
+    """A column of numbers and empty fields as such; any other as it is."""
+    try:
+        return [float(text) if text else None for text in column]
+    except ValueError:
+        return [text or None for text in column]

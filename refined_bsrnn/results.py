@@ -110,10 +110,14 @@ def _read_results(path: Path) -> dict[str, Any]:
             found = f"is {results[key]!r:.40}" if key in results else "is missing"
             raise UserError(f"{path}: {key!r} {found}, expected {kind.__name__}; evaluate the run again.")
     tracks = results["tracks"]
-    whole = all(isinstance(track, dict) and {"track", "targets"} <= track.keys() for track in tracks)
-    if not whole or not all(isinstance(summary, dict) for summary in results["summary"].values()):
+    if not all(map(_has_scores, tracks)) or not all(isinstance(s, dict) for s in results["summary"].values()):
         raise UserError(f"{path}: a track or a summary lacks its scores; evaluate the run again.")
     return results
+
+
+def _has_scores(track: Any) -> bool:
+    targets = track.get("targets") if isinstance(track, dict) and "track" in track else None
+    return isinstance(targets, dict) and all(isinstance(scores, dict) for scores in targets.values())
 
 
 def _read_log(path: Path) -> tuple[dict[str, Any], ...]:

@@ -45,7 +45,7 @@ class TrackScores:
         self.errors: list[np.ndarray] = []  # per second (targets, sources): ‖reference − estimate‖²
         self.silent: list[np.ndarray] = []  # per second (M,): the sum over channels is zero throughout
         self.lengths: list[int] = []  # per second: its number of values, channels times samples
-        self.n_whole = 0  # seconds that are whole; what is behind them has no cSDR
+        self.n_whole = 0  # seconds that are whole; what is behind them has no cSDR, unless it is all there is
         self.powers: np.ndarray | float = 0.0  # (M, bins)
         self.names: list[str] = []
 
@@ -89,6 +89,7 @@ class TrackScores:
         """{target: {source: scores, "reference_silent", "n_frames_silent", "reference"}}; NaN where undefined."""
         if self.rest and next(iter(self.rest.values())).shape[1]:
             self._second(np.stack([self.rest[name] for name in self.names]))
+            self.n_whole = max(1, self.n_whole)  # museval takes a track below a second as one frame
         self.rest = {}
         self.p, self.e, self.s = np.stack(self.products), np.stack(self.errors), np.stack(self.silent)
         together = {source: self._excluded_together(source) for source in self.sources}

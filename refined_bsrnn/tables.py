@@ -9,7 +9,7 @@ import fnmatch
 import io
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from .published import Published
+from .published import Published, protocols
 from .results import Run, number
-from .stats import Comparison, compare
+from .stats import Comparison, compare, interval
 
 MISSING = "–"
 METRICS = {
@@ -48,6 +48,7 @@ class Cell:
     csdr: float | None = None
     n_tracks: int = 0
     best: frozenset[str] = frozenset()
+    sure: Mapping[str, Sequence[float] | None] = field(default_factory=dict)  # metric → its 95 % interval over tracks
 
     @property
     def parts(self) -> list[tuple[str, bool]]:
@@ -55,6 +56,11 @@ class Cell:
         if self.usdr is None and self.csdr is None:
             return [(MISSING, False)]
         return [(decibels(self.usdr), "usdr" in self.best), (" / ", False), (decibels(self.csdr), "csdr" in self.best)]
+
+    def interval(self, metric: str) -> str:
+        """As ``low to high``; empty where there is none, or where all tracks score the same (silence)."""
+        ends = self.sure.get(metric)
+        return f"{decibels(ends[0])} to {decibels(ends[1])}" if ends and ends[0] < ends[1] else ""
 
 
 @dataclass(frozen=True)
@@ -129,12 +135,13 @@ class Report:
         for section in self.sections:
             title = f"{_escape(section.label)}: tracks named `{section.pattern}`" if section.label else "All tracks"
             blocks += [f"## {title}", f"{_escape(section.counts)}.", _markdown_table(section, self.targets)]
+        for section in self.sections:
+            blocks += _markdown_intervals(section, self.targets)
         if self.versus:
             lines = [list(VERSUS_COLUMNS), ["---", "---", "---", *["---:"] * 4]]
             lines += [[_escape(text) for text in v.texts] for v in self.versus]
             blocks += ["## Differences between runs", VERSUS_TEXT, _lines(lines)]
-        for protocol in dict.fromkeys(row.protocol for row in self.published):
-            rows = [row for row in self.published if row.protocol == protocol]
+        for protocol, rows in protocols(self.published, self.targets).items():
             targets = list(dict.fromkeys(target for row in rows for target in row.scores))
             lines = [["published", *targets], ["---", *["---:"] * len(targets)]]
             lines += [[_escape(row.name), *(row.text(t) for t in targets)] for row in rows]
@@ -147,7 +154,7 @@ class Report:
         """One line per section and row, for programs: plain numbers, seconds, an empty field where one is missing."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        scores = [f"{target}_{what}" for target in self.targets for what in ("usdr_mean", "csdr_median", "n_tracks")]
+        scores = [f"{target}_{what}" for target in self.targets for what in CSV_SCORES]
         writer.writerow(["section", "data", "row", *CSV_DETAILS, *scores])
         for section in self.sections:
             for row in section.rows:
@@ -219,14 +226,17 @@ def scored(run: Run, target: str, pattern: str | None = None) -> dict[str, Mappi
 def _cell(run: Run, target: str, what: str, pattern: str | None) -> Cell:
     """Scores of ``what`` (estimate, mixture or silence): the run's own summary, or the same made from a group."""
     entries = scored(run, target, pattern)
+    sure: dict[str, Sequence[float] | None]
     if pattern is None:
         summary = run.results["summary"].get(target, {}).get(what, {})
         values = {metric: number(summary, metric, statistic) for metric, statistic in METRICS.items()}
+        sure = {m: summary[m].get(f"{statistic}_95") for m, statistic in METRICS.items() if summary.get(m)}
     else:
         per_track = {m: [number(entry, what, m) for entry in entries.values()] for m in METRICS}
         defined = {m: [value for value in column if value is not None] for m, column in per_track.items()}
         values = {m: getattr(statistics, METRICS[m])(column) if column else None for m, column in defined.items()}
-    return Cell(values["usdr"], values["csdr"], len(entries))
+        sure = {metric: interval(column, METRICS[metric]) for metric, column in defined.items()}
+    return Cell(values["usdr"], values["csdr"], len(entries), sure=sure)
 
 
 def same_ground(runs: Sequence[Run], target: str, pattern: str | None = None) -> bool:
@@ -399,6 +409,11 @@ def _data_note(letter: str, runs: Sequence[Run]) -> str:
     )
 
 
+def n_without(run: Run, target: str) -> int:
+    """How many tracks were to be scored and have no such stem."""
+    return len((run.results.get("tracks_without") or {}).get(target, ()))
+
+
 def _left_out(run: Run) -> list[str]:
     """What a run's scores do not include: tracks, silent references, frames."""
     notes = []
@@ -414,7 +429,7 @@ def _left_out(run: Run) -> list[str]:
             sum(int(number(entry, "estimate", key) or 0) for entry in tracks)
             for key in ("n_frames", "n_frames_excluded", "n_frames_excluded_museval")
         )
-        missing = len((run.results.get("tracks_without") or {}).get(target, ()))
+        missing = n_without(run, target)
         parts = [f"{int(number(summary, 'n_silent') or 0)} silent and {missing} missing tracks"]
         if frames:
             rule = f" ({together} by museval's rule)" if run.results["format"] > 1 else ""
@@ -467,6 +482,7 @@ def _target_notes(letter: str, members: Sequence[Run], targets: Sequence[str]) -
 
 # --- wording ----------------------------------------------------------------------------------------------------------
 
+CSV_SCORES = ("usdr_mean", "csdr_median", "n_tracks", "usdr_low", "usdr_high", "csdr_low", "csdr_high")
 CSV_DETAILS = ("kind", "base", "bands", "n_bands", "trainable_parameters", "steps", "training_seconds", "device")
 
 
@@ -513,6 +529,8 @@ def _csv_scores(row: Row, of: Report) -> list[str]:
     for target in of.targets:
         cell = row.cells[target]
         values += ["" if value is None else decibels(value) for value in (cell.usdr, cell.csdr)] + [str(cell.n_tracks)]
+        for metric in METRICS:
+            values += [decibels(end) for end in cell.sure.get(metric) or ()] or ["", ""]
     return values
 
 
@@ -533,6 +551,18 @@ def _markdown_table(section: Section, targets: Sequence[str]) -> str:
         cells = ["".join(f"**{text}**" if bold else text for text, bold in row.cells[t].parts) for t in targets]
         lines.append([_escape(row.label), *cells, *map(_escape, row.details if details else ())])
     return _lines(lines)
+
+
+def _markdown_intervals(section: Section, targets: Sequence[str]) -> list[str]:
+    """Heading and table of the 95 % intervals of a section; nothing where no row has one."""
+    names = [f"{_escape(target)} {METRIC_NAMES[metric]}" for target in targets for metric in METRICS]
+    lines = [["run", *names], ["---", *("---:" for _ in names)]]
+    for row in section.rows:
+        cells = [row.cells[target].interval(metric) for target in targets for metric in METRICS]
+        if any(cells):
+            lines.append([_escape(row.label), *(cell or MISSING for cell in cells)])
+    title = f"## 95 % intervals{f', {_escape(section.label)}' if section.label else ''}"
+    return [title, "By bootstrap over tracks, in dB.", _lines(lines)] if len(lines) > 2 else []
 
 
 def _lines(lines: Iterable[Sequence[str]]) -> str:

@@ -106,7 +106,7 @@ class EstimateFiles:
             there = sorted(p.name for p in self.folder.iterdir() if p.is_dir())
             raise DataError(
                 f"{self.folder} has no estimate of any of {len(tracks)} tracks, e.g. {tracks[0].name}/vocals.wav."
-                f"{nearest(tracks[0].name, there)}"
+                f"{nearest(tracks[0].name, there)} Where the references lie is said by --data ROOT."
             )
         return names
 
@@ -134,6 +134,9 @@ class EstimateFiles:
         ):
             if found != expected:
                 raise DataError(f"{path} has {found} {what}, its reference {expected}; write it at the track's own.")
+        if info.n_channels not in (1, track.n_channels):
+            wanted = f"{track.n_channels} or 1" if track.n_channels > 1 else "1"
+            raise DataError(f"{path} has {info.n_channels} channels, its reference {track.n_channels}; {wanted} fit.")
 
 
 def second_energies(track: Track, target: str, n_block: int) -> np.ndarray:

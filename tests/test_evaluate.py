@@ -195,7 +195,7 @@ def test_an_interrupted_evaluation_goes_on(run, songs, separated, monkeypatch):
     assert len(separated) == 3
 
 
-@pytest.mark.parametrize("change", ["weights", "stem", "mixture", "broken"])
+@pytest.mark.parametrize("change", ["weights", "stem", "mixture", "broken", "excerpt"])
 def test_what_has_changed_is_scored_again(run, songs, separated, change):
     write_song(songs / "test" / "song-1", seed=51)
     before = evaluate(run)
@@ -206,10 +206,12 @@ def test_what_has_changed_is_scored_again(run, songs, separated, change):
         soundfile.write(songs / "test" / "song-0" / "drums.wav", np.full((2 * RATE, 2), 0.1), RATE)
     elif change == "broken":
         (run.path / "evaluation" / "test" / "song-0.json").write_text("{")
+    elif change == "excerpt":
+        (run.path / "evaluation" / "test" / "song-0.drums.mixture.ogg").unlink()
     del separated[:]
     after = evaluate(run, mixture="sum" if change == "mixture" else "auto")
     assert len(separated) == (2 if change in ("weights", "mixture") else 1)
-    assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture"))
+    assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture", "excerpt"))
 
 
 def test_no_more_than_a_piece_of_a_song_is_in_memory(run, songs, monkeypatch):
@@ -283,6 +285,21 @@ def test_the_mixture_is_the_file_or_the_sum_and_said(run, songs):
 def test_tracks_without_a_target_are_named(run, songs):
     (write_song(songs / "test" / "no-drums", seed=9) / "drums.wav").unlink()
     assert evaluate(run)["tracks_without"] == {"drums": ["no-drums"], "vocals": []}
+
+
+def test_a_track_without_any_reference_is_said_and_counted(run, songs, capfd):
+    folder = write_song(songs / "test" / "bare", seed=9)
+    for stem in ("vocals", "drums", "bass", "other"):
+        (folder / f"{stem}.wav").unlink()
+    results = evaluate(run)
+    assert results["tracks_without"] == {"drums": ["bare"], "vocals": ["bare"]}
+    assert results["n_tracks"] == 1
+    expected = "1 of 2 tracks have no stem for drums or vocals and are left out, e.g. bare."
+    assert expected in " ".join(capfd.readouterr().err.split())
+    with pytest.raises(
+        DataError, match=r"none of 1 tracks in .* \(test\) has a stem for drums, vocals; stems there: none"
+    ):
+        evaluate(run, tracks=("bare",))
 
 
 def test_a_network_that_gives_nan(run, monkeypatch):
@@ -430,9 +447,10 @@ def test_estimates_in_a_folder(theirs, songs):
             "drums.wav has 15999 samples, its reference 16000; write",
         ),
         (lambda p, x: soundfile.write(p, x, 2 * RATE), "drums.wav has 16000 Hz, its reference 8000"),
+        (lambda p, x: soundfile.write(p, np.tile(x, 2), RATE), "drums.wav has 4 channels, its reference 2; 2 or 1 fit"),
         (lambda p, x: soundfile.write(p, math.nan * x, RATE, subtype="FLOAT"), "drums.wav holds NaN or infinite"),
         (lambda p, x: p.rename(p.with_name("piano.wav")), "none of 1 tracks in .* has a stem for piano"),
-        (lambda p, x: p.unlink(), "has no estimate of any of 1 tracks, e.g. song-0/vocals.wav"),
+        (lambda p, x: p.unlink(), r"has no estimate of any of 1 tracks, e.g. song-0/vocals.wav\..* --data ROOT"),
     ],
 )
 def test_estimates_that_do_not_fit(theirs, songs, change, message):

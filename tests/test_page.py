@@ -8,12 +8,14 @@ import os
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import RATE, micro_recipe, write_song, write_songs
+from scipy.stats import wilcoxon
 from test_evaluate import PROVENANCE
 from test_report import make_run, results_of
 
@@ -137,33 +139,151 @@ def test_every_score_and_interval_is_that_of_the_results(runs, made_page):
     assert [row for row, cell in drums.items() if cell[1]] == [best]
 
 
-def test_every_other_number_is_that_of_the_results(runs, made_page):
-    page = made_page
-    leakage = rows_of(page, "leakage")
-    counts = rows_of(page, "counts")
-    silent = rows_of(page, "SI-SDR")
+BASELINES = {
+    "mixture": "mixture (do nothing)",
+    "silence": "silence",
+    "ratio_mask": "ideal ratio mask (ceiling)",
+    "complex_mask": "ideal complex mask (ceiling)",
+}
+FURTHER = {  # table → (metric, statistic, decimals)
+    "SI-SDR": ("si_sdr", "mean", 2),
+    "cSDR, museval's rule for silent frames": ("csdr_museval", "median", 2),
+    "Level where the reference is silent (lower is better)": ("silent_dbfs", "mean", 1),
+    "Bandwidth: 99 % of the energy lies below": ("bandwidth_hz", "median", 0),
+}
+
+
+def printed(value, decimals=2):
+    return "–" if value is None else f"{round(value, decimals) + 0.0:,.{decimals}f}"
+
+
+def expected_scores(runs, targets, metric, statistic):
+    """{row: {column: (score, interval)}} of estimates and baselines."""
+    found = {}
+    for label, source, folders in [
+        *((run.name, "estimate", [run]) for run in runs),
+        *((label, source, runs) for source, label in BASELINES.items()),
+    ]:
+        for target in targets:
+            summaries = [r["summary"][target][source] for r in map(results_of, folders) if target in r["summary"]]
+            figures = summaries[0][metric] if summaries else {}
+            low, high = figures.get(f"{statistic}_95") or (0, 0)
+            interval = f"{printed(low)} to {printed(high)}" if low < high else ""
+            found.setdefault(label, {})[target] = (printed(figures.get(statistic)), interval)
+    return found
+
+
+def expected_others(runs, targets, path, decimals, columns=None):
+    """{row: {column: text}} of a further measurement, of estimates and of the baselines that have it."""
+    found = {}
+    for run in runs:
+        for source, label in {"estimate": run.name, **BASELINES}.items():
+            for target in targets:
+                row = f"{label}: {target}" if columns else label
+                of = results_of(run)["summary"].get(target, {}).get(source, {})
+                for column in columns or [target]:
+                    value = of.get(path[0], {})
+                    for step in (column, "mean") if columns else path[1:]:
+                        value = (value or {}).get(step)
+                    if value is not None:
+                        found.setdefault(row, {})[column] = printed(value, decimals)
+    return found
+
+
+def filled(rows):
+    """Without dashes and rows of dashes alone: {row: {column: text}}."""
+    texts = {row: {c: x[0] for c, x in list(cells.items())[1:] if x[0] != "–"} for row, cells in rows.items()}
+    return {row: cells for row, cells in texts.items() if cells}
+
+
+def test_every_number_of_every_table_is_that_of_the_results(runs, made_page):
+    targets = ["drums", "vocals"]
+    tables = {name: rows_of(made_page, name) for name in Tables(made_page).tables}
+    for name, metric, statistic in (("uSDR ", "usdr", "mean"), ("cSDR ", "csdr", "median")):
+        shown = tables.pop(name)
+        assert {row: {t: cells[t][::2] for t in targets} for row, cells in shown.items()} == expected_scores(
+            runs, targets, metric, statistic
+        )
+    for name, (*path, decimals) in FURTHER.items():
+        own = name.startswith("cSDR")  # museval's rule: the mixture's score depends on a run's other targets
+        shown, expected = filled(tables.pop(name, {})), expected_others(runs, targets, path, decimals)
+        assert {r: c for r, c in shown.items() if not own or r in ("drums", "mtl")} == {
+            r: c for r, c in expected.items() if not own or r in ("drums", "mtl")
+        }
+    stems = ["vocals", "drums", "bass", "other"]
+    assert filled(tables.pop("leakage")) == expected_others(runs, targets, ["leakage_db"], 1, stems)
+    assert tables.pop("counts") == expected_counts(runs)
+    what = tables.pop("runs")
+    for run in runs:
+        model, training = results_of(run)["model"], results_of(run)["training"]
+        assert [cell[0] for cell in what[run.name].values()][1:] == [
+            f"{model['bands']} ({model['n_bands']})",
+            f"{model['trainable_parameters']:,}",
+            f"{training['steps']:,}",
+            f"0:00:{round(training['seconds']):02}",
+            training["device"],
+        ]
+    assert list(tables) == ["differences"], "and that is tested below"
+    assert f"Tracks scored: drums {results_of(runs[0])['summary']['drums']['n_tracks']}, vocals 5." in made_page
+
+
+def expected_counts(runs):
+    found = {}
     for run in runs:
         results = results_of(run)
         for target, summary in results["summary"].items():
-            for part, found in summary["estimate"]["leakage_db"].items():
-                assert leakage[f"{run.name}: {target}"][part][0] == f"{found['mean']:.1f}"
-            assert silent[run.name][target][0] == db(summary["estimate"]["si_sdr"]["mean"])
-            row = counts[f"{run.name}: {target}"]
-            assert row["tracks scored"][0] == str(summary["n_tracks"])
-            assert row["frames"][0] == str(summary["estimate"]["n_frames"]["sum"])
-            assert row["frames left out"][0] == str(summary["estimate"]["n_frames_excluded"]["sum"])
-    what = rows_of(page, "runs")
-    assert what["mtl"]["bands (K)"][0] == f"custom ({results_of(runs[1])['model']['n_bands']})"
+            estimate, row = summary["estimate"], f"{run.name}: {target}"
+            counts = {
+                "tracks scored": summary["n_tracks"],
+                "tracks without the stem": len(results["tracks_without"][target]),
+                "silent tracks left out": summary["n_silent"],
+                "tracks without cSDR": estimate["csdr"]["n_undefined"],
+                "frames": estimate["n_frames"]["sum"],
+                "frames left out": estimate["n_frames_excluded"]["sum"],
+                "by museval's rule": estimate["n_frames_excluded_museval"]["sum"],
+            }
+            found[row] = {"run: target": (row, False, ""), **{k: (str(n), False, "") for k, n in counts.items()}}
+    return found
 
 
-def test_differences_are_paired_over_tracks(runs, made_page):
-    page = made_page
-    row = rows_of(page, "differences")["drums"]
-    ours, theirs = ([t["targets"]["drums"]["estimate"]["csdr"] for t in results_of(run)["tracks"]] for run in runs)
-    differences = np.array(ours) - np.array(theirs)
-    assert row["difference"][0] == "drums − mtl"
-    assert row["mean [95 %] (dB)"][0].split(" ")[0] == db(differences.mean())
-    assert row["better on"][0] == f"{(differences > 0).sum()} of 5"
+def test_what_is_left_out_is_counted(tmp_path):
+    run = make_run(tmp_path / "a", {"guitar": (1.0,) * 4}, tracks_without={"guitar": ["x", "y"]})
+    page = page_of([run], tmp_path / "out")
+    assert rows_of(page, "counts")["a: guitar"]["tracks without the stem"][0] == "2"
+    assert "guitar 0 silent and 2 missing tracks" in page
+
+
+def test_scores_beside_players_are_those_of_the_results(runs, made_page):
+    rows = {run.name: {t["track"]: t["targets"] for t in results_of(run)["tracks"]} for run in runs}
+    for item in items_of(made_page):
+        shown = {source["name"]: source["score"] for source in item["sources"]}
+        first = next(name for name in ("drums", "mtl") if name in shown)
+        of = rows[first][item["track"]][item["target"]]
+        assert shown.pop("mixture") == f"uSDR {db(of['mixture']['usdr'])} dB"
+        assert shown.pop("reference") == ""
+        for name, text in shown.items():
+            assert text == f"uSDR {db(rows[name][item['track']][item['target']]['estimate']['usdr'])} dB"
+        scores = [targets[item["target"]]["estimate"]["usdr"] for targets in rows[first].values()]
+        pick = {"best": max, "worst": min, "median": np.median}[item["which"]]
+        assert of["estimate"]["usdr"] == pick(scores)
+
+
+def test_differences_are_those_of_numpy_and_scipy(runs, made_page):
+    for metric, name in (("usdr", "uSDR"), ("csdr", "cSDR")):
+        header, *rows = Tables(made_page).tables["differences"]
+        row = next([cell[0] for cell in row] for row in rows if row[2][0] == name)
+        ours, theirs = (
+            np.array([t["targets"]["drums"]["estimate"][metric] for t in results_of(run)["tracks"]]) for run in runs
+        )
+        d = ours - theirs
+        draws = np.random.default_rng(0).integers(5, size=(10_000, 5))
+        low, high = np.quantile(d[draws].mean(1), (0.025, 0.975))
+        p = wilcoxon(ours, theirs).pvalue
+        assert row == [
+            *("drums", "drums − mtl", name, f"{db(d.mean())} [{db(low)}, {db(high)}]", db(np.median(d))),
+            *(f"{(d > 0).sum()} of 5", f"{p:.3f}"),
+        ]
+        assert len(row) == len(header)
 
 
 def test_rows_stand_in_groups(tmp_path):
@@ -190,7 +310,10 @@ def test_published_rows_name_their_protocol_and_are_never_best(tmp_path):
     rows = rows_of(page, "uSDR ")
     assert rows["BSRNN (paper)"]["vocals"] == ("10.04", False, "")
     assert rows["b"]["vocals"][1], "a published number does not take the best away"
-    assert {row.metric for row in PUBLISHED} == {"usdr", "csdr"}
+    assert {row.metric for row in PUBLISHED} == {"usdr", "csdr", "other"}
+    otherwise = rows_of(page, "published otherwise")
+    assert otherwise["first Refined BSRNN, drums to vocals, v7"]["vocals"] == ("1.139", False, "")
+    assert "first Refined BSRNN, v7" not in otherwise, "scores drums alone, which no run here has"
     markdown = (tmp_path / "out" / "report.md").read_text()
     assert "## Published: uSDR, mean over tracks; MUSDB18-HQ test\n\nNot measured here and not ranked." in markdown
 
@@ -336,6 +459,61 @@ def test_in_chromium(browser_page, runs):
     wait(page, f"{player}.gains === null")
     page.keyboard.press(".")
     assert page.evaluate(f"{player}.position()") > 0
+    assert complaints == []
+
+
+@pytest.mark.slow
+def test_spectrograms_are_those_of_numpy(browser_page):
+    """The strongest bin of each row, of both channels averaged, at one time in the middle."""
+    page, _ = browser_page
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 20000)).astype(np.float32)
+    buffer = "((x) => ({ length: 20000, numberOfChannels: 2, sampleRate: 48000, getChannelData: (c) => x[c] }))"
+    call = f"(x) => Array.from(reportSpectrogram({buffer}(x), 0.5).data)"
+    found = np.array(page.evaluate(call, x.tolist())).reshape(-1, 76)[5]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2048)
+    spectrum = np.fft.rfft(0.5 * x[:, 5 * 1024 - 1024 : 5 * 1024 + 1024] * window)
+    power = (np.abs(spectrum) ** 2).mean(0)
+    edges = 50 * 320 ** (np.arange(77) / 76) * 2048 / 48000
+    strongest = [power[int(low) : max(int(low) + 1, int(high))].max() for low, high in pairwise(edges)]
+    np.testing.assert_allclose(found, 10 * np.log10(strongest), atol=0.01)
+
+
+FOCUSED = "document.activeElement.type"
+
+
+@pytest.mark.slow
+def test_keys_keep_their_place_and_levels_do_not_clip(browser_page):
+    page, complaints = browser_page
+    player = "reportPlayers[0]"
+    own = page.evaluate(f"{player}.item.sources.map(s => s.matched)")
+    page.evaluate(f"{player}.item.sources.forEach(s => s.matched *= 1000)")
+    page.locator(".item .play").first.click()
+    wait(page, f"{player}.gains && {player}.position() > 0.1")
+    assert page.evaluate(FOCUSED) == "button"
+    peak = "b => Math.max(...[...Array(b.numberOfChannels).keys()].map("
+    peak += "c => b.getChannelData(c).reduce((most, x) => Math.max(most, Math.abs(x)), 0)))"
+    peaks = page.evaluate(f"{player}.buffers.map({peak})")
+    played = page.evaluate(f"{player}.item.sources.map(s => s.matched * {player}.headroom)")
+    assert max(p * gain for p, gain in zip(peaks, played, strict=True)) == pytest.approx(0.98, abs=1e-3)
+    assert np.ptp([gain / before for gain, before in zip(played, own, strict=True)]) < 1e-9, "still matched"
+    slider = page.locator(".item input[type=range]").first
+    slider.focus()
+    count = f"const p = {player}, seek = p.seek.bind(p); p.sought = 0; p.seek = (s) => {{ p.sought += 1; seek(s); }};"
+    page.evaluate(f"() => {{ {count} }}")
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate(FOCUSED) == "range"
+    assert page.evaluate(f"{player}.sought") == 5, "it plays on and the slider keeps the keys"
+    radio = page.locator(".item input[type=radio]").first
+    radio.focus()
+    page.keyboard.press("Space")
+    wait(page, f"{player}.gains === null")
+    page.keyboard.press("Space")
+    wait(page, f"{player}.gains")
+    assert page.evaluate(FOCUSED) == "radio"
+    page.keyboard.press("ArrowDown")
+    wait(page, f"{player}.gains[1].gain.value > 0 && {player}.active === 1")
     assert complaints == []
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from refined_bsrnn.errors import UserError
 from refined_bsrnn.report import CELL, read_runs, report, training_curves
+from refined_bsrnn.stats import interval
 
 TRACKS = ("song_a", "song_b", "eir_a", "eir_b")
 PROTOCOL = {"usdr": "energy ratio over the track", "csdr": "median over frames"}
@@ -299,6 +300,29 @@ def test_groups_are_scored_on_their_own_tracks(runs):
     assert lines[0]["drums_usdr_mean"] == "3.50"
 
 
+def test_intervals_stand_in_every_table(tmp_path):
+    """Of a summary as it is; of a group of tracks by the same bootstrap, of estimates and baselines."""
+    run = make_run(tmp_path / "drums", {"drums": (1.0, 2.0, 3.0, 4.5)})
+    results = results_of(run)
+    results["summary"]["drums"]["estimate"]["usdr"]["mean_95"] = [1.234, 4.321]
+    results["summary"]["drums"]["mixture"]["csdr"]["median_95"] = [-4.0, -2.0]
+    (run / "results.json").write_text(json.dumps(results))
+    made = report([run], groups={"all of them": "*", "too few": "eir_*"})
+    assert table(made.markdown, 3) == {
+        "drums": {"run": "drums", "drums uSDR": "1.23 to 4.32", "drums cSDR": "–"},
+        "mixture (do nothing)": {"run": "mixture (do nothing)", "drums uSDR": "–", "drums cSDR": "-4.00 to -2.00"},
+    }
+    low, high = interval([1.0, 2.0, 3.0, 4.5], "mean")
+    group = table(made.markdown, 4)
+    assert group["drums"]["drums uSDR"] == f"{low:.2f} to {high:.2f}"
+    assert group["mixture (do nothing)"]["drums cSDR"] == "-3.50 to -0.50"
+    assert "## 95 % intervals, too few" not in made.markdown
+    lines = {(x["section"], x["row"]): x for x in csv.DictReader(io.StringIO(made.csv))}
+    assert [lines["all", "drums"][f"drums_usdr_{end}"] for end in ("low", "high")] == ["1.23", "4.32"]
+    assert lines["all", "drums"]["drums_csdr_low"] == ""
+    assert lines["all of them", "drums"]["drums_usdr_high"] == f"{high:.2f}"
+
+
 def test_silent_references_do_not_count(tmp_path):
     run = make_run(tmp_path / "drums", {"drums": (1.0, 2.0, 3.0, 99.0)}, silent={("eir_b", "drums")})
     made = report([run], groups={"real": "eir_*"})
@@ -421,6 +445,8 @@ def test_broken_results(tmp_path, text, message):
     [
         ({"summary": 3}, "'summary' is 3, expected dict"),
         ({"tracks": [{"track": "a"}]}, "lacks its scores"),
+        ({"tracks": [{"track": "a", "targets": {"drums": 3}}]}, "lacks its scores"),
+        ({"tracks": [3]}, "lacks its scores"),
         ({"summary": {"drums": None}}, "lacks its scores"),
     ],
 )

@@ -50,6 +50,7 @@ def cases():
         "silent estimate": ({"a": a, "b": b}, {"a": ea, "b": gone}),
         "anti-phase": ({"a": anti, "b": b}, {"a": ea, "b": eb}),
         "mono": ({"a": a[:1], "b": b[:1]}, {"a": ea[:1], "b": eb[:1]}),
+        "short": ({"a": a[:, :1501], "b": b[:, :1501]}, {"a": ea[:, :1501], "b": eb[:, :1501]}),
         "odd length": ({"a": a[:, :9001], "b": b[:, :9001]}, {"a": ea[:, :9001], "b": eb[:, :9001]}),
     }
 
@@ -89,10 +90,11 @@ def test_blocks_do_not_matter_and_scores_are_those_of_whole_signals(name, block)
 
 def test_shorter_than_a_second():
     s = noise(0, 0.5)
-    row = scored({"a": s}, {"a": 0.5 * s})["a"]["estimate"]
-    assert row["n_frames"] == 0
-    assert math.isnan(row["csdr"])
-    assert row["usdr"] == pytest.approx(usdr(s, 0.5 * s))
+    row = scored({"a": s}, {"a": 0.9 * s}, block=300)["a"]["estimate"]
+    assert (row["n_frames"], row["n_frames_excluded"]) == (1, 0)
+    assert row["csdr"] == row["csdr_museval"] == pytest.approx(20)
+    assert row["usdr"] == pytest.approx(usdr(s, 0.9 * s))
+    assert scored({"a": 1e-5 * s}, {"a": s})["a"]["estimate"]["silent_dbfs"] == pytest.approx(-17, abs=3)
 
 
 def test_extremes_of_si_sdr():

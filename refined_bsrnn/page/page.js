@@ -30,7 +30,10 @@
         make("span", { className: "badge", textContent: this.item.which }),
         make("small", { textContent: `${this.item.target}, ${this.item.start.toFixed(1)} to ${(this.item.start + this.item.seconds).toFixed(1)} s` }));
       this.button = make("button", { type: "button", className: "play", textContent: "Play" });
-      this.button.addEventListener("click", () => this.toggle());
+      this.button.addEventListener("click", () => {
+        this.button.focus({ preventScroll: true }); // Safari gives a clicked button no focus; the keys need one in here
+        this.toggle();
+      });
       this.slider = make("input", { type: "range", min: 0, max: this.item.seconds, step: 0.01, value: 0 });
       this.slider.setAttribute("aria-label", `Position in ${this.item.track}, seconds`);
       this.slider.addEventListener("input", () => this.seek(Number(this.slider.value)));
@@ -70,7 +73,7 @@
 
     level(i) {
       const source = this.item.sources[i];
-      return i === this.active ? (matched.checked ? source.matched : source.gain) : 0;
+      return i === this.active ? (matched.checked ? source.matched * this.headroom : source.gain) : 0;
     }
 
     position() {
@@ -84,7 +87,8 @@
       if (playing) playing.stop();
       playing = this;
       context = context || new AudioContext();
-      this.button.disabled = true;
+      const focused = document.activeElement === this.button;
+      this.button.disabled = true; // which takes its focus away
       try {
         await context.resume();
         this.buffers = this.buffers || await Promise.all(this.item.sources.map((s) => context.decodeAudioData(bytes(s.audio))));
@@ -94,7 +98,9 @@
         return;
       } finally {
         this.button.disabled = false;
+        if (focused && document.activeElement === document.body) this.button.focus({ preventScroll: true });
       }
+      this.headroom = headroom(this.buffers, this.item.sources);
       if (playing !== this) return; // another was started meanwhile
       this.start();
     }
@@ -111,7 +117,6 @@
       });
       this.started = when;
       this.button.textContent = "Pause";
-      this.button.focus({ preventScroll: true });
       this.draw();
     }
 
@@ -187,22 +192,34 @@
     }
   }
 
-  // Power in dB, rows from low to high on a log scale; all channels are averaged.
+  // What all matched gains are lowered by together, so that they stay equal and the loudest sample is not clipped.
+  function headroom(buffers, sources) {
+    let most = 0.98;
+    buffers.forEach((buffer, i) => {
+      for (let c = 0; c < buffer.numberOfChannels; c++) {
+        for (const x of buffer.getChannelData(c)) most = Math.max(most, Math.abs(x) * sources[i].matched);
+      }
+    });
+    return 0.98 / most;
+  }
+
+  // Power in dB, rows from low to high on a log scale; the mean of both channels.
   function spectrogram(buffer, gain) {
     const hop = Math.max(N_FFT / 2, Math.floor(buffer.length / 900)), columns = Math.max(1, Math.ceil(buffer.length / hop));
-    const channels = Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c));
+    const left = buffer.getChannelData(0), right = buffer.getChannelData(Math.min(1, buffer.numberOfChannels - 1));
     const edges = Array.from({ length: ROWS + 1 }, (_, r) => (LOW_HZ * (HIGH_HZ / LOW_HZ) ** (r / ROWS) * N_FFT) / buffer.sampleRate);
     const data = new Float32Array(columns * ROWS), real = new Float32Array(N_FFT), imag = new Float32Array(N_FFT);
+    const power = new Float32Array(N_FFT / 2);
     for (let t = 0; t < columns; t++) {
-      const power = new Float32Array(N_FFT / 2);
-      for (const x of channels) {
-        for (let n = 0; n < N_FFT; n++) {
-          const at = t * hop + n - N_FFT / 2;
-          real[n] = (x[at] || 0) * gain * WINDOW[n];
-          imag[n] = 0;
-        }
-        fft(real, imag);
-        for (let k = 0; k < N_FFT / 2; k++) power[k] += (real[k] ** 2 + imag[k] ** 2) / channels.length;
+      for (let n = 0; n < N_FFT; n++) { // both channels in one transform, left as the real and right as the imaginary part
+        const at = t * hop + n - N_FFT / 2;
+        real[n] = (left[at] || 0) * gain * WINDOW[n];
+        imag[n] = (right[at] || 0) * gain * WINDOW[n];
+      }
+      fft(real, imag);
+      for (let k = 0; k < N_FFT / 2; k++) {
+        const j = (N_FFT - k) % N_FFT; // the mean of |L|² and |R|²
+        power[k] = (real[k] ** 2 + imag[k] ** 2 + real[j] ** 2 + imag[j] ** 2) / 4;
       }
       for (let r = 0; r < ROWS; r++) {
         const first = Math.floor(edges[r]), last = Math.max(first + 1, Math.floor(edges[r + 1]));
@@ -216,7 +233,10 @@
 
   const WINDOW = Float32Array.from({ length: N_FFT }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / N_FFT));
 
-  function fft(real, imag) { // radix 2, in place
+  const COS = Float32Array.from({ length: N_FFT / 2 }, (_, k) => Math.cos((2 * Math.PI * k) / N_FFT));
+  const SIN = Float32Array.from({ length: N_FFT / 2 }, (_, k) => -Math.sin((2 * Math.PI * k) / N_FFT));
+
+  function fft(real, imag) { // radix 2, in place, of N_FFT values
     const n = real.length;
     for (let i = 1, j = 0; i < n; i++) {
       let bit = n >> 1;
@@ -225,9 +245,9 @@
       if (i < j) { [real[i], real[j]] = [real[j], real[i]]; [imag[i], imag[j]] = [imag[j], imag[i]]; }
     }
     for (let size = 2; size <= n; size *= 2) {
-      const angle = (-2 * Math.PI) / size, half = size / 2;
+      const half = size / 2, step = n / size;
       for (let k = 0; k < half; k++) {
-        const c = Math.cos(angle * k), s = Math.sin(angle * k);
+        const c = COS[k * step], s = SIN[k * step];
         for (let i = k; i < n; i += size) {
           const a = real[i + half] * c - imag[i + half] * s, b = real[i + half] * s + imag[i + half] * c;
           real[i + half] = real[i] - a; imag[i + half] = imag[i] - b;
@@ -261,5 +281,5 @@
     seen.observe(player.node);
   }
   matched.addEventListener("change", () => playing && playing.levels());
-  window.reportPlayers = players; // for tests
+  Object.assign(window, { reportPlayers: players, reportSpectrogram: spectrogram }); // for tests
 })();
