@@ -138,8 +138,8 @@ def training_data(recipe: Recipe) -> TrainingData:
     found = scan(recipe.data, ("train", "valid"))
     tracks = found.usable()
     train_tracks, validation = split_validation(tracks, recipe.data)
-    train_tracks = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
-    parts = make_parts(train_tracks, recipe.targets, recipe.data)
+    used = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
+    parts = make_parts(used, recipe.targets, recipe.data, {stem for track in train_tracks for stem in track.stems})
     validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
     opened = opening(recipe, found, parts.tracks, validation)
     return TrainingData(found.sources, table_of(tracks), parts, validation, opened)
