@@ -107,9 +107,7 @@ def make_parts(
     return Parts(songs, [*notes, *told], active)
 
 
-def _check_names(
-    tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str]
-) -> None:
+def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str]) -> None:
     available = {stem for t in tracks for stem in t.stems}
     for target in targets:
         if target in elsewhere and target not in available:

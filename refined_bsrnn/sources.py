@@ -512,8 +512,8 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
     """The training tracks a recipe asks for: all, or some of those that have a target, in an order set by the seed.
 
     Of ``use_tracks``, ``use_minutes`` and ``use_fraction`` the one that leaves least decides; at least one track stays.
-    Of several targets each has a song before any has a second one. Where no track has a target, all are given back: what
-    is made of them says what there is.
+    Of several targets each has a song before any has a second one. Where no track has a target, all are given back:
+    what is made of them says what there is.
     """
     having = [t for t in tracks if set(targets) & set(t.stems)]
     if not having or not (spec.use_tracks or spec.use_minutes or spec.use_fraction < 1):

@@ -257,7 +257,7 @@ def test_few_songs_need_not_have_every_stem_of_the_mixtures(few):
     data = read_provenance(run)["data"]
     assert len(data["train_tracks"]) == 2
     assert "piano" not in data["parts"]
-    with pytest.raises(DataError, match=r"none of the 1 tracks that data\.use_tracks .* has a stem 'piano'; others have"):
+    with pytest.raises(DataError, match=r"none of the 1 tracks that data\.use_tracks .* has a stem 'piano'; o"):
         transfer_to(few, "guitar", "piano", overrides=[stems, "data.use_tracks=1"])
     with pytest.raises(DataError, match=r"no track has a stem 'lute'.* Stems found in 4 tracks: bass, drums, guitar"):
         transfer_to(few, "lute", overrides=[stems, "data.use_tracks=2"])
