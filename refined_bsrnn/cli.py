@@ -81,6 +81,8 @@ def _check_transfer_words(args: argparse.Namespace) -> None:
             raise RecipeError(f"--{word.replace('_', '-')} does something with {needs} only.")
     if args.tracks is not None and args.tracks < 1:
         raise RecipeError(f"--tracks is {args.tracks}; expected 1 or more.")
+    if args.minutes is not None and not args.minutes > 0:
+        raise RecipeError(f"--minutes is {args.minutes:g}; expected more than 0.")
 
 
 def _renamed(args: argparse.Namespace) -> list[str]:
@@ -324,11 +326,11 @@ def heads(args: argparse.Namespace) -> int:
 def _heads_list(args: argparse.Namespace) -> int:
     from rich.table import Table
 
-    from .checkpoint import find_run
     from .head_files import list_heads
+    from .hub import find_model
     from .progress import console
 
-    run = find_run(args.run, args.root)
+    run = find_model(args.run, args.root)
     facts = list_heads(run)
     if args.json:
         print(json.dumps([asdict(head) for head in facts]))

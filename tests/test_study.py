@@ -6,6 +6,7 @@ import statistics
 import time
 from pathlib import Path
 
+import matplotlib.colors
 import pytest
 import torch
 import yaml
@@ -18,7 +19,20 @@ from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.study import _environment, carry_out, load_study, plan, run_study, state_of
-from refined_bsrnn.study_report import AUDIO, Row, against_full, collect, curve_of, markdown, report_study, spread
+from refined_bsrnn.study_report import (
+    AUDIO,
+    Row,
+    against_full,
+    collect,
+    curve_of,
+    markdown,
+    plot_curves,
+    plot_forgetting,
+    plot_matrix,
+    plot_songs,
+    report_study,
+    spread,
+)
 from refined_bsrnn.train import Trainer
 
 
@@ -290,6 +304,42 @@ def test_what_is_reached_of_full_by_hand():
     assert against_full([unknown, full])[-2] == "| frozen | guitar | – | – | – | – | – |"
     two = row_of("frozen", "frozen", [2.5], [4.0], seeds=[1])
     assert "| 2.50 | 83 % | -0.50 | 10 %" in against_full([two, full])[-2]  # the same seed, not the same place
+
+
+def hue(line):
+    red, _, blue, _ = matplotlib.colors.to_rgba(line.get_color())
+    return "red" if red > blue + 0.1 else "blue" if blue > red + 0.1 else "neither"
+
+
+def test_v7_is_drawn_in_reds_and_other_schemes_in_blues_with_means_over_seeds():
+    bands = {"drums": "tet24", "drums-v7": "v7", "drums-to-bass": "tet24", "drums-v7-to-bass": "v7"}
+    seeds = [[(1.0, 0.0), (2.0, 2.0)], [(3.0, 1.0), (4.0, 4.0)]]
+    figure = plot_curves({"bass": dict.fromkeys(bands, seeds)}, bands)
+    (axis,) = figure.axes
+    means = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+    assert {line.get_label(): hue(line) for line in means} == {
+        label: "red" if kind == "v7" else "blue" for label, kind in bands.items()
+    }
+    assert len({line.get_color() for line in means}) == len(bands)  # shades tell those of a family apart
+    assert all(line.get_xydata().tolist() == [[2.0, 0.5], [3.0, 3.0]] for line in means)
+    assert len(axis.get_lines()) == 3 * len(bands)  # and every seed
+    assert axis.get_xlabel() == "training time, s"
+
+
+def test_the_other_figures_show_the_rows():
+    rows = [row_of("a", "frozen", [1.0, 3.0], [1.0], tracks=3), row_of("b", "frozen", [4.0, 4.0], [1.0], tracks=10)]
+    rows += [row_of("c", "frozen", [5.0], [1.0]), row_of("d", "frozen", [2.0], [1.0], base="drums", target="piano")]
+    axis = plot_songs(rows).axes[0]
+    (line,) = [c for c in axis.containers if len(c[0].get_xdata()) > 1]  # a single amount of songs is no line
+    assert line.get_label() == "mtl to guitar, frozen"
+    assert line[0].get_ydata().tolist() == [2.0, 4.0, 5.0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["3", "10", "all"]
+    axis = plot_matrix(rows[2:]).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["5.00", "–", "–", "2.00"]  # mtl, drums × guitar, piano
+    forgetful = [row_of("full", "full", [1.0], [1.0], forgetting=[-1.0, -3.0]), row_of("x", "frozen", [1.0], [1.0])]
+    forgetful[1].forgetting.extend([0.0, 0.0])
+    bars = plot_forgetting(forgetful).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [-2.0, 0.0]
 
 
 def test_curves_come_from_the_log_and_their_time_is_without_validation(write, monkeypatch):

@@ -177,6 +177,14 @@ def test_a_head_starts_from_another(base):
     assert all(torch.equal(t, drums[name]) for name, t in model.heads["guitar"].state_dict().items())
 
 
+def test_starting_from_a_head_with_low_rank_updates_says_that_they_stay_behind(base, capsys):
+    bent = transfer_to(base, "guitar", method="lora")
+    run = transfer_to(bent, "bass", init_from="guitar")
+    assert "'guitar' was trained with low-rank updates of the backbone, which the new" in capsys.readouterr().err
+    assert not load_model(run).adapters
+    assert not changed(base, run)
+
+
 def test_what_cannot_be_is_refused(base):
     with pytest.raises(RecipeError, match=r"has no head 'drum'\. Did you mean 'drums'\? Heads: drums, vocals"):
         transfer_to(base, "guitar", init_from="drum")
@@ -281,6 +289,7 @@ def test_the_methods_of_the_recipe_are_those_there_are():
         (["--blocks", "1", "--method", "lora"], "--blocks does something with --method partial only"),
         (["--cache-max-gb", "1"], "--cache-max-gb does something with --cache only"),
         (["--tracks", "0"], "--tracks is 0; expected 1 or more"),
+        (["--minutes", "0"], "--minutes is 0; expected more than 0"),
         (["--as", "a", "b"], "--as gives 2 names for 1 targets"),
     ],
 )
