@@ -2,8 +2,12 @@
 
 import json
 import math
+import os
+import signal
 import statistics
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.colors
@@ -14,11 +18,20 @@ from conftest import STEMS, micro_values, write_songs
 from filelock import FileLock
 
 from refined_bsrnn.checkpoint import load_state, read_tensors, tensors_sha256, write_tensors
-from refined_bsrnn.cli import main
+from refined_bsrnn.cli import _terminated_as_interrupted, main
 from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
-from refined_bsrnn.study import _environment, carry_out, load_study, plan, run_study, state_of
+from refined_bsrnn.study import (
+    _environment,
+    carry_out,
+    in_own_process,
+    load_study,
+    plan,
+    run_study,
+    state_of,
+    stop_processes,
+)
 from refined_bsrnn.study_report import (
     AUDIO,
     Row,
@@ -368,6 +381,28 @@ def test_curves_come_from_the_log_and_their_time_is_without_validation(write, mo
     assert state["seconds"] - state["validation_seconds"] == pytest.approx(curve[1][0], abs=0.05)
     hours = [x for x, _ in curve_of(runs[0], "drums", AUDIO)]
     assert hours == [e["step"] * 2 * 0.25 / 3600 for e in events if "validation/drums/usdr" in e]
+
+
+def test_a_study_that_is_terminated_leaves_no_process_behind(tmp_path, monkeypatch):
+    sleeper = tmp_path / "python"
+    sleeper.write_text("#!/bin/sh\necho asleep\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr("refined_bsrnn.study.sys.executable", str(sleeper))
+    log = tmp_path / "log.txt"
+
+    def when_asleep():
+        while not (log.exists() and log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=when_asleep, daemon=True).start()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, _terminated_as_interrupted(stop_processes):  # as the command does it
+        work = pool.submit(in_own_process, ["compare"], log, {})
+        with pytest.raises(KeyboardInterrupt):
+            work.result()
+    assert time.monotonic() - began < 30
+    assert "exit code -15" in str(work.exception())
 
 
 def test_dry_run_lists_and_does_nothing(write, capsys):
