@@ -4,8 +4,9 @@ scripts/benchmark.py transfer --size tiny --size small
 """
 
 import argparse
+import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .benchmark import Job, Kind, Speed, interleaved, machine
+from .benchmark import Job, Kind, Speed, machine, seconds_of
 from .feature_cache import BLOCK, CachedMixes, FeatureCache, example_arrays
 from .model import BSRNN
 from .progress import say
@@ -45,18 +46,39 @@ def transfer_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def measure_transfer(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds per step of every kind in `JOBS`, and how many times as fast as a step of the base."""
+    """Steps per second of every kind in `JOBS`, and how many times as many as of the base in the same round."""
     device = check_device(args.device)
     torch.set_num_threads(args.threads)
-    sizes = {}
-    for size in args.size or ["tiny", "small"]:
-        say(f"size {size}")
-        with tempfile.TemporaryDirectory() as folder:
-            jobs = _jobs(size, args.seconds, args.batch, device, Path(folder))
-            pairs = interleaved(jobs, BASE, args.rounds, device)
-        sizes[size] = {name: asdict(Speed.of(pairs[name])) for name in jobs}
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {
+            size: _jobs(size, args.seconds, args.batch, device, Path(folder) / size)
+            for size in args.size or ["tiny", "small"]
+        }
+        rounds = _rounds(jobs, args.rounds, device)
+    sizes = {size: {name: _speed(taken, rounds[size][BASE]) for name, taken in rounds[size].items()} for size in jobs}
     settings = {key: vars(args)[key] for key in ("seconds", "batch", "rounds")}
     return {"kind": "transfer", **machine(device), **settings, "sizes": sizes}
+
+
+def _rounds(
+    jobs: Mapping[str, Mapping[str, Job]], rounds: int, device: torch.device
+) -> dict[str, dict[str, list[float]]]:
+    """{size: {job: its seconds in every round}}; in each, all of all sizes take turns. Each is called once before."""
+    seconds: dict[str, dict[str, list[float]]] = {size: {name: [] for name in named} for size, named in jobs.items()}
+    for i in range(rounds + 1):  # the first is to warm up
+        for size, named in jobs.items():
+            for name, job in named.items():
+                taken = seconds_of(job, device)
+                if i:
+                    seconds[size][name].append(taken)
+        say(f"round {i} of {rounds}" if i else "warmed up")
+    return seconds
+
+
+def _speed(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Against the base's seconds in the same rounds; ``steps_per_second`` from the median of the seconds."""
+    speed = Speed.of(list(zip(ours, theirs, strict=True)))
+    return {**asdict(speed), "steps_per_second": round(1 / statistics.median(ours), 3)}
 
 
 def _jobs(size: str, seconds: float, batch: int, device: torch.device, folder: Path) -> dict[str, Job]:
@@ -129,12 +151,19 @@ def _cached(objective: Objective, recipe: Recipe, stems: Tensor, folder: Path, d
 def transfer_markdown(values: Mapping[str, Any]) -> str:
     """One table for all sizes."""
     sizes = values["sizes"]
-    head = ["step", *(f"{size}: s per step | × base" for size in sizes)]
-    lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: | ---: ' * len(sizes)}|"]
+    columns = ("s per step", "steps per s", "× base (lowest–highest)")
+    head = ["step", *(f"{size}: {column}" for size in sizes for column in columns)]
+    lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: ' * len(columns) * len(sizes)}|"]
     for name, what in JOBS.items():
-        cells = [f"{s[name]['seconds']:.3f} | {s[name]['median']:.1f}" for s in sizes.values()]
+        cells = [_cells(speeds[name]) for speeds in sizes.values()]
         lines.append(f"| {name}: {what} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cells(speed: Mapping[str, float]) -> str:
+    steps = f"{speed['steps_per_second']:.{2 if speed['steps_per_second'] < 10 else 1}f}"
+    times = f"{speed['median']:.1f} ({speed['low']:.1f}–{speed['high']:.1f})"
+    return f"{speed['seconds']:.3f} | {steps} | {times}"
 
 
 TRANSFER = Kind(

@@ -54,8 +54,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path, CheckpointError) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors alone would shut all others out
         try:
             save_file(plain, temporary, {"format": FORMAT, **texts})
+            temporary.chmod(mode)
         except SafetensorError as error:  # its own wording of an OSError
             raise OSError(None, str(error)) from error
 

@@ -81,6 +81,8 @@ def _check_transfer_words(args: argparse.Namespace) -> None:
             raise RecipeError(f"--{word.replace('_', '-')} does something with {needs} only.")
     if args.tracks is not None and args.tracks < 1:
         raise RecipeError(f"--tracks is {args.tracks}; expected 1 or more.")
+    if args.minutes is not None and not args.minutes > 0:
+        raise RecipeError(f"--minutes is {args.minutes:g}; expected more than 0.")
 
 
 def _renamed(args: argparse.Namespace) -> list[str]:
@@ -195,12 +197,17 @@ def app(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, too, leaves no half-written file."""
+def _terminated_as_interrupted(first: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """SIGTERM, too, leaves no half-written file; ``first`` is called before the interruption is raised."""
     if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def handle(number: int, frame: Any) -> None:
+        first()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
@@ -285,7 +292,7 @@ def compare(args: argparse.Namespace) -> int:
     """Train and evaluate everything a study plans, then write its table and figures."""
 
     from .progress import console
-    from .study import Planned, carry_out, in_own_process, load_study, plan, run_study, state_of
+    from .study import Planned, carry_out, in_own_process, load_study, plan, run_study, state_of, stop_processes
     from .study_report import report_study
 
     study, file = load_study(args.recipe, args.overrides)
@@ -307,7 +314,8 @@ def compare(args: argparse.Namespace) -> int:
         again = ["compare", str(file), "--here", "--only", run.name, *args.overrides]
         in_own_process(again, folder / "logs" / f"{run.name}.txt", environment)
 
-    failed = [] if args.report_only else run_study(study, chosen, work, args.jobs)
+    with _terminated_as_interrupted(stop_processes):
+        failed = [] if args.report_only else run_study(study, chosen, work, args.jobs)
     out = args.out or folder / "report"
     rows = report_study(study, runs, out)
     console.print(f"{len(rows)} rows. Written: {out}", markup=False, soft_wrap=True)
@@ -324,11 +332,11 @@ def heads(args: argparse.Namespace) -> int:
 def _heads_list(args: argparse.Namespace) -> int:
     from rich.table import Table
 
-    from .checkpoint import find_run
     from .head_files import list_heads
+    from .hub import find_model
     from .progress import console
 
-    run = find_run(args.run, args.root)
+    run = find_model(args.run, args.root)
     facts = list_heads(run)
     if args.json:
         print(json.dumps([asdict(head) for head in facts]))

@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -86,15 +86,18 @@ class Parts:
         return tuple(dict.fromkeys(part for song in self.songs for part in song.parts))
 
 
-def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> Parts:
+def make_parts(
+    tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str] = ()
+) -> Parts:
     """What each track gives to mixtures for these targets.
 
     The stems in ``data.stems`` when given; else vocals, drums, bass, other, or all stems that the track has, whichever
     hold its targets and are heard to sum to its mixture; else its targets and the rest of its mixture. A track that
     lacks a target counts for the others, is left out, taken as silent there or refused, as ``data.missing_stem`` says.
+    ``elsewhere``: stems of tracks that are not used, which ``data.stems`` may name all the same.
     Raises `DataError` where no track has a target.
     """
-    _check_names(tracks, targets, spec)
+    _check_names(tracks, targets, spec, elsewhere)
     counts = read_stem_weights(Path(spec.stem_weights)) if spec.stem_weights else {}
     notes = _tell_counts(tracks, counts, spec)
     songs = [_trusted(song, counts) for song in _songs(tracks, targets, spec)]
@@ -107,9 +110,15 @@ def make_parts(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
     return Parts(songs, [*notes, *told], active)
 
 
-def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> None:
+def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str]) -> None:
     available = {stem for t in tracks for stem in t.stems}
-    for name in [*targets, *(n for n in spec.stems if n != REST)]:
+    for target in targets:
+        if target in elsewhere and target not in available:
+            raise DataError(
+                f"none of the {len(tracks)} tracks that data.use_tracks (--tracks), use_minutes and use_fraction leave "
+                f"has a stem {target!r}; others have. Expected one for each target: use more."
+            )
+    for name in [*targets, *(n for n in spec.stems if n != REST and n not in elsewhere)]:
         if name not in available:
             raise DataError(
                 f"no track has a stem {name!r}.{nearest(name, available)} "

@@ -103,6 +103,11 @@ class FeatureCache:
         """What the whole cache takes on the disk."""
         return self.pool * sum(array.n_bytes for array in self.arrays.values())
 
+    def others_bytes(self) -> int:
+        """What the caches of other trainings in the same place take."""
+        files = (path for path in self.path.parent.rglob("*") if self.path not in path.parents and path.is_file())
+        return sum(path.stat().st_size for path in files)
+
     def check_room(self, max_gb: float) -> str:
         """What it takes, in words; `RecipeError` where that is above ``max_gb``, `UserError` where the disk is full."""
         each = self.n_bytes / self.pool

@@ -97,7 +97,7 @@ def _write(run: RunFolder, whole: RunFolder, names: Sequence[str]) -> None:
     results = read_json(run.results) if run.results.exists() else None
     if results is not None:
         shutil.copyfile(run.results, whole.results)
-    write_text(whole.path / "README.md", model_card(run.name, list_heads(whole), provenance, results))
+    write_text(whole.path / "README.md", model_card(whole.path.name, list_heads(whole), provenance, results))
 
 
 def save_model(model: BSRNN, out: Path) -> RunFolder:
@@ -156,8 +156,11 @@ def model_card(
         f"bands `{heads[0].bands}`) and {len(heads)} head{'s' if len(heads) > 1 else ''}.",
         "\n".join("| " + " | ".join(row) + " |" for row in table),
         "uSDR: mean over tracks; cSDR: median over 1 s frames, then over tracks. `–`: not evaluated.",
+        f"`{name}` stands for this folder, or for its `owner/{name}` on the Hugging Face hub:",
         f"```sh\nrefined-bsrnn separate song.wav --model {name} --head {heads[0].name}\n"
         f"refined-bsrnn transfer --base {name} --target NAME    # a head for your own instrument\n```",
+        f'```python\nfrom refined_bsrnn import Separator\n\nseparator = Separator.from_pretrained("{name}")\n'
+        f'stems = separator.separate("song.wav", heads=["{heads[0].name}"])    # {{head: (channels, samples)}}\n```',
         _card_facts(provenance, results),
     ]
     return "\n\n".join(line for line in lines if line) + "\n"

@@ -331,15 +331,16 @@ class Separator:
         *,
         heads: Iterable[str] | None = None,
         root: str = "runs",
+        revision: str | None = None,
         **options: float | int | str,
     ) -> "Separator":
         """A separator from a run's name or folder, an exported folder or a model ``owner/name`` of the hub.
 
-        ``options`` are those of `Separator`.
+        ``revision``: a branch, tag or commit of the hub model. ``options`` are those of `Separator`.
 
         ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
         """
-        run = find_model(path_or_id, root)
+        run = find_model(path_or_id, root, revision)
         return cls(load_model(run, None if heads is None else list(heads)), device, **options)  # type: ignore[arg-type]
 
     @property

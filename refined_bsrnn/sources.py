@@ -512,11 +512,14 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
     """The training tracks a recipe asks for: all, or some of those that have a target, in an order set by the seed.
 
     Of ``use_tracks``, ``use_minutes`` and ``use_fraction`` the one that leaves least decides; at least one track stays.
+    Of several targets each has a song before any has a second one. Where no track has a target, all are given back:
+    what is made of them says what there is.
     """
-    if not (spec.use_tracks or spec.use_minutes or spec.use_fraction < 1):
-        return list(tracks)
     having = [t for t in tracks if set(targets) & set(t.stems)]
+    if not having or not (spec.use_tracks or spec.use_minutes or spec.use_fraction < 1):
+        return list(tracks)
     order = sorted(having, key=lambda t: hashlib.sha256(f"{seed}\t{t.name}".encode()).hexdigest())
+    order = _each_target_first(order, targets)
     count = math.ceil(spec.use_fraction * len(order))
     if spec.use_tracks:
         count = min(count, spec.use_tracks)
@@ -524,6 +527,15 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
         minutes = list(accumulate(t.seconds / 60 for t in order))
         count = min(count, bisect_left(minutes, spec.use_minutes) + 1)
     return sorted(order[:count], key=lambda t: t.name)
+
+
+def _each_target_first(order: Sequence[Track], targets: Sequence[str]) -> list[Track]:
+    """The same tracks; in front those that are the first with a target."""
+    first: dict[str, Track] = {}
+    for target in targets:
+        if not any(target in track.stems for track in first.values()):
+            first |= {track.name: track for track in [t for t in order if target in t.stems][:1]}
+    return [*first.values(), *(track for track in order if track.name not in first)]
 
 
 def tell_builtin(say: Callable[[str], None]) -> None:

@@ -138,8 +138,8 @@ def training_data(recipe: Recipe) -> TrainingData:
     found = scan(recipe.data, ("train", "valid"))
     tracks = found.usable()
     train_tracks, validation = split_validation(tracks, recipe.data)
-    train_tracks = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
-    parts = make_parts(train_tracks, recipe.targets, recipe.data)
+    used = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
+    parts = make_parts(used, recipe.targets, recipe.data, {stem for track in train_tracks for stem in track.stems})
     validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
     opened = opening(recipe, found, parts.tracks, validation)
     return TrainingData(found.sources, table_of(tracks), parts, validation, opened)
@@ -489,13 +489,16 @@ class Trainer:
         with self._averaged_weights() if self.average else nullcontext():
             scores = self._scores()
             if scores:
-                self.tracker.log(self.progress.step, self.progress.seconds, scores)
+                training = round(self.progress.seconds - self.progress.validation_seconds, 3)  # before this look
+                self.tracker.log(self.progress.step, self.progress.seconds, {**scores, "training_seconds": training})
                 if self.accelerator.is_main_process:
                     self._log_media()
             self._keep_best(scores)
         self.model.remembered = None
         self.model.train()
-        self.progress.validation_seconds += time.monotonic() - started
+        taken = time.monotonic() - started
+        self.progress.validation_seconds += taken
+        self.progress.seconds += taken  # a state that is saved before the next step has both
         return scores
 
     def _scores(self) -> dict[str, float]:
@@ -713,8 +716,9 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
     with cache.alone() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             says = cache.check_room(recipe.cache.max_gb)
+            say(f"Feature cache: {says}{_beside(cache, recipe, objective, data)}.")
             cache.prepare()
-            say(f"Feature cache: {says}; {len(cache.missing_blocks())} of {cache.n_blocks} blocks to compute.")
+            say(f"{len(cache.missing_blocks())} of {cache.n_blocks} blocks to compute.")
         accelerator.wait_for_everyone()
         missing = cache.missing_blocks()
         accelerator.wait_for_everyone()  # all have looked before one writes
@@ -726,6 +730,27 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
             cache.add_seconds(time.monotonic() - started)
         accelerator.wait_for_everyone()
     return cache.checked()
+
+
+def _beside(cache: FeatureCache, recipe: Recipe, objective: Objective, data: TrainingData) -> str:
+    """In words: what validation adds to a cache, and what the caches of other trainings take."""
+    left = recipe.cache.max_gb * GB - cache.n_bytes
+    adds = min(left, validation_bytes(cache, recipe, objective, data.validation))
+    others = cache.others_bytes()
+    beside = f"; other caches in {cache.path.parent} take {others / GB:.2f} GB" if others else ""
+    return f", up to {adds / GB:.2f} GB more of validation tracks{beside}"
+
+
+def validation_bytes(cache: FeatureCache, recipe: Recipe, objective: Objective, tracks: Sequence[Track]) -> float:
+    """About what the features of all chunks of whole validation tracks take on the disk."""
+    separator = Separator(objective.model, str(next(objective.parameters()).device))
+    example = recipe.train.chunk_seconds * recipe.stft.sample_rate_hz * recipe.data.channels
+    total = 0.0
+    for track in tracks:
+        length = track.seconds * recipe.stft.sample_rate_hz
+        n_chunks = max(1, math.ceil((length - separator.overlap) / (separator.chunk - separator.overlap)))
+        total += n_chunks * min(separator.chunk, length) * track.n_channels / example
+    return total * cache.arrays["features"].n_bytes
 
 
 def write_run(run: RunFolder, recipe: Recipe, data: TrainingData) -> None:

@@ -164,6 +164,8 @@ def start_from(head: nn.Module, base: RunFolder, name: str, spec: HeadSpec) -> N
     if HeadSpec(found["kind"], found["options"]) != spec:
         raise RecipeError(f"base.init_from: the head {name!r} is {found}; the new head is {asdict(spec)}.")
     load_strict(head, {key: t for key, t in tensors.items() if not key.startswith(ADAPTER)}, str(base.head(name)))
+    if any(key.startswith(ADAPTER) for key in tensors):
+        say(f"The head {name!r} was trained with low-rank updates of the backbone, which the new heads begin without.")
 
 
 def check_name_is_free(base: RunFolder, name: str) -> None:

@@ -23,6 +23,7 @@ from refined_bsrnn.checkpoint import (
     save_state,
     save_weights,
     tensors_sha256,
+    write_tensors,
 )
 from refined_bsrnn.errors import CheckpointError, RecipeError
 from refined_bsrnn.files import write_text
@@ -244,3 +245,9 @@ def test_a_name_finds_its_builtin_run_only_where_there_is_no_other(run, tmp_path
 def test_no_runs_at_all(tmp_path):
     with pytest.raises(RecipeError, match="Runs in nowhere/: none yet"):
         find_run("mtl", "nowhere")
+
+
+def test_others_may_read_weights_as_they_may_other_files(tmp_path):
+    (tmp_path / "plain").touch()
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "head"})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -1,6 +1,7 @@
 """The feature cache: the same losses as without it, finished where cut off, not trusted where damaged, bounded."""
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -46,7 +47,9 @@ CACHED = ("cache.enabled=true", "cache.pool=24")
 def test_training_from_the_cache_gives_the_losses_of_training_without_it(base, more, capsys):
     without = transfer_to(base, "without", *more)
     cached = transfer_to(base, "cached", *CACHED, *more)
-    assert "Feature cache: 20 mixtures of" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Feature cache: 20 mixtures of" in said
+    assert said.index("Feature cache: 20 mixtures of") < said.index("2 of 2 blocks to compute")  # and before it is made
     assert len(log(without)) == 10
     np.testing.assert_allclose(log(cached), log(without), rtol=2e-3)
     for key in ("validation/guitar/usdr", "validation/bass/usdr"):
@@ -352,6 +355,29 @@ def test_on_the_command_line(base, capsys):
     assert main([*command, "--cache-max-gb", "0.000001"]) == 2
     assert "allows 1e-06" in capsys.readouterr().err
     assert main(command) == 0
+
+
+def test_all_that_will_be_written_is_told_before_it_is(base, capsys, monkeypatch):
+    transfer_to(base, "first", *CACHED)
+    folder, prepare, said = cache_folder() / "features", FeatureCache.prepare, []
+    before = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    capsys.readouterr()
+
+    def spy(self):
+        assert not self.path.exists()
+        said.append(capsys.readouterr().err)
+        prepare(self)
+
+    monkeypatch.setattr(FeatureCache, "prepare", spy)
+    monkeypatch.setattr("refined_bsrnn.train.GB", 1.0)  # as few bytes are to be told
+    transfer_to(base, "second", *CACHED, "train.seed=1", f"cache.max_gb={10**9}")
+    (adds,) = re.findall(r", up to (\d+)\.00 GB more of validation tracks", said[0])
+    (others,) = re.findall(r"other caches in \S+ take (\d+)\.00 GB", said[0])
+    assert int(others) == before
+    (second,) = (p for p in folder.iterdir() if p.is_dir() and json.loads((p / "about.json").read_text())["seed"] == 1)
+    kept = sum(path.stat().st_size - 128 for path in (second / "validation").glob("*.npy"))  # without numpy's headers
+    assert int(adds) == pytest.approx(kept, rel=0.1)
 
 
 @pytest.mark.slow

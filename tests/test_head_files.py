@@ -208,6 +208,8 @@ def test_exported_folder_stands_alone(base, guitar, tmp_path, capsys):
     score = json.loads(guitar.results.read_text())["summary"]["guitar"]["estimate"]
     assert f"{score['usdr']['mean']:.2f} / " in card
     assert "library_name: refined-bsrnn" in card
+    assert "separate song.wav --model my-guitar --head guitar" in card
+    assert 'Separator.from_pretrained("my-guitar")' in card
     assert str(tmp_path) not in "".join(p.read_text() for p in out.glob("*.*") if p.suffix in (".md", ".yaml", ".json"))
     assert RunFolder(out).load_recipe().data.sources == ()
     # it is a base like any other
@@ -237,6 +239,10 @@ def test_a_model_of_the_hub_is_found_in_its_cache(base, guitar, tmp_path, monkey
     )
     assert find_model("me/guitar").head_names() == ["guitar"]
     assert Separator.from_pretrained("me/guitar").heads == ["guitar"]
+    assert Separator.from_pretrained("me/guitar", revision="0" * 40).heads == ["guitar"]
+    with pytest.raises(RecipeError, match="it cannot be had either"):
+        Separator.from_pretrained("me/guitar", revision="v2")
+    assert main(["heads", "list", "me/guitar"]) == 0
     with pytest.raises(
         RecipeError, match=r"there is no run 'me/lute'.*On the Hugging Face hub it cannot be had either"
     ):

@@ -1,22 +1,52 @@
 """Studies: what is planned, resumed, refused, and whether the table says what the results say."""
 
 import json
+import math
+import os
+import signal
 import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib.colors
 import pytest
 import torch
 import yaml
 from conftest import STEMS, micro_values, write_songs
 from filelock import FileLock
 
-from refined_bsrnn.checkpoint import read_tensors, tensors_sha256, write_tensors
-from refined_bsrnn.cli import main
+from refined_bsrnn.checkpoint import load_state, read_tensors, tensors_sha256, write_tensors
+from refined_bsrnn.cli import _terminated_as_interrupted, main
 from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
-from refined_bsrnn.study import _environment, carry_out, load_study, plan, run_study, state_of
-from refined_bsrnn.study_report import AUDIO, collect, curve_of, markdown, report_study, spread
+from refined_bsrnn.study import (
+    _environment,
+    carry_out,
+    in_own_process,
+    load_study,
+    plan,
+    run_study,
+    state_of,
+    stop_processes,
+)
+from refined_bsrnn.study_report import (
+    AUDIO,
+    Row,
+    against_full,
+    collect,
+    curve_of,
+    markdown,
+    plot_curves,
+    plot_forgetting,
+    plot_matrix,
+    plot_songs,
+    report_study,
+    spread,
+)
+from refined_bsrnn.train import Trainer
 
 
 def study_values(root, **values):
@@ -264,15 +294,115 @@ def test_spread_by_hand():
     assert spread([10.0, 14.0], 0) == "12 ± 3"
 
 
-def test_curves_come_from_the_log(write):
-    study, runs = planned(write(transfers=[], seeds=[0]))
+def row_of(label, method, usdr, seconds, **values):
+    facts = {"base": "mtl", "bands": "tet24", "tracks": 0, "target": "guitar", "seeds": list(range(len(usdr)))}
+    facts |= {"trainable_parameters": 1, "audio_hours": 1.0, "device": "cpu", "n_test_tracks": 2, "forgetting": []}
+    given = {"label": label, "method": method, "usdr": usdr, "csdr": usdr, "seconds": seconds}
+    return Row(**{**facts, **given, "base_seconds": [100.0] * len(usdr), **values})
+
+
+def test_what_is_reached_of_full_by_hand():
+    full = row_of("full", "full", [2.0, 3.0, 4.0], [40.0, 40.0, 40.0])
+    frozen = row_of("frozen", "frozen", [1.9, 2.8, 4.0], [5.0, 4.0, 3.0])
+    few = row_of("few", "frozen", [1.0], [1.0], tracks=3)
+    base = row_of("mtl", "base", [5.0], [100.0], base=None, base_seconds=[])
+    lines = against_full([base, frozen, full, few])
+    # differences -0.1, -0.2, 0.0: mean -0.1, deviation 0.1; t of two degrees of freedom is 4.303
+    assert lines[-2] == "| frozen | guitar | 2.90 | 97 % | -0.10 (-0.35 to +0.15) | 10 % | 4 % |"
+    assert len([line for line in lines if line.startswith("| ")]) == 3  # nothing to hold the few songs against
+    assert against_full([base, frozen, few]) == []
+    silent = row_of("full", "full", [-1.0, -2.0, -3.0], [40.0, 40.0, 40.0])
+    assert against_full([frozen, silent])[-2].split(" | ")[3] == "–"  # a share of less than nothing
+    unknown = row_of("frozen", "frozen", [math.nan] * 3, [1.0] * 3)
+    assert against_full([unknown, full])[-2] == "| frozen | guitar | – | – | – | – | – |"
+    two = row_of("frozen", "frozen", [2.5], [4.0], seeds=[1])
+    assert "| 2.50 | 83 % | -0.50 | 10 %" in against_full([two, full])[-2]  # the same seed, not the same place
+
+
+def hue(line):
+    red, _, blue, _ = matplotlib.colors.to_rgba(line.get_color())
+    return "red" if red > blue + 0.1 else "blue" if blue > red + 0.1 else "neither"
+
+
+def test_v7_is_drawn_in_reds_and_other_schemes_in_blues_with_means_over_seeds():
+    bands = {"drums": "tet24", "drums-v7": "v7", "drums-to-bass": "tet24", "drums-v7-to-bass": "v7"}
+    seeds = [[(1.0, 0.0), (2.0, 2.0)], [(3.0, 1.0), (4.0, 4.0)]]
+    figure = plot_curves({"bass": dict.fromkeys(bands, seeds)}, bands)
+    (axis,) = figure.axes
+    means = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+    assert {line.get_label(): hue(line) for line in means} == {
+        label: "red" if kind == "v7" else "blue" for label, kind in bands.items()
+    }
+    assert len({line.get_color() for line in means}) == len(bands)  # shades tell those of a family apart
+    assert all(line.get_xydata().tolist() == [[2.0, 0.5], [3.0, 3.0]] for line in means)
+    assert len(axis.get_lines()) == 3 * len(bands)  # and every seed
+    assert axis.get_xlabel() == "training time, s"
+
+
+def test_the_other_figures_show_the_rows():
+    rows = [row_of("a", "frozen", [1.0, 3.0], [1.0], tracks=3), row_of("b", "frozen", [4.0, 4.0], [1.0], tracks=10)]
+    rows += [row_of("c", "frozen", [5.0], [1.0]), row_of("d", "frozen", [2.0], [1.0], base="drums", target="piano")]
+    axis = plot_songs(rows).axes[0]
+    (line,) = [c for c in axis.containers if len(c[0].get_xdata()) > 1]  # a single amount of songs is no line
+    assert line.get_label() == "mtl to guitar, frozen"
+    assert line[0].get_ydata().tolist() == [2.0, 4.0, 5.0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["3", "10", "all"]
+    axis = plot_matrix(rows[2:]).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["5.00", "–", "–", "2.00"]  # mtl, drums × guitar, piano
+    forgetful = [row_of("full", "full", [1.0], [1.0], forgetting=[-1.0, -3.0]), row_of("x", "frozen", [1.0], [1.0])]
+    forgetful[1].forgetting.extend([0.0, 0.0])
+    bars = plot_forgetting(forgetful).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [-2.0, 0.0]
+
+
+def test_curves_come_from_the_log_and_their_time_is_without_validation(write, monkeypatch):
+    scores = Trainer._scores
+
+    def slow(self):
+        time.sleep(1.0)
+        return scores(self)
+
+    monkeypatch.setattr(Trainer, "_scores", slow)
+    path = write(transfers=[], seeds=[0])
+    study, runs = planned(path, "common.train.validate_every=1")
     run_here(study, runs)
     curve = curve_of(runs[0], "drums")
     events = [json.loads(line) for line in runs[0].folder.metrics.read_text().splitlines()]
-    assert curve == [(e["seconds"], e["validation/drums/usdr"]) for e in events if "validation/drums/usdr" in e]
-    assert curve
+    looks = [e for e in events if "validation/drums/usdr" in e]
+    assert curve == [(e["training_seconds"], e["validation/drums/usdr"]) for e in looks]
+    assert len(curve) == 2
+    assert looks[1]["seconds"] - curve[1][0] >= 1.0
+    first, second = (e["seconds"] for e in events if "loss" in e)
+    assert curve[1][0] - curve[0][0] <= second - first - 1.0 + 0.01
+    provenance = json.loads(runs[0].folder.provenance.read_text())
+    assert provenance["validation_seconds"] >= 2.0
+    assert provenance["seconds"] >= provenance["validation_seconds"] + curve[1][0]
+    state = load_state(runs[0].folder.state)[1]
+    assert state["seconds"] - state["validation_seconds"] == pytest.approx(curve[1][0], abs=0.05)
     hours = [x for x, _ in curve_of(runs[0], "drums", AUDIO)]
     assert hours == [e["step"] * 2 * 0.25 / 3600 for e in events if "validation/drums/usdr" in e]
+
+
+def test_a_study_that_is_terminated_leaves_no_process_behind(tmp_path, monkeypatch):
+    sleeper = tmp_path / "python"
+    sleeper.write_text("#!/bin/sh\necho asleep\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr("refined_bsrnn.study.sys.executable", str(sleeper))
+    log = tmp_path / "log.txt"
+
+    def when_asleep():
+        while not (log.exists() and log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=when_asleep, daemon=True).start()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, _terminated_as_interrupted(stop_processes):  # as the command does it
+        work = pool.submit(in_own_process, ["compare"], log, {})
+        with pytest.raises(KeyboardInterrupt):
+            work.result()
+    assert time.monotonic() - began < 30
+    assert "exit code -15" in str(work.exception())
 
 
 def test_dry_run_lists_and_does_nothing(write, capsys):

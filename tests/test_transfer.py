@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import STEMS, micro_recipe, write_songs
+from conftest import STEMS, micro_recipe, write_song, write_songs
 
 from refined_bsrnn.checkpoint import RunFolder, backbone_file, load_model, read_provenance, read_tensors
 from refined_bsrnn.cli import main
@@ -43,11 +43,40 @@ def changed(base, run):
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
+@pytest.fixture
+def trainers(monkeypatch):
+    """Every `Trainer` that is made, with its backbone as it was then: the file of a frozen one is never written."""
+    made, init = [], Trainer.__init__
+
+    def spy(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        made.append((self, state(self.model)))
+
+    monkeypatch.setattr(Trainer, "__init__", spy)
+    return made
+
+
+def check_what_was_trained(trainer, before, method):
+    """In the optimizer, and changed in memory by its steps, is what the method says, and nothing else."""
+    model = trainer.model
+    names = {id(p): name for name, p in model.named_parameters()}
+    in_optimizer = {names[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]}
+    backbone = {f"backbone.{name}" for name, _ in model.backbone.named_parameters()}
+    last = {name for name in backbone if name.startswith("backbone.blocks.1.")}
+    expected = {"frozen": set(), "random": set(), "lora": set(), "partial": last}.get(method, backbone)
+    assert in_optimizer == {name for name in names.values() if name not in backbone} | expected
+    assert any(name.startswith("adapters.") for name in in_optimizer) == (method == "lora")
+    moved = {f"backbone.{name}" for name, tensor in state(model).items() if not torch.equal(tensor, before[name])}
+    assert moved == expected
+    assert model.backbone.training == (method not in ("frozen", "random", "lora"))
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_changes_what_it_says_and_the_run_stands_alone(base, method):
+def test_each_method_changes_what_it_says_and_the_run_stands_alone(base, method, trainers):
     before = base.backbone.read_bytes()
     run = transfer_to(base, "guitar", method=method)
     assert base.backbone.read_bytes() == before
+    check_what_was_trained(*trainers[-1], method)
     assert run.path.name == ("mtl-to-guitar" if method == "frozen" else f"mtl-to-guitar-{method}")
     recipe, model = run.load_recipe(), load_model(run)
     assert recipe.base.method == method
@@ -148,6 +177,14 @@ def test_a_head_starts_from_another(base):
     assert all(torch.equal(t, drums[name]) for name, t in model.heads["guitar"].state_dict().items())
 
 
+def test_starting_from_a_head_with_low_rank_updates_says_that_they_stay_behind(base, capsys):
+    bent = transfer_to(base, "guitar", method="lora")
+    run = transfer_to(bent, "bass", init_from="guitar")
+    assert "'guitar' was trained with low-rank updates of the backbone, which the new" in capsys.readouterr().err
+    assert not load_model(run).adapters
+    assert not changed(base, run)
+
+
 def test_what_cannot_be_is_refused(base):
     with pytest.raises(RecipeError, match=r"has no head 'drum'\. Did you mean 'drums'\? Heads: drums, vocals"):
         transfer_to(base, "guitar", init_from="drum")
@@ -197,7 +234,41 @@ def test_a_part_of_the_tracks_is_nested_and_set_by_the_seed(tracks):
     assert len(names(use_minutes=0.5, use_tracks=2)) == 2
     assert len(names(use_tracks=99)) == 6
     assert len({tuple(names(seed, use_tracks=2)) for seed in range(8)}) > 1
-    assert names(targets=("zither",), use_tracks=2) == []
+    assert names(targets=("zither",), use_tracks=2) == names()  # what is made of them says that there is none
+
+
+def test_of_several_targets_each_has_a_song_among_few(tmp_path):
+    root = tmp_path / "mixed"
+    for i, stem in enumerate(["guitar", "guitar", "guitar", "guitar", "piano"]):
+        write_song(root / "train" / f"song-{i}", i, ("drums", stem), seconds=1.0, rate=1000)
+    tracks = tracks_of(track_table(root, ("train",)))
+    for seed in range(6):
+        spec = replace(micro_recipe(None).data, use_tracks=2)
+        two = use_part(tracks, ("guitar", "piano"), spec, seed)
+        assert {stem for track in two for stem in track.stems} == {"drums", "guitar", "piano"}
+        three = use_part(tracks, ("guitar", "piano"), replace(spec, use_tracks=3), seed)
+        assert {t.name for t in two} < {t.name for t in three}
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A base on songs of which only one, not the first one that is taken, has a piano."""
+    root = write_songs(tmp_path / "songs", train=4, stems=(*STEMS, "guitar"))
+    write_song(root / "train" / "with-piano", 7, (*STEMS, "piano"))
+    recipe = micro_recipe(root)
+    return train(replace(recipe, run=replace(recipe.run, name="mtl")))[0]
+
+
+def test_few_songs_need_not_have_every_stem_of_the_mixtures(few):
+    stems = "data.stems=[vocals,drums,bass,other,guitar,piano]"
+    run = transfer_to(few, "guitar", overrides=[stems, "data.use_tracks=2", "data.missing_stem=silent"])
+    data = read_provenance(run)["data"]
+    assert len(data["train_tracks"]) == 2
+    assert "piano" not in data["parts"]
+    with pytest.raises(DataError, match=r"none of the 1 tracks that data\.use_tracks .* has a stem 'piano'; o"):
+        transfer_to(few, "guitar", "piano", overrides=[stems, "data.use_tracks=1"])
+    with pytest.raises(DataError, match=r"no track has a stem 'lute'.* Stems found in 4 tracks: bass, drums, guitar"):
+        transfer_to(few, "lute", overrides=[stems, "data.use_tracks=2"])
 
 
 def test_more_than_all_is_refused():
@@ -218,6 +289,7 @@ def test_the_methods_of_the_recipe_are_those_there_are():
         (["--blocks", "1", "--method", "lora"], "--blocks does something with --method partial only"),
         (["--cache-max-gb", "1"], "--cache-max-gb does something with --cache only"),
         (["--tracks", "0"], "--tracks is 0; expected 1 or more"),
+        (["--minutes", "0"], "--minutes is 0; expected more than 0"),
         (["--as", "a", "b"], "--as gives 2 names for 1 targets"),
     ],
 )
