@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import RecipeError
-from .suggest import bind_options, pick
+from .recipe import bind_options
+from .suggest import pick
 
 BinRange = tuple[int, int]
 Filterbank = npt.NDArray[np.float64]  # (K, F), not negative
@@ -152,7 +153,15 @@ def tet24(grid: Grid, *, max_bands: int = 42, top_edge_hz: float | None = None) 
     ``max_bands`` is what the 120 notes are thinned to before the empty bands are dropped; ``top_edge_hz`` adds one more
     edge (20000 keeps what is inaudible apart).
     """
-    return _starts(grid, tet24_edges_hz(max_bands) + ([top_edge_hz] if top_edge_hz else []))
+    edges_hz = tet24_edges_hz(max_bands)
+    if top_edge_hz is not None:
+        highest_hz = max(edges_hz, default=0.0)
+        if top_edge_hz <= highest_hz:
+            raise RecipeError(
+                f"bands.top_edge_hz is {top_edge_hz:g}; expected more than the highest edge, {highest_hz:.0f} Hz."
+            )
+        edges_hz = [*edges_hz, top_edge_hz]
+    return _starts(grid, edges_hz)
 
 
 def tet24_seed(grid: Grid) -> list[int]:
@@ -161,10 +170,14 @@ def tet24_seed(grid: Grid) -> list[int]:
 
 
 def tet24_fixed(grid: Grid, *, max_bands: int = 42) -> list[int]:
-    """The same edges, each at least one bin above the one before: ``max_bands`` bands (up to 121) whatever n_fft is."""
+    """The same edges, each at least one bin above the one before: ``max_bands`` bands (up to 121) whatever n_fft is.
+
+    Edges above the Nyquist frequency are left out: at 16 kHz there are 37 bands.
+    """
     starts = [0]
     for edge_hz in tet24_edges_hz(max_bands):
-        starts.append(max(grid.bins_below(edge_hz), starts[-1] + 1))
+        if edge_hz < grid.sample_rate_hz / 2:
+            starts.append(max(grid.bins_below(edge_hz), starts[-1] + 1))
     return starts
 
 
@@ -186,10 +199,11 @@ def tet(
     With 12 every band holds one semitone, its note in the middle; with 4 it holds three, about as ``tet24`` does.
     ``max_bands`` thins the edges evenly.
     """
-    if divisions < 1 or not 0 < low_hz < high_hz:
+    nyquist_hz = grid.sample_rate_hz / 2
+    if divisions < 1 or not 0 < low_hz < min(high_hz, nyquist_hz):
         raise RecipeError(
-            f"bands: divisions {divisions}, low_hz {low_hz}, high_hz {high_hz}; "
-            "expected at least 1 division per octave and 0 < low_hz < high_hz."
+            f"bands: divisions {divisions}, low_hz {low_hz}, high_hz {high_hz}; expected at least 1 division per "
+            f"octave and 0 < low_hz < high_hz, and low_hz below {nyquist_hz:g} Hz."
         )
     first = math.ceil(divisions * math.log2(low_hz / 440.0) - 0.5)
     last = math.floor(divisions * math.log2(high_hz / 440.0) - 0.5)

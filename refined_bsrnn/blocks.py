@@ -322,6 +322,11 @@ class BandSequenceRNN(nn.Module):
                 "backbone.attention_heads looks at all frames, which backbone.causal forbids; choose one."
             )
         features = spec.features
+        if attention_heads < 0 or hidden_factor < 1:
+            raise RecipeError(
+                f"backbone.attention_heads is {attention_heads} and hidden_factor {hidden_factor}; expected 0 heads or "
+                "more, and a factor of 1 or more."
+            )
         if groups < 1 or features % groups:
             raise RecipeError(f"backbone.groups is {groups}; expected a divisor of features {features}.")
         if dilations < 1:
@@ -405,6 +410,8 @@ class Transformer(nn.Module):
 
     def __init__(self, features: int, heads: int, head_dim: int, factor: int, causal: bool = False):
         super().__init__()
+        if factor < 1:
+            raise RecipeError(f"backbone.feed_forward_factor is {factor}; expected 1 or more.")
         self.attention = RotaryAttention(features, heads, head_dim, causal)
         self.feed_forward = nn.Sequential(
             RMSNorm(features),

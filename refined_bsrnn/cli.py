@@ -509,16 +509,19 @@ def _bins(split: Any) -> str:
 
 def info(args: argparse.Namespace) -> int:
     """Show what a network is made of."""
-    from .checkpoint import find_run
-    from .info import describe, info_table
+    from .checkpoint import find_run, load_model
+    from .info import describe, describe_network, info_table
     from .progress import console
     from .recipe import find_recipe, load_recipe
 
     is_run = (Path(args.network) / "recipe.yaml").is_file() or (
         Path(args.root) / args.network / "recipe.yaml"
     ).is_file()
-    path = find_run(args.network, args.root).recipe if is_run else find_recipe(args.network)
-    found = describe(load_recipe(path, args.overrides))
+    run = find_run(args.network, args.root) if is_run else None
+    if run and run.head_names() and not args.overrides:  # with the heads that it has by now
+        found = describe_network(load_model(run))
+    else:
+        found = describe(load_recipe(run.recipe if run else find_recipe(args.network), args.overrides))
     if args.json:
         print(json.dumps(found.values()))
     else:

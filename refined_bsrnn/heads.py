@@ -51,16 +51,21 @@ class MergeBands(nn.Module):
 class BandMlps(nn.ModuleList):
     """Per band: norm, ``hidden_layers`` tanh layers of width ``hidden``, a gated output (BSRNN, section III-C).
 
-    The output layer's rows are (value | gate) × (real | imaginary) × channel × bin, as in the published code.
+    The output layer's rows are (value | gate) × (real | imaginary) × channel × bin, as in the published code. With
+    ``gate_layer`` a linear layer to half as many values stands before it (crlandsc, amanteur).
     """
 
-    def __init__(self, widths: Sequence[int], features: int, norm: str, hidden_layers: int, hidden: int):
+    def __init__(
+        self, widths: Sequence[int], features: int, norm: str, hidden_layers: int, hidden: int, gate_layer: bool
+    ):
         super().__init__()
         for n_bins in widths:
             layers: list[nn.Module] = [make_norm(norm, features), nn.Linear(features, hidden), nn.Tanh()]
             for _ in range(hidden_layers - 1):
                 layers += [nn.Linear(hidden, hidden), nn.Tanh()]
-            self.append(nn.Sequential(*layers, nn.Linear(hidden, 4 * n_bins)))
+            if gate_layer:
+                layers.append(nn.Linear(hidden, 2 * n_bins))
+            self.append(nn.Sequential(*layers, nn.Linear(2 * n_bins if gate_layer else hidden, 4 * n_bins)))
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """(B, C, K, T, N) → per band (B, C, T, 4·joint·G)."""
@@ -101,18 +106,17 @@ class Head(nn.Module):
         *,
         hidden_layers: Literal[1, 2] = 1,
         hidden_factor: int = 4,
+        gate_layer: bool = False,
         bridge: bool = False,
     ):
         super().__init__()
-        if hidden_layers not in (1, 2):
-            raise RecipeError(f"head.hidden_layers is {hidden_layers!r}; expected 1 (the paper) or 2 (its code).")
-        if not isinstance(bridge, bool):
-            raise RecipeError(f"head.bridge is {bridge!r}; expected true or false.")
+        if hidden_factor < 1:
+            raise RecipeError(f"head.hidden_factor is {hidden_factor}; expected 1 or more.")
         if self.of_whole_excerpt and backbone.causal:
             raise RecipeError("head.kind=spectrum scales by the whole excerpt, which backbone.causal forbids.")
         self.n_joint, self.bridge = n_joint, bridge
         widths, n = [n_joint * (stop - start) for start, stop in ranges], backbone.features
-        self.build(lambda: BandMlps(widths, n, backbone.norm, hidden_layers, hidden_factor * n))
+        self.build(lambda: BandMlps(widths, n, backbone.norm, hidden_layers, hidden_factor * n, gate_layer))
         self.merge = MergeBands(ranges)
 
     def build(self, make: Callable[[], BandMlps]) -> None:

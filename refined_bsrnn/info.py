@@ -1,10 +1,11 @@
-"""What a network is made of and what it costs, from its recipe alone: nothing is trained, loaded or run.
+"""What a network is made of and what it costs, from its recipe or a run: nothing is trained or run.
 
 The multiply-accumulates are counted by PyTorch's own counter while the network runs on the meta device, which has
 shapes and no numbers; element-wise work (norms, gates, tanh) and the FFT are not in them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +13,19 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from .model import BSRNN, count_parameters
 from .recipe import Recipe
 
 COUNTED_SECONDS = 1.0
+# What the modules of a block are called in the table.
+INNER = {
+    "time": "along time",
+    "band": "along bands",
+    "tac": "across channels (TAC)",
+    "attention": "attention over time",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Part:
     output: str  # its shape, by axes and by numbers
     parameters: int
     macs_per_second: int  # multiply-accumulates per second of audio, all channels
+    parts: tuple["Part", ...] = ()  # what a block is made of: along time, along bands, ...
 
 
 @dataclass(frozen=True)
@@ -56,19 +66,28 @@ class Info:
 
 def describe(recipe: Recipe) -> Info:
     """The parts of the network a recipe builds. Raises `RecipeError` where it cannot be built."""
+    with torch.device("meta"):
+        model = BSRNN.from_recipe(recipe)
+        if recipe.base is not None and recipe.base.method == "lora":
+            model.add_adapter("lora", model.targets, recipe.base.rank, recipe.base.alpha)
+    return describe_network(model)
+
+
+def describe_network(model: BSRNN) -> Info:
+    """The parts of a network with the heads that it has; its weights are moved to the meta device."""
+    recipe, model = model.recipe, model.to("meta").eval()
     with torch.device("meta"), torch.no_grad():
-        model = BSRNN.from_recipe(recipe).eval()
         frames = round(COUNTED_SECONDS * recipe.stft.sample_rate_hz / recipe.stft.hop)
         n_bins = recipe.stft.n_fft // 2 + 1
         spectrogram = torch.zeros(1, recipe.data.channels, n_bins, frames, dtype=torch.complex64)
         parts = []
         x = spectrogram
         for name, module in _backbone_parts(model):
-            macs, x = _count(module, x)
-            parts.append(_part(name, "B, C, K, T, N", module, macs, x))
+            part, x = _measured(name, "B, C, K, T, N", module, x)
+            parts.append(part)
+        parts += _adapters(model, sum(part.macs_per_second for part in parts))
         for name, head in model.heads.items():  # all read the same features
-            macs, estimate = _count(head, x, spectrogram)
-            parts.append(_part(f"head {name}", "B, C, F, T", head, macs, estimate))
+            parts.append(_measured(f"head {name}", "B, C, F, T", head, x, spectrogram)[0])
     return Info(
         parts=tuple(parts),
         n_bands=len(model.ranges),
@@ -78,6 +97,14 @@ def describe(recipe: Recipe) -> Info:
         samples_before=model.reach_samples[0],
         samples_behind=model.reach_samples[1],
     )
+
+
+def _adapters(model: BSRNN, backbone_macs: int) -> list[Part]:
+    """Each adapter, for whose heads the backbone runs once more; not where it runs for them alone."""
+    passes = {model.adapter_of.get(target) for target in model.heads}
+    macs = [backbone_macs * (i > 0 or None in passes) for i in range(len(model.adapters))]
+    named = zip(model.adapters.items(), macs, strict=True)
+    return [Part(f"adapter {name}", "", count_parameters(adapter), extra) for (name, adapter), extra in named]
 
 
 def _receptive_field(model: BSRNN) -> str:
@@ -103,21 +130,56 @@ def _backbone_parts(model: BSRNN) -> list[tuple[str, nn.Module]]:
     return [("encoder (band split)", model.backbone.encoder), *blocks]
 
 
-def _part(name: str, axes: str, module: nn.Module, macs: int, output: Tensor) -> Part:
-    return Part(name, f"({axes}) = {' × '.join(map(str, output.shape))}", count_parameters(module), macs)
-
-
-def _count(module: nn.Module, *inputs: Tensor) -> tuple[int, Tensor]:
-    """Multiply-accumulates per second, and the output."""
+def _measured(name: str, axes: str, module: nn.Module, *inputs: Tensor) -> tuple[Part, Tensor]:
+    """A part by what it does with ``inputs``, and its output."""
     recurrent: list[int] = []
+    inner: list[Part] = []
+    with _counted_rnns(module, recurrent), FlopCounterMode(display=False) as counter:
+
+        def macs() -> int:
+            return round((counter.get_total_flops() / 2 + sum(recurrent)) / COUNTED_SECONDS)
+
+        hooks = _watch(module, macs, inner) if name.startswith("block") else []
+        y = module(*inputs)
+        for hook in hooks:
+            hook.remove()
+    output = f"({axes}) = {_sizes(y)}"
+    return Part(name, output, count_parameters(module), macs(), tuple(inner)), y
+
+
+def _watch(block: nn.Module, macs: Callable[[], int], found: list[Part]) -> list[RemovableHandle]:
+    """Have ``found`` filled with the modules a block is made of, as they run; ``macs`` is the count so far."""
+    before: list[int] = []
+
+    def begin(*_: Any) -> None:
+        before.append(macs())
+
+    def end(name: str, module: nn.Module, y: Tensor) -> None:
+        found.append(Part(name, _sizes(y), count_parameters(module), macs() - before[-1]))
+
+    hooks = []
+    for name, child in block.named_children():
+        if count_parameters(child):
+            hooks.append(child.register_forward_pre_hook(begin))
+            hooks.append(child.register_forward_hook(lambda module, _, y, name=name: end(name, module, y)))
+    return hooks
+
+
+def _sizes(x: Tensor) -> str:
+    return " × ".join(map(str, x.shape))
+
+
+@contextmanager
+def _counted_rnns(module: nn.Module, tally: list[int]) -> Iterator[None]:
+    """Within the block the recurrent layers are counted by their shapes instead of run."""
     rnns = [m for m in module.modules() if isinstance(m, nn.RNNBase)]
     for rnn in rnns:
-        rnn.forward = _rnn_stand_in(rnn, recurrent)
-    with FlopCounterMode(display=False) as counter:
-        y = module(*inputs)
-    for rnn in rnns:
-        del rnn.forward  # the class's own again
-    return round((counter.get_total_flops() / 2 + sum(recurrent)) / COUNTED_SECONDS), y
+        rnn.forward = _rnn_stand_in(rnn, tally)
+    try:
+        yield
+    finally:
+        for rnn in rnns:
+            del rnn.forward  # the class's own again
 
 
 def _rnn_stand_in(rnn: nn.RNNBase, tally: list[int]) -> Callable[[Tensor], tuple[Tensor, None]]:
@@ -140,10 +202,12 @@ def info_table(info: Info) -> Table:
     table = Table(title=f"{info.parameters:,} parameters, {info.n_bands} bands", title_justify="left")
     for heading in ("part", "output for 1 s", "parameters", "share", f"MMAC per s of {info.channels}-channel audio"):
         table.add_column(heading, justify="left" if heading in ("part", "output for 1 s") else "right")
-    for name, part, times in _grouped(info.parts):
-        n = times * part.parameters
-        macs = f"{times * part.macs_per_second / 1e6:,.1f}"
-        table.add_row(name, part.output, f"{n:,}", f"{100 * n / max(1, info.parameters):.1f} %", macs)
+    for name, block, times in _grouped(info.parts):
+        inner = [(f"  {INNER.get(part.name, part.name)}", part) for part in block.parts]
+        for label, part in [(name, block), *inner]:
+            n = times * part.parameters
+            macs = f"{times * part.macs_per_second / 1e6:,.1f}"
+            table.add_row(label, part.output, f"{n:,}", f"{100 * n / max(1, info.parameters):.1f} %", macs)
     table.add_section()
     table.add_row("all", "", f"{info.parameters:,}", "100 %", f"{info.macs_per_second / 1e6:,.1f}")
     table.caption = f"receptive field: {info.receptive_field}\nlatency: {info.latency}"

@@ -22,9 +22,9 @@ from .blocks import BLOCKS, CAUSAL_NORMS, EVERYTHING, ITSELF, make_norm, reach_o
 from .errors import AudioError, CheckpointError, RecipeError, UserError
 from .heads import HEADS, Head, estimate_bridged
 from .level import NORMALISERS, OF_WHOLE_TRACKS, Level
-from .recipe import BackboneSpec, HeadSpec, Recipe
+from .recipe import BackboneSpec, HeadSpec, Recipe, bind_options
 from .stft import STFT, Signal, as_complex, as_planes
-from .suggest import bind_options, nearest, pick
+from .suggest import nearest, pick
 from .together import TOGETHER
 
 
@@ -321,7 +321,8 @@ class BSRNN(nn.Module):
         ``features`` (B, C, K, T, N) of each of `heads_for` them, ``mixture`` planes (B, C, 2, F, T).
         """
         heads = {target: self.head(target) for target in features}
-        together = {target: head for target, head in heads.items() if head.bridge}
+        # Always in the same order: a sum of floating-point numbers depends on it.
+        together = {target: heads[target] for target in self._bridge if target in heads}
         masked = estimate_bridged(together, features, mixture)
         masked |= {t: head.planes(features[t], mixture) for t, head in heads.items() if not head.bridge}
         tied = self._tied_to(wanted)

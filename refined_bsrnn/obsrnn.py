@@ -271,7 +271,7 @@ def import_obsrnn(paths: Sequence[Path], out: Path) -> list[RunFolder]:
     """
     folders = [out if len(paths) == 1 else out.with_name(f"{out.name}-{path.stem}") for path in paths]
     for folder in folders:
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise RecipeError(f"{folder} exists already and is not overwritten: choose another --out, or remove it.")
     if len(set(folders)) < len(folders):
         raise RecipeError(f"two of the checkpoints would both become {out}-<name>; import them one by one.")

@@ -6,12 +6,13 @@ stands once, in the dataclasses below; the value in the recipe is the value used
 """
 
 import dataclasses
+import inspect
 import math
 import os
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -347,9 +348,9 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
         value = "off" if value is False and "off" in args else value  # YAML reads off as false
         if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
             raise RecipeError(f"{path} is {value!r}; expected one of {', '.join(map(str, args))}.")
-        return value
-    if origin is tuple:
-        return _coerce_tuple(value, args, path)
+        return args[args.index(value)]  # 1 for 1.0
+    if origin is tuple or origin is Sequence:
+        return _coerce_tuple(value, args if origin is tuple else (*args, ...), path)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{path} is {value!r}; expected a mapping.")
@@ -368,9 +369,11 @@ def _coerce_tuple(value: Any, args: tuple[Any, ...], path: str) -> tuple[Any, ..
 def _coerce_scalar(value: Any, hint: type, path: str) -> Any:
     if hint is float and not isinstance(value, bool):
         try:  # PyYAML reads 3e-4 as a string
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            pass
+            number = math.nan
+        if math.isfinite(number):
+            return number
     elif hint is int and not isinstance(value, bool):
         if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
             return int(value)
@@ -391,6 +394,27 @@ def _check_bound(value: Any, bounds: Mapping[str, Any], path: str) -> None:
         raise RecipeError(f"{path} is {value}; expected {at_least} or more.")
 
 
+def bind_options(
+    where: str, component: Callable[..., Any], options: Mapping[str, Any], skip: Collection[str] = ()
+) -> dict[str, Any]:
+    """Check recipe options against a component's own signature and return them, each of the type it is annotated with.
+
+    ``where`` is e.g. ``bands.kind=tet``, ``skip`` names the parameters that the caller fills in. Raises `RecipeError`
+    for an option the component does not take, one of another type, or one that it needs and did not get.
+    """
+    known = {name: p for name, p in inspect.signature(component).parameters.items() if name not in skip}
+    for name in options:
+        if name not in known:
+            takes = ", ".join(sorted(known)) or "none"
+            raise RecipeError(f"{where} has no option {name!r}.{nearest(name, known)} Options: {takes}.")
+    missing = [name for name, p in known.items() if p.default is inspect.Parameter.empty and name not in options]
+    if missing:
+        raise RecipeError(f"{where} needs the option {missing[0]!r}.")
+    hints = typing.get_type_hints(component.__init__ if inspect.isclass(component) else component)
+    section = re.sub(r"\.kind=.*", "", where)
+    return {name: _coerce(value, hints.get(name, Any), f"{section}.{name}") for name, value in options.items()}
+
+
 # --- what one field alone cannot say ----------------------------------------------------------------------------------
 
 
@@ -403,9 +427,7 @@ def _check(recipe: Recipe) -> Recipe:
     if len(set(targets)) < len(targets):
         raise RecipeError(f"targets {list(targets)} names one twice.")
     _check_truncation(recipe)
-    for name in recipe.loss.target_weights:
-        if name not in targets:
-            raise RecipeError(f"loss.target_weights names {name!r}, which is no target. Targets: {', '.join(targets)}.")
+    _check_weights(recipe)
     if stft.hop > stft.n_fft // 2:
         raise RecipeError(
             f"stft.hop is {stft.hop} with n_fft {stft.n_fft}; expected at most half of n_fft, "
@@ -468,6 +490,22 @@ def _check_truncation(recipe: Recipe) -> None:
         raise RecipeError(
             f"loss.truncate_quantile is {share} of {n_examples} examples taken at a time, which drops none; expected "
             f"more than {0.5 / n_examples:.3g}, or a larger train.batch_size / train.accumulate."
+        )
+
+
+def _check_weights(recipe: Recipe) -> None:
+    loss, targets = recipe.loss, recipe.targets
+    for name in loss.target_weights:
+        if name not in targets:
+            raise RecipeError(f"loss.target_weights names {name!r}, which is no target. Targets: {', '.join(targets)}.")
+    weights = {**loss.terms, **{f"target_weights.{name}": weight for name, weight in loss.target_weights.items()}}
+    for name, weight in weights.items():
+        if weight < 0:
+            raise RecipeError(f"loss.{name} is {weight:g}; expected 0 (measured and logged only) or more.")
+    if not any(loss.terms.values()) or not any(loss.target_weights.get(name, 1.0) for name in targets):
+        raise RecipeError(
+            f"nothing would be learned: in loss, {', '.join(loss.terms)} or all target_weights are 0. Expected one of "
+            "each above 0."
         )
 
 
@@ -642,7 +680,14 @@ def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] =
     are taken where this one is silent.
     Raises `RecipeError` for a file that is not there, an unknown key, a wrong type or a value out of bounds.
     """
-    return make_recipe(read_recipe_values(find_recipe(path_or_name)), overrides)
+    path = find_recipe(path_or_name)
+    values = read_recipe_values(path)
+    if "study" in values:
+        raise RecipeError(
+            f"{path} is a study, which plans several runs; expected the recipe of one run. `refined-bsrnn compare "
+            f"{path_or_name}` trains them all, with --dry-run it lists them."
+        )
+    return make_recipe(values, overrides)
 
 
 def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

@@ -40,8 +40,8 @@ from .layouts import (
     musdb,
     slakh,
 )
-from .recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec
-from .suggest import bind_options, pick
+from .recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec, bind_options
+from .suggest import pick
 
 MAX_TOLD = 8  # problems in one message
 BUILTIN = "builtin"  # as data.root: the built-in stems, whatever the environment says

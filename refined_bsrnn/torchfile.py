@@ -10,7 +10,7 @@ import math
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -179,6 +179,14 @@ def _tensor(view: _View, archive: zipfile.ZipFile, root: str, path: Path, name: 
     return flat.as_strided(shape, stride, offset).to(torch.float32, copy=True).contiguous()
 
 
+def _check_total(views: Mapping[str, _View], path: Path) -> None:
+    """Refuse tensors that share their numbers so often that together they would be much larger than the file."""
+    shapes = [view.shape for view in views.values() if isinstance(view.shape, tuple)]
+    total = sum(math.prod(shape) for shape in shapes if all(isinstance(n, int) and n > 0 for n in shape))
+    if total > path.stat().st_size:  # of a byte or more each
+        raise CheckpointError(f"{path} has {path.stat().st_size} bytes and claims to hold {total} numbers.")
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors under ``state_dict`` of a checkpoint that torch.save wrote; nothing in the file is executed.
 
@@ -196,4 +204,5 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         views = {k: v for k, v in state.items() if isinstance(k, str)} if isinstance(state, dict) else {}
         if not views or not all(isinstance(view, _View) for view in views.values()):
             raise CheckpointError(f"{path} holds no tensors under 'state_dict'; expected a Lightning checkpoint.")
+        _check_total(views, path)
         return {name: _tensor(view, archive, root, path, name) for name, view in views.items()}

@@ -94,6 +94,17 @@ def test_fixed_bands_are_as_many_as_asked_for(max_bands):
     assert len(band_ranges("tet24_fixed", max_bands=max_bands)) == max_bands
 
 
+@pytest.mark.parametrize(("sample_rate_hz", "n_bands"), [(8000, 33), (16000, 37), (22050, 39), (48000, 42)])
+def test_fixed_bands_end_at_nyquist_whatever_n_fft_is(sample_rate_hz, n_bands):
+    assert sum(hz < sample_rate_hz / 2 for hz in tet24_edges_hz()) == n_bands - 1
+    for n_fft in (512, 2048, 4096):
+        assert len(band_ranges("tet24_fixed", sample_rate_hz=sample_rate_hz, n_fft=n_fft)) == n_bands
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert band_ranges("tet24", top_edge_hz="2e4") == band_ranges("tet24", top_edge_hz=20000)
+
+
 def test_even_bands_differ_by_one_bin_at_most():
     assert {stop - start for start, stop in band_ranges("even", n_bands=33)} == {31, 32}
 
@@ -229,10 +240,18 @@ def test_overlapping_bands_whose_weights_add_up_are_accepted():
         ("v7", {"rounding": "ceil"}, "expected 'hz' or 'floor'"),
         ("tet", {}, "needs the option 'divisions'"),
         ("tet", {"divisions": 0}, "at least 1 division"),
+        ("tet", {"divisions": "many"}, "bands.divisions is 'many'; expected a whole number"),
+        ("tet", {"divisions": 4, "high_hz": float("inf")}, "bands.high_hz is inf; expected a number"),
+        ("tet", {"divisions": 4, "low_hz": 30000, "high_hz": 40000}, "low_hz below 22050 Hz"),
+        ("tet24", {"top_edge_hz": float("nan")}, "bands.top_edge_hz is nan; expected a number"),
+        ("tet24", {"top_edge_hz": 100}, "top_edge_hz is 100; expected more than the highest edge, 17235 Hz"),
+        ("tet24", {"max_bands": None}, "bands.max_bands is None; expected a whole number"),
         ("custom", {"edges_hz": [500, 100]}, "must rise strictly"),
         ("custom", {"edges_bins": [5, 5]}, "must rise strictly"),
         ("custom", {"edges_bins": [5, 1025]}, "1024 or less"),
-        ("custom", {"edges_bins": [5.5]}, "expected whole numbers"),
+        ("custom", {"edges_bins": [5.5]}, r"edges_bins\[0\] is 5.5; expected a whole number"),
+        ("custom", {"edges_hz": 500}, "expected a list, e.g. "),
+        ("custom", {"edges_hz": ["low"]}, r"edges_hz\[0\] is 'low'; expected a number"),
         ("custom", {}, "'edges_hz' or 'edges_bins', one of the two"),
         ("custom", {"edges_hz": [500], "edges_bins": [5]}, "one of the two"),
         ("bs_roformer", {"n_fft": 4096}, "for stft.n_fft 2048, not 4096"),

@@ -6,14 +6,17 @@ import pytest
 import torch
 from conftest import micro_recipe
 
+from refined_bsrnn.blocks import BLOCKS, CELLS, NORMS, TAC_ACTIVATIONS
 from refined_bsrnn.checkpoint import RunFolder, save_weights
 from refined_bsrnn.cli import main
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.export import MaskCore, export_core, make_program
 from refined_bsrnn.files import write_text
+from refined_bsrnn.heads import HEADS
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.stft import as_complex, as_planes
+from refined_bsrnn.together import TOGETHER
 
 RNN, ROPE = "band_sequence_rnn", {"kind": "rope_transformer", "heads": 2, "head_dim": 4}
 slow = pytest.mark.slow
@@ -28,15 +31,30 @@ CASES = [
     pytest.param(
         {"backbone": {"causal": True, "norm": "cumulative"}, "head": {"kind": "residual"}}, id="causal", marks=slow
     ),
-    pytest.param({"backbone": {"causal": True, "norm": "ln", "time": "conv"}}, id="causal-conv", marks=slow),
+    pytest.param(
+        {"backbone": {"causal": True, "norm": "ln", "time": "conv", "stereo": "tac", "tac_activation": "tanh"}},
+        id="causal-conv-tac",
+        marks=slow,
+    ),
     pytest.param({"backbone": {"stereo": "joint"}, "head": {"kind": "spectrum"}}, id="joint-spectrum", marks=slow),
     pytest.param({"backbone": ROPE}, id="rope", marks=slow),
     pytest.param({"backbone": {**ROPE, "causal": True, "norm": "cumulative"}}, id="causal-rope", marks=slow),
     pytest.param({"bands": {"kind": "mel", "n_bands": 3}}, id="overlapping", marks=slow),
-    pytest.param({"head": {"bridge": True, "hidden_layers": 2}}, id="bridge", marks=slow),
+    pytest.param({"head": {"bridge": True, "hidden_layers": 2, "gate_layer": True}}, id="bridge-gate", marks=slow),
     pytest.param({"together": "subtract_last"}, id="subtract_last", marks=slow),
     pytest.param({"together": "consistent"}, id="consistent", marks=slow),
 ]
+
+
+def test_every_registered_component_is_among_the_cases():
+    cases = [case.values[0] for case in CASES]
+    backbones = [case.get("backbone", {}) for case in cases]
+    assert {b.get("kind", RNN) for b in backbones} == set(BLOCKS)
+    assert {b.get("norm", "gn1") for b in backbones} == set(NORMS)
+    assert {b.get("time", "lstm") for b in backbones} == {*CELLS, "dilated"}
+    assert {b.get("tac_activation", "prelu") for b in backbones} == set(TAC_ACTIVATIONS)
+    assert {case.get("head", {}).get("kind", "mlp_mask") for case in cases} == set(HEADS)
+    assert {case.get("together", "none") for case in cases} == {"none", *TOGETHER}
 
 
 def model(values):

@@ -1,15 +1,18 @@
 """What a network is made of: against sums by hand and published counts."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import micro_recipe
 
+from refined_bsrnn.checkpoint import RunFolder, save_weights
 from refined_bsrnn.cli import main
-from refined_bsrnn.info import describe
+from refined_bsrnn.files import write_text
+from refined_bsrnn.info import describe, describe_network
 from refined_bsrnn.model import BSRNN
-from refined_bsrnn.recipe import make_recipe
+from refined_bsrnn.recipe import dump_recipe, load_recipe, make_recipe
 
 
 # GFLOP (two per multiply-accumulate) per second of stereo audio at 41 bands, one target, two hidden layers
@@ -43,11 +46,59 @@ def test_parts_by_hand():
     assert info.parameters == encoder.parameters + block.parameters + 2 * head.parameters
 
 
+def test_what_a_block_is_made_of():
+    """Shares of the published oBSRNN-SIMO: TAC 3 549 708 and attention 933 204 parameters of its 12 blocks."""
+    info = describe(load_recipe("obsrnn_simo"))
+    block = info.parts[1]
+    parts = {part.name: part for part in block.parts}
+    assert list(parts) == ["time", "band", "tac", "attention"]
+    assert 12 * parts["tac"].parameters == 3_549_708
+    assert 12 * parts["attention"].parameters == 933_204
+    assert sum(part.parameters for part in block.parts) == block.parameters
+    assert sum(part.macs_per_second for part in block.parts) == block.macs_per_second
+    k, t, n, channels = 57, 86, 128, 2
+    assert parts["time"].output == f"{channels * k} × {t} × {n}"
+    average = channels * 3 * n * n + 9 * n * n + channels * 6 * n * n  # the mean is transformed once
+    assert parts["tac"].macs_per_second == k * t * average
+    projections = k * t * (2 * 2 * 16 * n + n * n + n * n)  # two heads of 16, values, output
+    assert parts["attention"].macs_per_second == channels * (projections + 2 * t * t * k * (16 + n // 2))
+
+
+def test_an_adapter_has_its_parameters_and_the_second_run_of_the_backbone():
+    values = {"base": {"run": "x", "method": "lora", "rank": 2}}
+    alone = describe(micro_recipe(None, targets=["guitar"], **values))
+    (adapter,) = (part for part in alone.parts if part.name.startswith("adapter"))
+    plain = describe(micro_recipe(None, targets=["guitar"]))
+    assert alone.parameters == plain.parameters + adapter.parameters
+    assert alone.macs_per_second == plain.macs_per_second  # nothing reads the features without it
+    both = BSRNN.from_recipe(micro_recipe(None))
+    both.add_adapter("a", ["drums"], rank=2, alpha=4.0)
+    backbone = sum(part.macs_per_second for part in plain.parts[:2])
+    assert describe_network(both).macs_per_second == describe(micro_recipe(None)).macs_per_second + backbone
+
+
+def test_a_run_is_shown_with_the_heads_that_it_has(capsys):
+    net, run = BSRNN.from_recipe(micro_recipe(None)), RunFolder(Path("runs/mtl"))
+    write_text(run.recipe, dump_recipe(net.recipe))
+    assert main(["info", "mtl", "--json"]) == 0  # nothing saved yet: what its recipe says
+    assert [part["name"] for part in json.loads(capsys.readouterr().out)["parts"][-2:]] == ["head vocals", "head drums"]
+    save_weights(run, net)
+    run.head("drums").unlink()
+    assert main(["info", "mtl", "--json"]) == 0
+    assert [part["name"] for part in json.loads(capsys.readouterr().out)["parts"][2:]] == ["head vocals"]
+
+
+def test_a_study_is_no_network(capsys):
+    assert main(["info", "compare_bands"]) == 2
+    assert "is a study, which plans several runs" in capsys.readouterr().err
+
+
 def test_command(capsys):
     assert main(["info", "mtl_generic", "size=tiny"]) == 0
     shown = capsys.readouterr().err
     assert "3,456,340 parameters, 36 bands" in shown
     assert "blocks 1 to 6" in shown
+    assert "along bands" in shown
     assert main(["info", "mtl_generic", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 10_210_708
     assert main(["info", "mtl_generik"]) == 2

@@ -1,17 +1,21 @@
 """The network: sizes, shapes, independence, masks; properties over all registered components."""
 
+import random
+
 import pytest
 import torch
 
 from refined_bsrnn.bands import SCHEMES, band_ranges, band_split
-from refined_bsrnn.blocks import BLOCKS, NORMS, CumulativeNorm, GlobalNorm, rotate
+from refined_bsrnn.blocks import BLOCKS, CELLS, NORMS, TAC_ACTIVATIONS, CumulativeNorm, GlobalNorm, rotate
 from refined_bsrnn.checkpoint import RunFolder, load_model, save_weights
 from refined_bsrnn.errors import AudioError, CheckpointError, RecipeError, UserError
 from refined_bsrnn.files import write_text
 from refined_bsrnn.heads import HEADS, MergeBands
-from refined_bsrnn.losses import JOINT_LOSSES, LOSSES
+from refined_bsrnn.level import NORMALISERS
+from refined_bsrnn.losses import JOINT_LOSSES, LOSSES, NEGATIVE_LOSSES
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import HeadSpec, dump_recipe, load_recipe, make_recipe, recipe_folder
+from refined_bsrnn.together import TOGETHER
 from refined_bsrnn.train import Objective
 
 MICRO = {
@@ -59,7 +63,15 @@ COMPONENTS += [
     pytest.param({**PLAIN, "head": {"kind": head, "bridge": True, "hidden_layers": 2}}, id=f"bridge-{head}")
     for head in HEADS
 ]
+COMPONENTS += [pytest.param({**PLAIN, "head": {"gate_layer": True}}, id="gate-layer")]
 COMPONENTS += [pytest.param({**PLAIN, "together": "consistent"}, id="consistent")]
+
+
+def test_everything_registered_is_among_the_components():
+    """Blocks, norms and heads come from their dicts; the rest is in `VARIANTS` by name."""
+    assert {*CELLS, "dilated"} <= {v.get(axis) for v in VARIANTS.values() for axis in ("time", "band")} | {"lstm"}
+    assert set(TAC_ACTIVATIONS) <= {v.get("tac_activation", "prelu") for v in VARIANTS.values()}
+    assert set(TOGETHER) == {"consistent", "subtract_last"}  # the second has one head less: tests/test_together.py
 
 
 def micro(**values):
@@ -67,39 +79,73 @@ def micro(**values):
     return BSRNN.from_recipe(make_recipe({**MICRO, **values}))
 
 
-# scheme, N, R, hidden layers of the head, number of targets → parameters (spec, reference sizes)
+# (scheme, N, R) → parameters with 1 target and 1 or 2 hidden layers in the head, with 4 targets and 1 or 2
+REFERENCE_SIZES = {
+    ("v7", 128, 12): (25_648_264, 36_417_160, 40_113_556, 83_189_140),
+    ("tet24", 128, 12): (25_316_104, 34_771_720, 38_786_836, 76_609_300),
+    ("joint", 128, 12): (26_711_176, 41_682_568, 44_359_060, 104_244_628),
+    ("v7", 64, 8): (5_322_824, 8_020_296, 10_546_388, 21_336_276),
+    ("tet24", 64, 8): (5_238_664, 7_607_176, 10_210_708, 19_684_756),
+    ("tet24", 32, 6): (1_406_536, 2_000_968, 3_456_340, 5_834_068),
+}
+
+
+def network(kind, features, repeats, n_targets=1, **values):
+    """A network without numbers; values of the backbone and the head by name."""
+    backbone = {key: values.pop(key) for key in ("hidden_factor", "stereo") if key in values}
+    recipe = {
+        "targets": list("abcd"[:n_targets]),
+        "bands": {"kind": kind},
+        "backbone": {"features": features, "repeats": repeats, **backbone},
+        "head": values.pop("head", {}),
+    }
+    with torch.device("meta"):
+        return BSRNN.from_recipe(make_recipe(recipe))
+
+
+@pytest.mark.parametrize(("sizes", "parameters"), REFERENCE_SIZES.items(), ids=str)
+def test_parameter_counts(sizes, parameters):
+    models = [network(*sizes, head={"hidden_layers": layers}) for layers in (1, 2)]
+    backbones, heads = [count_parameters(m.backbone) for m in models], [count_parameters(m.heads) for m in models]
+    assert parameters == tuple(backbones[i] + n_targets * heads[i] for n_targets in (1, 4) for i in (0, 1))
+
+
+def with_norms_of_one_length(model, n_frames):
+    """The parameters a network has where the norms of encoder and heads have a gain and a bias for every frame.
+
+    Both public implementations have these, which is why they take excerpts of one length only.
+    """
+    norms = [*model.backbone.encoder.norms, *(band[0] for head in model.heads.values() for band in head.bands)]
+    return count_parameters(model) + (n_frames - 1) * sum(count_parameters(norm) for norm in norms)
+
+
 @pytest.mark.parametrize(
-    ("kind", "features", "repeats", "hidden_layers", "n_targets", "parameters"),
+    ("kind", "features", "repeats", "factor", "n_targets", "parameters"),
     [
-        ("v7", 128, 12, 1, 1, 25_648_264),
-        ("v7", 128, 12, 2, 1, 36_417_160),
-        ("v7", 128, 12, 1, 4, 40_113_556),
-        ("v7", 128, 12, 2, 4, 83_189_140),
-        ("tet24", 128, 12, 1, 1, 25_316_104),
-        ("tet24", 128, 12, 2, 1, 34_771_720),
-        ("tet24", 128, 12, 1, 4, 38_786_836),
-        ("tet24", 128, 12, 2, 4, 76_609_300),
-        ("joint", 128, 12, 1, 1, 26_711_176),
-        ("joint", 128, 12, 2, 4, 104_244_628),
-        ("v7", 64, 8, 1, 1, 5_322_824),
-        ("v7", 64, 8, 2, 1, 8_020_296),
-        ("v7", 64, 8, 2, 4, 21_336_276),
-        ("tet24", 64, 8, 1, 4, 10_210_708),
-        ("tet24", 32, 6, 1, 1, 1_406_536),
-        ("tet24", 32, 6, 2, 4, 5_834_068),
+        ("v7", 128, 24, 4, 1, 20_621_280),
+        ("tet24_seed", 128, 24, 4, 1, 20_355_936),
+        ("v7", 128, 24, 4, 4, 37_794_540),
+        ("tet24_seed", 128, 24, 4, 4, 36_734_316),
+        ("v7", 32, 6, 8, 1, 2_280_448),
+        ("tet24_seed", 32, 6, 8, 1, 2_238_304),
+        ("v7", 32, 6, 8, 4, 7_165_516),
+        ("tet24_seed", 32, 6, 8, 4, 6_997_228),
     ],
 )
-def test_parameter_counts(kind, features, repeats, hidden_layers, n_targets, parameters):
-    recipe = make_recipe(
-        {
-            "targets": list("abcd"[:n_targets]),
-            "bands": {"kind": kind},
-            "backbone": {"features": features, "repeats": repeats},
-            "head": {"hidden_layers": hidden_layers},
-        }
-    )
-    with torch.device("meta"):
-        assert count_parameters(BSRNN.from_recipe(recipe)) == parameters
+def test_sizes_of_the_code_this_began_with(kind, features, repeats, factor, n_targets, parameters):
+    """LSTMs of N, one hidden layer, mono, excerpts of 1 s (sahandevs/BandSplit-RNN)."""
+    model = network(kind, features, repeats, n_targets, hidden_factor=1, head={"hidden_factor": factor})
+    assert with_norms_of_one_length(model, 87) == parameters
+
+
+@pytest.mark.parametrize(
+    ("kind", "repeats", "parameters"),
+    [("v7", 12, 32_414_628), ("bass", 12, 33_371_812), ("drums", 12, 35_954_340), ("drums", 10, 32_528_548)],
+)
+def test_sizes_of_the_joint_stereo_code(kind, repeats, parameters):
+    """Both channels in one item, a linear layer before the gate, excerpts of 3.04 s (crlandsc, amanteur)."""
+    model = network(kind, 128, repeats, stereo="joint", head={"gate_layer": True})
+    assert with_norms_of_one_length(model, 263) == parameters
 
 
 def test_the_first_experiment_by_formula():
@@ -420,7 +466,7 @@ def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
         ({"backbone": {"hiden_factor": 2}}, "no option 'hiden_factor'. Did you mean 'hidden_factor'"),
         ({"backbone": {"norm": "bn"}}, "norm='bn' is unknown.* Known: cumulative, gn1, ln, rms"),
         ({"head": {"kind": "mlp"}}, "head.kind='mlp' is unknown"),
-        ({"head": {"hidden_layers": 3}}, "head.hidden_layers is 3; expected 1"),
+        ({"head": {"hidden_layers": 3}}, "head.hidden_layers is 3; expected one of 1, 2"),
         ({"bands": {"kind": "v8"}}, "bands.kind='v8' is unknown"),
         ({"backbone": {"time": "rnn"}}, "'rnn' is unknown.* Known: conv, dilated, gru, lstm"),
         ({"backbone": {"features": 6, "groups": 4}}, "groups is 4; expected a divisor of features 6"),
@@ -432,6 +478,13 @@ def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
         ({"backbone": {"causal": True, "norm": "ln", "attention_heads": 2}}, "attention_heads looks at all frames"),
         ({"backbone": {"causal": True, "norm": "ln"}, "head": {"kind": "spectrum"}}, "scales by the whole excerpt"),
         ({"backbone": {"kind": "rope_transformer", "head_dim": 3}}, "even dimension"),
+        ({"backbone": {"kind": "rope_transformer", "feed_forward_factor": 0}}, "feed_forward_factor is 0; expected 1"),
+        ({"backbone": {"hidden_factor": 1.5}}, "backbone.hidden_factor is 1.5; expected a whole number"),
+        ({"backbone": {"hidden_factor": 0}}, "hidden_factor 0; expected .* a factor of 1 or more"),
+        ({"backbone": {"attention_heads": -2}}, "attention_heads is -2 .* expected 0 heads or more"),
+        ({"backbone": {"time": 3}}, "backbone.time is 3; expected a text"),
+        ({"head": {"hidden_factor": 0}}, "head.hidden_factor is 0; expected 1 or more"),
+        ({"head": {"gate_layer": 1}}, "head.gate_layer is 1; expected true or false"),
     ],
 )
 def test_what_cannot_be_built_is_refused(values, message):
@@ -445,3 +498,97 @@ def test_unknown_and_double_heads():
         model(torch.randn(1, 1, 500), ["drum"])
     with pytest.raises(CheckpointError, match="a head 'drums' already"):
         model.add_head("drums", HeadSpec())
+
+
+def test_the_layer_before_the_gate_by_hand():
+    model = micro(head={"gate_layer": True}, targets=["a"])
+    layers, x = model.heads["a"].bands[1], torch.randn(1, 1, 5, 4)  # of 48 bins; (B, C, T, N)
+    hidden = torch.tanh(layers[0](x) @ layers[1].weight.T + layers[1].bias)
+    half = hidden @ layers[3].weight.T + layers[3].bias
+    assert half.shape[-1] == 2 * 48
+    torch.testing.assert_close(layers(x), half @ layers[4].weight.T + layers[4].bias)
+    assert len(layers) == 5
+
+
+# --- combinations -----------------------------------------------------------------------------------------------------
+
+CHOICES = {
+    "bands": [{"kind": "v7"}, {"kind": "tet24_fixed", "max_bands": 5}, {"kind": "mel", "n_bands": 4}],
+    "kind": [RNN, "rope_transformer"],
+    "norm": list(NORMS),
+    "stereo": ["apart", "tac", "joint"],
+    "causal": [False, True],
+    "time": [*CELLS, "dilated"],
+    "groups": [1, 2],
+    "attention_heads": [0, 2],
+    "head": list(HEADS),
+    "hidden_layers": [1, 2],
+    "gate_layer": [False, True],
+    "bridge": [False, True],
+    "together": ["none", *TOGETHER],
+    "normalise": ["none", *NORMALISERS],
+    "loss": [*LOSSES, *JOINT_LOSSES],
+    "weighting": ["fixed", "uncertainty"],
+    "channels": [1, 2],
+}
+
+
+def combination(c):
+    own = ("time", "groups", "attention_heads") if c["kind"] == RNN else ()
+    backbone = {key: c[key] for key in ("kind", "norm", "stereo", "causal", *own)}
+    extra = {} if c["kind"] == RNN else {"heads": 2, "head_dim": 2}
+    return {
+        "targets": ["vocals", "drums", "bass"],
+        "stft": {"sample_rate_hz": 8000, "n_fft": 512, "hop": 128},
+        "bands": c["bands"],
+        "backbone": {"features": 4, "repeats": 1, **backbone, **extra},
+        "head": {"kind": c["head"], **{key: c[key] for key in ("hidden_layers", "gate_layer", "bridge")}},
+        "together": c["together"],
+        "input": {"normalise": c["normalise"]},
+        "loss": {c["loss"]: 1.0, "weighting": c["weighting"]},
+        "data": {"channels": c["channels"]},
+    }
+
+
+def must_be_refused(c):
+    """What the reason says, for choices that exclude each other; empty where they do not."""
+    whole = [
+        c["norm"] == "gn1",
+        c["kind"] == RNN and c["attention_heads"] > 0,
+        c["head"] == "spectrum",
+        c["normalise"] != "none",
+    ]
+    if c["causal"] and any(whole):
+        return "backbone.causal forbids"
+    if c["weighting"] == "uncertainty" and c["loss"] in {*NEGATIVE_LOSSES, *JOINT_LOSSES}:
+        return "loss.weighting"
+    return ""
+
+
+def objective_of(c):
+    model = micro(**combination(c))
+    return Objective(model, model.recipe)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_combinations_work_or_are_refused_with_a_reason(seed):
+    """Drawn at random: those that exclude each other are refused, all others train and keep items apart."""
+    draw = random.Random(seed)
+    chosen = {key: draw.choice(values) for key, values in CHOICES.items()}
+    refused = must_be_refused(chosen)
+    if refused:
+        with pytest.raises(RecipeError, match=refused):
+            objective_of(chosen)
+        return
+    objective = objective_of(chosen)
+    model = objective.model
+    stems = 0.1 * torch.randn(2, 3, chosen["channels"], 1000)
+    loss, _ = objective(stems.sum(1), stems)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in objective.trained().values())
+    with torch.no_grad():
+        mixture = stems.sum(1)
+        estimates = model.eval()(mixture)
+        for target, alone in model(mixture[1:]).items():
+            assert estimates[target].shape == mixture.shape
+            torch.testing.assert_close(alone, estimates[target][1:], atol=1e-4, rtol=1e-3)

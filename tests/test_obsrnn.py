@@ -296,6 +296,9 @@ def test_several_checkpoints_are_several_runs(tmp_path, monkeypatch, plain):
     assert [(run.name, run.head_names()) for run in runs] == [("small-bass", ["bass"]), ("small-drums", ["drums"])]
     with pytest.raises(RecipeError, match="exists already and is not overwritten"):
         import_obsrnn([plain, drums], tmp_path / "runs" / "small")
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match="file exists already and is not overwritten"):
+        import_obsrnn([plain], tmp_path / "file")
     with pytest.raises(RecipeError, match="import them one by one"):
         import_obsrnn([plain, plain], tmp_path / "runs" / "twice")
 
@@ -496,5 +499,14 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(tmp_path, geometry)
             return torch._utils._rebuild_tensor_v2, (torch.ones(4)._typed_storage(), *geometry, False, OrderedDict())
 
     torch.save({"state_dict": {"a": Reaching()}}, tmp_path / "vocals.ckpt")
-    with pytest.raises(CheckpointError, match="does not fit its|is not described as a tensor"):
+    with pytest.raises(CheckpointError, match="does not fit its|is not described as a tensor|claims to hold"):
+        read_state_dict(tmp_path / "vocals.ckpt")
+
+
+def test_a_small_file_does_not_become_large_by_naming_its_numbers_again_and_again(tmp_path):
+    numbers = torch.ones(1000)
+    torch.save({"state_dict": {"a": numbers, "b": numbers}}, tmp_path / "vocals.ckpt")
+    assert len(read_state_dict(tmp_path / "vocals.ckpt")) == 2  # one parameter with two names is common
+    torch.save({"state_dict": {f"t{i}": numbers for i in range(200)}}, tmp_path / "vocals.ckpt")
+    with pytest.raises(CheckpointError, match="bytes and claims to hold 200000 numbers"):
         read_state_dict(tmp_path / "vocals.ckpt")
