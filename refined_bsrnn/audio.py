@@ -480,6 +480,8 @@ SUBTYPES: dict[str, dict[str, str]] = {
     "ogg": {"": "VORBIS"},
 }
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24}
+MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+MOST_CHANNELS = {"mp3": 2, "flac": 8}
 
 
 def quantise(audio: Tensor, subtype: str) -> Tensor:
@@ -523,6 +525,14 @@ class AudioWriter:
         if not soundfile.check_format(suffix, self.subtype):
             known = ", ".join(soundfile.available_subtypes(suffix))
             raise AudioError(f"{path} cannot be written with subtype {self.subtype}; expected one of {known}.")
+        if n_channels > MOST_CHANNELS.get(suffix, MAX_CHANNELS) or (
+            suffix == "mp3" and sample_rate_hz not in MP3_RATES_HZ
+        ):
+            rates = f" at {', '.join(map(str, MP3_RATES_HZ))} Hz" if suffix == "mp3" else ""
+            raise AudioError(
+                f"{path} cannot be written: {n_channels} channels at {sample_rate_hz} Hz; {suffix} holds at most "
+                f"{MOST_CHANNELS.get(suffix, MAX_CHANNELS)} channels{rates}. Take another format, as wav."
+            )
         self.order = VORBIS_ORDER.get(n_channels) if suffix == "ogg" else None
         self._options = {
             "samplerate": int(sample_rate_hz),
@@ -749,7 +759,6 @@ def _atempo(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
 
 
 CODECS = ("mp3", "ogg")
-MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def through_codec(audio: Tensor, sample_rate_hz: int, codec: str, level: float) -> Tensor:

@@ -422,6 +422,20 @@ def test_tags_are_carried(tmp_path, suffix):
     assert read_tags(tmp_path / "nowhere.wav") == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "rate", "message"),
+    [
+        ("a.mp3", 6, 44100, "6 channels at 44100 Hz; mp3 holds at most 2 channels at 8000, .*48000 Hz. Take another"),
+        ("a.mp3", 2, 96000, "2 channels at 96000 Hz; mp3 holds"),
+        ("a.flac", 9, 44100, "9 channels at 44100 Hz; flac holds at most 8 channels. Take another format, as wav"),
+    ],
+)
+def test_what_a_format_cannot_hold(tmp_path, name, channels, rate, message):
+    with pytest.raises(AudioError, match=message):
+        write_audio(tmp_path / name, torch.zeros(channels, 100), rate)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("about", [None, 200, 10**9])
 def test_a_wav_beyond_4_gb_has_64_bit_lengths(tmp_path, monkeypatch, about):
     """However long it was thought to be: nothing is lost."""
