@@ -8,6 +8,7 @@ their Python packages: no system package is needed. soxr resamples.
 import errno
 import io
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ MAX_CHANNELS = 256  # more than any format for listening has: a damaged header
 MP4_FRAME = 4096  # samples; the last coded frame of an mp4 may hang over the end by less
 PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins with what came before
 WAV_LIMIT = 2**32 - 2**20  # bytes; a longer wav is written as RF64, its 64-bit form
+GUESSES_ERR = 4  # at most by so much; FFmpeg's lengths may be guesses
 # Vorbis and Opus order channels as Vorbis' specification (4.3.9) says, wav, flac and FFmpeg by their masks; libsndfile
 # leaves it at that. Where the former have the latter's channels:
 VORBIS_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 4, 5, 3), 7: (0, 2, 1, 5, 6, 4, 3)}
@@ -223,6 +225,11 @@ class _SoundFile(soundfile.SoundFile):
         return self.format in SEEKS_EXACTLY and super().seekable()
 
 
+def _named(path: Path) -> Path | bytes:
+    """A path as soundfile takes it: it refuses names that are no Unicode, which Linux allows, but as bytes."""
+    return os.fsencode(path) if any("\ud800" <= c <= "\udfff" for c in str(path)) else path
+
+
 class _SoundfileReader(AudioReader):
     """What libsndfile reads, and tells the length of."""
 
@@ -238,7 +245,7 @@ class _SoundfileReader(AudioReader):
     def open(cls, path: Path, size: int) -> "_SoundfileReader | None":
         """None where FFmpeg should try; `AudioError` for an empty or truncated file."""
         try:
-            file = _SoundFile(path)
+            file = _SoundFile(_named(path))
         except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes an unknown suffix for raw samples
             return None
         try:
@@ -473,6 +480,8 @@ SUBTYPES: dict[str, dict[str, str]] = {
     "ogg": {"": "VORBIS"},
 }
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24}
+MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+MOST_CHANNELS = {"mp3": 2, "flac": 8}
 
 
 def quantise(audio: Tensor, subtype: str) -> Tensor:
@@ -491,10 +500,10 @@ def quantise(audio: Tensor, subtype: str) -> Tensor:
 class AudioWriter:
     """An audio file that is written block by block, and is there only when the ``with`` around it ends well.
 
-    ``subtype`` is one of `SUBTYPES`; ``n_samples`` (if known) chooses 64-bit wav for files beyond 4 GB; ``tags`` are
-    those of `TAGS`; ``compression`` is libsndfile's level, 0 (best) to 1 (smallest). Integer formats clamp what is
-    beyond full scale: ``peak`` says how far the samples reached. Raises `AudioError` for what the format cannot hold
-    and for a disk that cannot be written.
+    ``subtype`` is one of `SUBTYPES`; ``n_samples``: about how many will come, where that is known (a wav that could go
+    beyond 4 GB is begun with 64-bit lengths); ``tags`` are those of `TAGS`; ``compression`` is libsndfile's level, 0
+    (best) to 1 (smallest). Integer formats clamp what is beyond full scale: ``peak`` says how far the samples reached.
+    Raises `AudioError` for what the format cannot hold and for a disk that cannot be written.
     """
 
     def __init__(
@@ -516,12 +525,20 @@ class AudioWriter:
         if not soundfile.check_format(suffix, self.subtype):
             known = ", ".join(soundfile.available_subtypes(suffix))
             raise AudioError(f"{path} cannot be written with subtype {self.subtype}; expected one of {known}.")
+        if n_channels > MOST_CHANNELS.get(suffix, MAX_CHANNELS) or (
+            suffix == "mp3" and sample_rate_hz not in MP3_RATES_HZ
+        ):
+            rates = f" at {', '.join(map(str, MP3_RATES_HZ))} Hz" if suffix == "mp3" else ""
+            raise AudioError(
+                f"{path} cannot be written: {n_channels} channels at {sample_rate_hz} Hz; {suffix} holds at most "
+                f"{MOST_CHANNELS.get(suffix, MAX_CHANNELS)} channels{rates}. Take another format, as wav."
+            )
         self.order = VORBIS_ORDER.get(n_channels) if suffix == "ogg" else None
         self._options = {
             "samplerate": int(sample_rate_hz),
             "channels": n_channels,
             "subtype": self.subtype,
-            "format": _container(suffix, n_channels, (n_samples or 0) * n_channels * 4),
+            "format": _container(suffix, n_channels, n_samples),
             "compression_level": compression,
         }
         self._tags = {name: text for name, text in (tags or {}).items() if name in TAGS and text}
@@ -531,8 +548,8 @@ class AudioWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self.path, AudioError))
             with self._problems():
-                self._file = soundfile.SoundFile(temporary, "w", **self._options)
-            stack.callback(self._close)
+                self._file = soundfile.SoundFile(_named(temporary), "w", **self._options)
+            stack.callback(self._close, temporary)
             for name, text in self._tags.items():
                 with suppress(soundfile.LibsndfileError):  # a tag that this format does not have
                     setattr(self._file, name, text)
@@ -572,9 +589,11 @@ class AudioWriter:
         if why:
             raise AudioError(f"{self.path} cannot be written: {why}. Free some space or choose another folder.")
 
-    def _close(self) -> None:
+    def _close(self, temporary: Path) -> None:
         with self._problems():
             self._file.close()
+            if self._options["format"] == "RF64" and temporary.stat().st_size <= WAV_LIMIT:
+                _shorten(temporary)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -582,11 +601,28 @@ class AudioWriter:
         self._stack.__exit__(kind, error, trace)
 
 
-def _container(suffix: str, n_channels: int, n_bytes: int) -> str:
-    """libsndfile's name of the format: wav with an order of channels, or with 64-bit lengths, where it must."""
+def _container(suffix: str, n_channels: int, n_samples: int | None) -> str:
+    """libsndfile's name of the format: wav with an order of channels, or with 64-bit lengths, where it may have to."""
     if suffix != "wav":
         return suffix.upper()
-    return "RF64" if n_bytes > WAV_LIMIT else "WAVEX" if n_channels > 2 else "WAV"
+    if n_samples is None or n_samples * n_channels * 4 * GUESSES_ERR > WAV_LIMIT:
+        return "RF64"
+    return "WAVEX" if n_channels > 2 else "WAV"
+
+
+def _shorten(path: Path) -> None:
+    """Make a plain wav of an RF64 that did not become long: only the lengths are at other places."""
+    with path.open("rb+") as file:
+        head = file.read(36)  # RF64, -1, WAVE, ds64, 28, then the sizes of all and of the samples in 64 bits
+        place = 12
+        file.seek(place)
+        while (chunk := file.read(8))[:4] != b"data":
+            size = int.from_bytes(chunk[4:], "little")
+            place += 8 + size + size % 2
+            file.seek(place)
+        for at, content in ((place + 4, head[28:32]), (12, b"JUNK"), (4, head[20:24]), (0, b"RIFF")):
+            file.seek(at)
+            file.write(content)
 
 
 def write_audio(
@@ -723,7 +759,6 @@ def _atempo(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
 
 
 CODECS = ("mp3", "ogg")
-MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def through_codec(audio: Tensor, sample_rate_hz: int, codec: str, level: float) -> Tensor:

@@ -198,7 +198,7 @@ def app(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _terminated_as_interrupted(first: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """SIGTERM, too, leaves no half-written file; ``first`` is called before the interruption is raised."""
+    """SIGTERM, and a terminal that is closed, leave no half-written file either; ``first`` is called before that."""
     if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
         yield
         return
@@ -207,11 +207,16 @@ def _terminated_as_interrupted(first: Callable[[], None] = lambda: None) -> Iter
         first()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, handle)
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        if before[number] != signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in signals:
+            signal.signal(number, before[number])
 
 
 # What `stems.Wanted` takes as it is typed.
@@ -696,6 +701,8 @@ def _app_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _batch(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; expected one, or auto")
     return text if text == "auto" else int(text)
 
 

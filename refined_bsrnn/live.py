@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .audio import MAX_CHANNELS
 from .blocks import ConvCell, Convolution, CumulativeNorm, RotaryAttention
-from .errors import RecipeError
+from .errors import AudioError, RecipeError
 from .export import MaskCore
 from .model import BSRNN
-from .separate import Separator, Source
+from .separate import Separator, Source, as_float32
 from .stft import STFT, as_complex, as_planes
 
 BLOCK_SECONDS = 0.1
@@ -232,24 +234,43 @@ class Live:
         self.core = LiveCore(model, self.heads)
         self.latency_samples = model.stft.n_fft - 1
         self.analysis, self.inverse = LiveSTFT(model.stft), LiveInverse(model.stft)
-        self.n_in = self.n_out = 0
+        self.n_channels = self.n_in = self.n_out = 0
+        self.ended = False
 
-    def push(self, block: Tensor) -> Tensor:
-        """The next (channels, n) → what is ready of the estimates, (heads, channels, m)."""
-        self.n_channels = block.shape[0]
+    def push(self, block: Tensor | np.ndarray) -> Tensor:
+        """The next (channels, n) → what is ready of the estimates, (heads, channels, m).
+
+        Raises `AudioError` for other shapes, integers, NaN or infinite samples, and behind the end.
+        """
+        block = self._checked(block)
         self.n_in += block.shape[1]
         items = self.separator.to_items(block[None])  # (P, M, n)
         with torch.no_grad():
             return self._give(self._estimate(self.analysis.push(items)))
 
     def finish(self) -> Tensor:
-        """What is left, (heads, channels, m)."""
+        """What is left, (heads, channels, m); the stream has ended then."""
+        if self.n_in == 0 or self.ended:
+            raise AudioError("there is nothing to finish; expected blocks first, and one end.")
+        self.ended = True
         with torch.no_grad():
             ready = self._give(self._estimate(self.analysis.finish()))[..., : self.n_in]
             rest = self.separator.from_items(
                 self._stacked(self.inverse.finish(self.n_in - self.n_out)), self.n_channels
             )
             return torch.cat([ready, rest[0]], dim=-1)
+
+    def _checked(self, block: Tensor | np.ndarray) -> Tensor:
+        block = as_float32(block)
+        if block.ndim != 2 or len(block) not in ([self.n_channels] if self.n_channels else range(1, MAX_CHANNELS + 1)):
+            expected = self.n_channels or "channels"
+            raise AudioError(f"a block has the shape {tuple(block.shape)}; expected ({expected}, samples).")
+        if self.ended:
+            raise AudioError("this stream has ended; expected a new Live for the next one.")
+        if not torch.isfinite(block).all():
+            raise AudioError("the audio holds NaN or infinite samples; expected finite numbers.")
+        self.n_channels = len(block)
+        return block
 
     def _estimate(self, spectrogram: Tensor) -> Tensor:
         """Complex (P, M, F, T) → samples (P, heads·M, n)."""

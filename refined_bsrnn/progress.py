@@ -30,7 +30,12 @@ def is_main() -> bool:
 def say(text: str) -> None:
     """A message for people, once over all processes."""
     if is_main():
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(printable(text), markup=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """With names of files that are no Unicode written out, so that any output takes it."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class Bar:
@@ -118,6 +123,7 @@ def share_bar(text: str) -> Iterator[Callable[[float], None]]:
 @contextmanager
 def work_bar(text: str, seconds: float | None) -> Iterator[Callable[[float], None]]:
     """As `share_bar`, for so many seconds of audio: with the speed; lines every so often without a terminal."""
+    text = printable(text)
     started = last_line = time.monotonic()
 
     def speed(share: float) -> str:

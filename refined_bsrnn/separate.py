@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .audio import AudioReader, Resampler, open_audio
+from .audio import MAX_CHANNELS, AudioReader, Resampler, open_audio
 from .checkpoint import load_head, load_model, save_head
 from .errors import AudioError, RecipeError, UserError
 from .head_files import head_facts
@@ -86,7 +86,7 @@ def open_source(
 
 def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
     """Where to begin and how many samples to take (None: all); `RecipeError` for what lies before the beginning."""
-    if start_seconds < 0 or not (duration_seconds is None or duration_seconds > 0):
+    if not 0 <= start_seconds < float("inf") or not (duration_seconds is None or 0 < duration_seconds < float("inf")):
         raise RecipeError(f"start {start_seconds} s, duration {duration_seconds} s; expected at least 0, more than 0.")
     wanted = None if duration_seconds is None else max(1, round(duration_seconds * rate_hz))
     return round(start_seconds * rate_hz), wanted
@@ -111,12 +111,28 @@ def cut_blocks(waveform: Tensor, start: int, n_samples: int | None) -> Iterator[
         yield waveform[:, begin : min(begin + BLOCK, stop)]
 
 
+def as_float32(audio: Tensor | np.ndarray) -> Tensor:
+    """A float32 tensor on the CPU; `AudioError` for integers, whose full scale nobody knows."""
+    if not isinstance(audio, Tensor):
+        audio = np.asarray(audio)
+        if np.issubdtype(audio.dtype, np.floating):
+            return torch.from_numpy(np.require(audio, np.float32, ["C", "W"]))
+    elif audio.is_floating_point():
+        return audio.detach().to("cpu", torch.float32)
+    raise AudioError(
+        f"audio is of the type {audio.dtype}; expected floats, full scale at ±1: divide 16-bit integers by 32768."
+    )
+
+
 def check_waveform(audio: Tensor | np.ndarray) -> Tensor:
     """(channels, samples) float32 from a tensor or array; `AudioError` for empty, misshapen or non-finite audio."""
-    waveform = torch.as_tensor(audio, dtype=torch.float32).detach().cpu()
+    waveform = as_float32(audio)
     waveform = waveform[None] if waveform.ndim == 1 else waveform
-    if waveform.ndim != 2 or 0 in waveform.shape:
-        raise AudioError(f"audio has the shape {tuple(waveform.shape)}; expected (channels, samples), neither empty.")
+    if waveform.ndim != 2 or 0 in waveform.shape or len(waveform) > MAX_CHANNELS:
+        raise AudioError(
+            f"audio has the shape {tuple(waveform.shape)}; expected (channels, samples), neither empty, at most "
+            f"{MAX_CHANNELS} channels."
+        )
     if not torch.isfinite(waveform).all():
         raise AudioError("the audio holds NaN or infinite samples; expected finite numbers.")
     return waveform
@@ -313,8 +329,11 @@ class Separator:
     ):
         if not 0 < chunk_seconds < float("inf") or not 0 <= overlap < 1:
             raise RecipeError(f"chunk_seconds {chunk_seconds}, overlap {overlap}; expected more than 0, and 0 up to 1.")
-        if shifts < 1 or (batch != "auto" and batch < 1):
-            raise RecipeError(f"shifts {shifts}, batch {batch}; expected at least 1 each, or the batch auto.")
+        counts = [shifts] if batch == "auto" else [shifts, batch]
+        if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
+            raise RecipeError(
+                f"shifts {shifts!r}, batch {batch!r}; expected whole numbers, at least 1 each, or the batch auto."
+            )
         if precision not in PRECISIONS:
             raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
         self.device = check_device(device)
@@ -410,9 +429,19 @@ class Separator:
         A file is read as it is needed. Raises `AudioError` and `UserError` as `separate` does, for a damaged file when
         the damage is reached.
         """
-        wanted = self.model.check_targets(heads)
-        source = open_source(audio, sample_rate_hz or self.model.sample_rate_hz, start_seconds, duration_seconds)
+        wanted = self.model.check_targets([heads] if isinstance(heads, str) else heads)
+        if not wanted:
+            raise UserError(f"no heads are chosen; expected some of {', '.join(self.heads) or 'none: there are none'}.")
+        source = open_source(audio, self._rate_hz(sample_rate_hz), start_seconds, duration_seconds)
         return self.stream_source(source, wanted, progress)
+
+    def _rate_hz(self, given: float | None) -> int:
+        """The rate that is said, or the network's; `AudioError` for what is no rate."""
+        if given is None:
+            return self.model.sample_rate_hz
+        if not float(given).is_integer() or given < 1:
+            raise AudioError(f"the audio is at {given} Hz; expected a whole number, at least 1.")
+        return int(given)
 
     def stream_source(
         self, source: Source, heads: list[str], progress: Progress = lambda share: None
@@ -533,13 +562,11 @@ class Separator:
 
         B is 1 where there was none. All in one piece: memory grows with the length.
         """
-        audio = torch.as_tensor(waveform, dtype=torch.float32).detach().cpu()
+        audio = as_float32(waveform)
         audio = audio if audio.ndim == 3 else check_waveform(audio)[None]
         if audio.ndim != 3 or 0 in audio.shape or not torch.isfinite(audio).all():
             raise AudioError(f"audio of the shape {tuple(audio.shape)}; expected finite (items, channels, samples).")
-        inner = torch.cat(
-            list(resample_blocks([audio], sample_rate_hz or self.model.sample_rate_hz, self.model.sample_rate_hz)), -1
-        )
+        inner = torch.cat(list(resample_blocks([audio], self._rate_hz(sample_rate_hz), self.model.sample_rate_hz)), -1)
         with torch.no_grad():  # not inference mode: others may train on them
             return self.model.features(inner.to(self.device))
 
@@ -558,5 +585,6 @@ def check_device(device: str) -> torch.device:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise RecipeError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # all that PyTorch adds is of no help
+        raise RecipeError(f"device {device!r} cannot be used here: {why}.") from None
     return torch.device(device)

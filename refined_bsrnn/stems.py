@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
-from typing import Any
+from string import Formatter
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -79,12 +80,28 @@ class Wanted:
             raise RecipeError(f"{self.format or 'wav'} with bits {self.bits!r} is not possible; expected {possible}.")
         if self.clip not in CLIPS:
             raise RecipeError(f"clip {self.clip!r} is unknown; expected one of {', '.join(CLIPS)}.")
-        try:
-            self.name.format(model="m", track="t", head="h")
-        except (KeyError, IndexError, ValueError):
+        if self.wiener < 0:
+            raise RecipeError(f"wiener {self.wiener}; expected a number of iterations, at least 1, or 0 for none.")
+        if self.heads is not None and not self.heads:
+            raise RecipeError("no heads are chosen; expected their names, or all.")
+        for names in self.sums:
+            if len(names) < 2 or len(set(names)) < len(names):
+                raise RecipeError(f"the sum {'+'.join(names)!r} cannot be made; expected two heads or more, each once.")
+        if not fits_as_name(self.name):
             raise RecipeError(
                 f"the name {self.name!r} cannot be used; expected a pattern of {{model}}, {{track}} and {{head}}."
-            ) from None
+            )
+
+
+def fits_as_name(pattern: str) -> bool:
+    """Whether a name can be made of it: no fields but model, track and head, and something behind the last slash."""
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
+        if not fields <= {"model", "track", "head"}:
+            return False
+        return pattern.format(model="m", track="t", head="h").rpartition("/")[2].strip(".") != ""
+    except ValueError:
+        return False
 
 
 # --- which heads of which runs ----------------------------------------------------------------------------------------
@@ -127,6 +144,9 @@ def load_voices(
     only = list(heads) if heads is not None and len(runs) == 1 else None
     separators = [Separator.from_pretrained(run, heads=only, **options) for run in runs]
     labels = _labels(runs)
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice:
+        raise RecipeError(f"the run {twice} is named twice; expected each run once.")
     there = list(dict.fromkeys(name for separator in separators for name in separator.heads))
     for name in heads or ():
         if name not in there:
@@ -158,12 +178,14 @@ def load_voices(
 
 
 def _labels(runs: Sequence[str]) -> list[str]:
-    """The last part of each path or id; with the one before it where that is not enough."""
+    """The last part of each path or id; with those before it, as many as needed, where that is not enough."""
     paths = [Path(run).resolve() if Path(run).exists() else Path(run) for run in runs]
-    names = [path.name for path in paths]
-    return [
-        name if names.count(name) == 1 else "-".join(path.parts[-2:]) for name, path in zip(names, paths, strict=True)
-    ]
+
+    def label(path: Path, n: int = 1) -> str:
+        same = [other for other in paths if other != path and other.parts[-n:] == path.parts[-n:]]
+        return label(path, n + 1) if same else "-".join(path.parts[-n:])
+
+    return [label(path) for path in paths]
 
 
 def _passes(
@@ -337,6 +359,7 @@ class Result:
     seconds: float = 0.0  # of audio
     took_seconds: float = 0.0
     level_db: float = 0.0  # by which all stems were lowered
+    cut_db: float = 0.0  # how far beyond full scale they reached, where they were cut there
     problem: str = ""
 
     def lines(self) -> list[str]:
@@ -347,6 +370,8 @@ class Result:
         lines = [f"Written: {path}" for path in self.paths.values()]
         if self.level_db:
             lines.append(f"All stems of {self.job.label} are {self.level_db:.2f} dB lower, so that none clips.")
+        if self.cut_db:
+            lines.append(f"Stems of {self.job.label} reached {self.cut_db:.2f} dB above full scale and were cut there.")
         return lines
 
 
@@ -375,6 +400,8 @@ def separate_song(
     for path in paths:
         if path.exists() and not wanted.overwrite:
             raise AudioError(f"{path} is there already. Take another --out or --name, or --overwrite it.")
+        if path.exists() and job.path and path.samefile(job.path):
+            raise AudioError(f"{path} is the song itself, which is not overwritten. Take another --out or --name.")
     if source is None:
         assert job.path is not None
         source = open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
@@ -387,7 +414,7 @@ def separate_song(
             stems.write([_mix(part, block) for part in parts])
             n += block.shape[-1]
             progress(min(0.999, n / source.n_samples) if source.n_samples else 0.0)
-        result.level_db = stems.finish()
+        result.level_db, result.cut_db = stems.finish(), stems.cut_db
     progress(1.0)
     names = [part.name for part in parts]
     result.paths = {
@@ -400,11 +427,14 @@ def separate_song(
 
 @contextmanager
 def _no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
-    """What fails leaves no empty folders in ``out``."""
+    """What fails leaves no empty folders in ``out``, and no empty ``out`` where there was none."""
+    new = not out.exists()
     try:
         yield
     except BaseException:
-        folders = {folder for path in paths for folder in path.parents if out in folder.parents}
+        folders = {
+            folder for path in paths for folder in path.parents if out in folder.parents or (new and folder == out)
+        }
         for folder in sorted(folders, key=lambda p: -len(p.parts)):
             with suppress(OSError):  # not empty, or never made
                 folder.rmdir()
@@ -478,6 +508,11 @@ class _Stems:
     def _too_loud(self) -> str:
         return f"the estimates reach {20 * math.log10(self.peak):.2f} dB above full scale"
 
+    @property
+    def cut_db(self) -> float:
+        """How far samples reached beyond full scale that were cut there."""
+        return 20 * math.log10(self.peak) if self.clip == "clamp" and self.peak > 1 else 0.0
+
     def finish(self) -> float:
         """Write what was kept, lowered where it must be; returns by how many dB."""
         if not self.kept:
@@ -536,15 +571,30 @@ def _is_song(path: Path, root: Path) -> bool:
 
 @contextmanager
 def _on_disk(job: Job) -> Iterator[tuple[Job, Path]]:
-    """The job, and its file; standard input is kept in one: most formats cannot be read without going back."""
-    if job.path is not None:
+    """The job, and its file; what comes once is kept in one: most formats cannot be read without going back."""
+    if job.path is not None and not job.path.is_fifo():
         yield job, job.path
         return
     with tempfile.NamedTemporaryFile(prefix="refined-bsrnn-", suffix=".input") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
         path = Path(file.name)
-        yield Job(path, job.track), path
+        try:
+            with _stream(job) as stream:
+                shutil.copyfileobj(stream, file, 1 << 20)
+            file.flush()
+        except OSError as error:
+            raise AudioError(
+                f"{job.label} cannot be kept in {path.parent}: {error.strerror or error}. Free some space there, or "
+                "set TMPDIR to another folder."
+            ) from None
+        try:
+            yield Job(path, job.track), path
+        except UserError as error:  # of the file users know nothing
+            raise type(error)(str(error).replace(str(path), job.label)) from None
+
+
+def _stream(job: Job) -> AbstractContextManager[BinaryIO]:
+    """Standard input, or a pipe with a name (``<(command)`` of a shell, /dev/stdin)."""
+    return nullcontext(sys.stdin.buffer) if job.path is None else job.path.open("rb")
 
 
 def separate_all(
@@ -580,10 +630,10 @@ def separate_all(
 
 
 def _as_it_comes(job: Job, wanted: Wanted) -> Source:
-    """A file, or standard input that is read once and never waited for."""
-    if job.path is not None:
+    """A file, or standard input or a pipe that is read once and never waited for."""
+    if job.path is not None and not job.path.is_fifo():
         return open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
-    reader = open_audio(sys.stdin.buffer)
+    reader = open_audio(sys.stdin.buffer if job.path is None else job.path.open("rb"))
     blocks = read_blocks(reader, *as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds))
     return Source(reader.sample_rate_hz, reader.n_channels, None, lambda: blocks)
 
@@ -592,7 +642,10 @@ def _one(job: Job, ensemble: Ensemble, wanted: Wanted, parts: Sequence[Output], 
     if of is not None:
         source = _as_it_comes(job, wanted)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
-            return separate_song(job, ensemble, wanted, parts, progress, of, source)
+            here = replace(job, path=None) if job.path and job.path.is_fifo() else job
+            result = separate_song(here, ensemble, wanted, parts, progress, of, source)
+            result.job = job
+            return result
     with _on_disk(job) as (here, path):
         source = open_source(path, 0, wanted.start_seconds, wanted.duration_seconds)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:

@@ -7,10 +7,16 @@ scripts/benchmark.py architecture --rounds 5 --out docs/results
 import sys
 
 from refined_bsrnn.benchmark import ARCHITECTURE, Kind, run
+from refined_bsrnn.benchmark_separation import SEPARATION
 from refined_bsrnn.benchmark_transfer import TRANSFER
 from refined_bsrnn.data_speed import DATA
 
-KINDS: dict[str, Kind] = {"architecture": ARCHITECTURE, "data": DATA, "transfer": TRANSFER}
+KINDS: dict[str, Kind] = {
+    "architecture": ARCHITECTURE,
+    "data": DATA,
+    "separation": SEPARATION,
+    "transfer": TRANSFER,
+}
 
 if __name__ == "__main__":
     sys.exit(run(KINDS))

@@ -1,17 +1,26 @@
 """The names that other programs rely on."""
 
+import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import micro_recipe
+from conftest import RATE, micro_recipe
+from test_audio import encode, tone
+from test_stems import make_run, noise
 
 import refined_bsrnn
+from refined_bsrnn import export
+from refined_bsrnn.audio import audio_info, write_audio
 from refined_bsrnn.bands import SCHEMES, band_ranges
 from refined_bsrnn.metrics import csdr, si_sdr, usdr
 from refined_bsrnn.train import train
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_names_at_the_top():
@@ -40,6 +49,40 @@ def test_the_documented_calls(songs):
     assert separator.features(mixture).shape[:2] == (2, 2)
     stem = mixture[0].numpy()
     assert all(isinstance(x, float) for x in (usdr(stem, stem), csdr(stem, stem, 1000), si_sdr(stem, stem)))
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_every_snippet_of_the_document_runs(code, monkeypatch):
+    from refined_bsrnn import Separator
+
+    calls, signature = [], inspect.signature(export.export_core)
+    # Writing ONNX takes long: test_export.py does it; here the arguments must fit.
+    monkeypatch.setattr(export, "export_core", lambda *x, **y: calls.append(signature.bind(*x, **y).arguments))
+    causal = {"features": 4, "repeats": 1, "causal": True, "norm": "cumulative"}
+    make_run("mtl", ["bass", "vocals"], backbone=causal)
+    write_audio("song.mp3", noise(2, 3000), RATE)
+    write_audio("long.flac", noise(1, 61 * RATE), RATE)
+    encode("film.mkv", tone(3000), "flac", video=True)
+    encode("long.m4a", tone(3000), "aac")
+    given = {"separator": Separator.from_pretrained("mtl"), "waveform": noise(2, 3000)}
+    values = {**given, "microphone": noise(2, 3000).split(700, dim=1)}
+    exec(code.replace('"cuda"', '"cpu"'), values)
+    if "separate(" in code:
+        assert {name: x.shape for name, x in values["stems"].items()} == {"bass": (2, 3000)}
+        assert values["features"].ndim == 5
+    if "push(" in code:
+        assert values["rest"].shape[:2] == (1, 2)
+    if "write_audio" in code:
+        assert audio_info("copy.flac").n_samples == 3000
+    if "export_core" in code:
+        assert [(str(call["path"]), call["targets"]) for call in calls] == [("mtl.onnx", ["vocals"])]
+
+
+def test_the_document_has_these_snippets():
+    assert len(SNIPPETS) == 4
 
 
 @pytest.mark.parametrize(

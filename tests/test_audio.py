@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 from fractions import Fraction
 
 import av
@@ -421,11 +422,53 @@ def test_tags_are_carried(tmp_path, suffix):
     assert read_tags(tmp_path / "nowhere.wav") == {}
 
 
-def test_a_wav_beyond_4_gb_has_64_bit_lengths(tmp_path):
-    with AudioWriter(tmp_path / "a.wav", RATE, 2, n_samples=2**30) as writer:
-        writer.write(torch.zeros(2, 100))
+@pytest.mark.parametrize(
+    ("name", "channels", "rate", "message"),
+    [
+        ("a.mp3", 6, 44100, "6 channels at 44100 Hz; mp3 holds at most 2 channels at 8000, .*48000 Hz. Take another"),
+        ("a.mp3", 2, 96000, "2 channels at 96000 Hz; mp3 holds"),
+        ("a.flac", 9, 44100, "9 channels at 44100 Hz; flac holds at most 8 channels. Take another format, as wav"),
+    ],
+)
+def test_what_a_format_cannot_hold(tmp_path, name, channels, rate, message):
+    with pytest.raises(AudioError, match=message):
+        write_audio(tmp_path / name, torch.zeros(channels, 100), rate)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("about", [None, 200, 10**9])
+def test_a_wav_beyond_4_gb_has_64_bit_lengths(tmp_path, monkeypatch, about):
+    """However long it was thought to be: nothing is lost."""
+    monkeypatch.setattr("refined_bsrnn.audio.WAV_LIMIT", 4000)
+    with AudioWriter(tmp_path / "a.wav", RATE, 2, n_samples=about, tags={"title": "Lied"}) as writer:
+        for _ in range(6):
+            writer.write(torch.full((2, 100), 0.5))
     assert soundfile.info(tmp_path / "a.wav").format == "RF64"
-    assert read_audio(tmp_path / "a.wav")[0].shape == (2, 100)
+    assert torch.equal(read_audio(tmp_path / "a.wav")[0], torch.full((2, 600), 0.5))
+    assert read_tags(tmp_path / "a.wav")["title"] == "Lied"
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_a_wav_that_did_not_become_long_is_a_plain_one(tmp_path, channels, subtype):
+    path, audio = tmp_path / "a.wav", torch.rand(channels, 101).round(decimals=1)
+    with AudioWriter(path, RATE, channels, subtype, tags={"title": "Lied"}) as writer:
+        writer.write(audio)
+    head = path.read_bytes()
+    assert (head[:4], int.from_bytes(head[4:8], "little") + 8) == (b"RIFF", path.stat().st_size)
+    assert soundfile.info(path).format in ("WAV", "WAVEX")
+    torch.testing.assert_close(read_audio(path)[0], audio, atol=2**-15, rtol=0)
+    assert read_tags(path)["title"] == "Lied"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are Unicode here")
+def test_names_that_are_no_unicode(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write_audio(path, torch.full((1, 100), 0.5), RATE)
+    assert torch.equal(read_audio(path)[0], torch.full((1, 100), 0.5))
+    assert read_tags(path) == {}
+    with pytest.raises(AudioError, match="asked for"):
+        read_audio(path, 100)
 
 
 def test_what_fails_while_it_is_written_leaves_nothing(tmp_path):

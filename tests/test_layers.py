@@ -25,7 +25,7 @@ LAYERS = [
     {"app", "benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
     {"data_speed", "study"},
     {"study_report"},
-    {"benchmark_transfer", "cli"},
+    {"benchmark_separation", "benchmark_transfer", "cli"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
 MODULES = sorted(PACKAGE.glob("*.py"))

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from conftest import RATE, micro_recipe
@@ -12,7 +13,7 @@ from test_stems import make_run, noise, stem
 from refined_bsrnn.audio import read_audio, write_audio
 from refined_bsrnn.blocks import CAUSAL_NORMS, CELLS
 from refined_bsrnn.cli import main
-from refined_bsrnn.errors import RecipeError
+from refined_bsrnn.errors import AudioError, RecipeError
 from refined_bsrnn.live import Live, LiveInverse, LiveSTFT
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.separate import Separator
@@ -134,6 +135,25 @@ def test_streams_do_not_disturb_each_other_or_the_network():
     for live, part, wanted in zip(lives, parts, alone, strict=True):
         assert torch.equal(torch.cat([*part, live.finish()], dim=-1), wanted)
     assert all(torch.equal(x, before[name]) for name, x in s.model.state_dict().items())
+
+
+def test_blocks_that_cannot_be_used():
+    live = Live(causal())
+    with pytest.raises(AudioError, match="nothing to finish; expected blocks first"):
+        live.finish()
+    for block in (torch.zeros(500), torch.zeros(1, 2, 500), torch.zeros(0, 500)):
+        with pytest.raises(AudioError, match=r"expected \(channels, samples\)"):
+            live.push(block)
+    live.push(np.zeros((2, 500)))
+    with pytest.raises(AudioError, match=r"shape \(1, 500\); expected \(2, samples\)"):
+        live.push(torch.zeros(1, 500))
+    with pytest.raises(AudioError, match="NaN"):
+        live.push(torch.full((2, 500), float("nan")))
+    left = 500 - live.n_out
+    assert live.finish().shape[1:] == (2, left)
+    for ended in (live.finish, lambda: live.push(torch.zeros(2, 500))):
+        with pytest.raises(AudioError, match="one end|has ended"):
+            ended()
 
 
 def test_networks_that_cannot_run_live():

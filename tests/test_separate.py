@@ -340,6 +340,13 @@ def test_progress_ends_at_one():
         (torch.zeros(2, 0), r"shape \(2, 0\); expected \(channels, samples\)"),
         (torch.zeros(2, 3, 4), r"shape \(2, 3, 4\)"),
         (torch.tensor([[0.0, float("nan")]]), "NaN or infinite"),
+        (np.zeros((44100, 2)), r"shape \(44100, 2\); expected \(channels, samples\), .* at most 256 channels"),
+        (
+            np.zeros((2, 100), np.int16),
+            "type int16; expected floats, full scale at ±1: divide 16-bit integers by 32768",
+        ),
+        (torch.zeros(2, 100, dtype=torch.int32), "type torch.int32; expected floats"),
+        (np.zeros((2, 100), complex), "type complex128; expected floats"),
     ],
 )
 def test_audio_that_cannot_be_used(audio, message):
@@ -347,7 +354,35 @@ def test_audio_that_cannot_be_used(audio, message):
         separator().separate(audio)
 
 
+@pytest.mark.parametrize("rate", [0, -1, 22050.5, float("nan")])
+def test_rates_that_are_none(rate):
+    with pytest.raises(AudioError, match=f"the audio is at {rate} Hz; expected a whole number, at least 1"):
+        separator().separate(np.zeros(500), rate)
+    with pytest.raises(AudioError, match="expected a whole number"):
+        separator().features(np.zeros(500), rate)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_any_make():
+    s, audio = separator(), noise(2, 1000).numpy()
+    wanted = s.separate(audio, 16000.0)["drums"]
+    fixed = audio.copy()
+    fixed.setflags(write=False)
+    backwards = np.ascontiguousarray(audio[:, ::-1])[:, ::-1]
+    for other in (fixed, backwards, np.asfortranarray(audio), audio.astype(">f4"), audio.tolist()):
+        assert torch.equal(s.separate(other, 16000)["drums"], wanted)
+    assert torch.equal(s.separate(torch.from_numpy(audio).requires_grad_(), 16000, "drums")["drums"], wanted)
+
+
+def test_no_heads():
+    with pytest.raises(UserError, match="no heads are chosen; expected some of vocals, drums"):
+        separator().separate(np.zeros(500), heads=[])
+
+
 def test_bad_options():
+    for options in ({"batch": "x"}, {"batch": 1.5}, {"batch": 0}, {"shifts": 1.5}):
+        with pytest.raises(RecipeError, match="expected whole numbers, at least 1 each, or the batch auto"):
+            separator(**options)
     with pytest.raises(RecipeError, match="overlap 1.0; expected"):
         separator(overlap=1.0)
     with pytest.raises(RecipeError, match="device 'gpu7' cannot be used here"):

@@ -2,9 +2,12 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
+import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +134,8 @@ def test_integers_that_would_clip_are_lowered_together(mtl, tmp_path, capsys):
     separate(song, "--model", "mtl", "--bits", 16, "--clip", "clamp", "--out", "clamped")
     clamped = read_audio("clamped/mtl/song/vocals.wav")[0]
     torch.testing.assert_close(clamped, exact["vocals"].clamp(-1, 1), atol=2**-14, rtol=0)
+    over = 20 * math.log10(max(float(x.abs().max()) for x in exact.values()))
+    assert f"Stems of {song} reached {over:.2f} dB above full scale and were cut there" in capsys.readouterr().err
     separate(song, "--model", "mtl", "--bits", 16, "--clip", "none", "--out", "none", code=1)
     assert "dB above full scale; --clip rescale or clamp, or write --bits 32f" in capsys.readouterr().err
     assert not Path("none/mtl/song/vocals.wav").exists()
@@ -259,6 +264,23 @@ def test_files_that_are_there_stay(mtl, song, capsys):
     assert torch.equal(stem("bass"), before)
 
 
+def test_a_song_is_never_written_over(mtl, song, capsys):
+    before = song.read_bytes()
+    separate(song, "--model", "mtl", "--head", "bass", "--out", song.parent, "--name", "{track}", "--overwrite", code=1)
+    assert "song.wav is the song itself, which is not overwritten" in capsys.readouterr().err
+    assert song.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are Unicode here")
+def test_names_that_are_no_unicode_do_not_stop_the_others(mtl, song, capsys):
+    Path("in").mkdir()
+    for name in (b"caf\xe9.wav", b"zz.wav"):
+        shutil.copy(song, Path("in", os.fsdecode(name)))
+    separate("in", "--model", "mtl", "--head", "bass", "--json")
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert torch.equal(stem("bass", os.fsdecode(b"caf\xe9")), stem("bass", "zz"))
+
+
 def test_two_inputs_for_one_name(mtl, tmp_path, capsys):
     for name in ("x/a.wav", "y/a.wav"):
         write_audio(tmp_path / name, noise(1, 500), RATE)
@@ -281,6 +303,41 @@ def test_standard_input(mtl, song, monkeypatch, capsys):
     torch.testing.assert_close(stem("bass", "stdin"), wanted, atol=1e-6, rtol=0)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+@pytest.mark.parametrize("live", [False, True])
+def test_a_pipe_with_a_name(song, live):
+    """As ``<(command)`` of a shell gives it, or /dev/stdin."""
+    backbone = {"features": 4, "repeats": 1, "causal": True, "norm": "cumulative"}
+    make_run("mtl", ["vocals"], backbone=backbone)
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_bytes(song.read_bytes()))
+    writer.start()
+    separate("pipe", "--model", "mtl", *["--live"] * live)
+    writer.join()
+    torch.testing.assert_close(stem("vocals", "pipe"), Separator.from_pretrained("mtl").separate(song)["vocals"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "standard input is empty (0 bytes)"), (b"text" * 99, "standard input (396 bytes) cannot be read as audio")],
+)
+def test_standard_input_that_is_no_audio(mtl, monkeypatch, capsys, content, message):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    separate("-", "--model", "mtl", code=1)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"Failed: {message}")
+    assert not Path("separated").exists()
+
+
+def test_standard_input_that_does_not_fit_on_the_disk(mtl, song, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(song.read_bytes())))
+    monkeypatch.setattr("shutil.copyfileobj", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    separate("-", "--model", "mtl", code=1)
+    assert "standard input cannot be kept in /tmp: No space left on device" in capsys.readouterr().err.replace(
+        tempfile.gettempdir(), "/tmp"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -296,6 +353,18 @@ def test_standard_input(mtl, song, monkeypatch, capsys):
         (["--overlap", "1"], "overlap 1.0; expected"),
         (["--shifts", "0"], "shifts 0"),
         (["--start", "-1"], "start -1.0 s"),
+        (["--start", "nan"], "start nan s"),
+        (["--start", "inf"], "start inf s"),
+        (["--duration", "inf"], "duration inf s"),
+        (["--wiener", "-1"], "wiener -1; expected a number of iterations"),
+        (["--head", ""], "no heads are chosen"),
+        (["--sum", "vocals+vocals"], "the sum 'vocals+vocals' cannot be made; expected two heads or more, each once"),
+        (["--sum", "vocals"], "the sum 'vocals' cannot be made"),
+        (["--sum", ""], "the sum '' cannot be made"),
+        (["--name", ""], "the name '' cannot be used"),
+        (["--name", "{track}/"], "the name '{track}/' cannot be used"),
+        (["--name", "{head.__class__}"], "the name '{head.__class__}' cannot be used"),
+        (["--ensemble", "mtl"], "the run mtl is named twice"),
     ],
 )
 def test_command_lines_that_cannot_be_done(mtl, song, arguments, message, capsys):
@@ -413,16 +482,23 @@ def test_ctrl_c_leaves_nothing(mtl, song, monkeypatch, capsys, arguments):
     assert not list(Path("separated").rglob("*"))
 
 
-def test_sigterm_leaves_nothing(mtl, song, monkeypatch):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_sigterm_and_a_closed_terminal_leave_nothing(mtl, song, monkeypatch, name):
+    number = getattr(signal, name, signal.SIGTERM)
+
     def terminated(model, *x):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return forward(model, *x)
 
-    forward, before = BSRNN._features, signal.getsignal(signal.SIGTERM)
+    forward, before = BSRNN._features, signal.getsignal(number)
     monkeypatch.setattr(BSRNN, "_features", terminated)
     separate(song, "--model", "mtl", code=130)
-    assert not list(Path("separated").rglob("*"))
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert not Path("separated").exists()
+    assert signal.getsignal(number) is before
+    if name == "SIGHUP":
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        separate(song, "--model", "mtl")
+        signal.signal(number, before)
 
 
 def test_a_full_disk_gets_a_sentence(mtl, song, monkeypatch, capsys):
