@@ -265,7 +265,7 @@ class _SoundfileReader(AudioReader):
         try:
             samples = self.file.read(wanted, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"{self.path} is damaged: {_reason(error)} Copy it again or restore a backup.") from None
+            raise self._damage(error) from None
         if len(samples) < wanted:
             raise AudioError(
                 f"{self.path} is cut off: it holds {self.position + len(samples)} of the samples that its header "
@@ -279,11 +279,30 @@ class _SoundfileReader(AudioReader):
         try:
             self.position = self.file.seek(min(self.position + n_samples, self.file.frames))
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"{self.path} is damaged: {_reason(error)} Copy it again or restore a backup.") from None
+            raise self._damage(error) from None
         return self.position
+
+    def _damage(self, error: soundfile.LibsndfileError) -> AudioError:
+        """What libsndfile's error means: of a flac it depends on where it was entered, so the samples are counted."""
+        what = f"is damaged: {_reason(error)}"
+        if self.format == "FLAC" and (n_good := _decodable(self.path)) < self.file.frames:
+            what = (
+                f"is cut off or damaged: {n_good} of the {self.file.frames} samples that its header promises can be "
+                "decoded."
+            )
+        return AudioError(f"{self.path} {what} Copy it again or restore a backup.")
 
     def close(self) -> None:
         self.file.close()
+
+
+def _decodable(path: Path) -> int:
+    """Samples from the beginning of a file to where decoding fails."""
+    n_samples = 0
+    with suppress(soundfile.LibsndfileError), _SoundFile(path) as file:
+        while n_read := len(file.read(1 << 12, dtype="float32", always_2d=True)):
+            n_samples += n_read
+    return n_samples
 
 
 class _FfmpegReader(AudioReader):
@@ -788,6 +807,52 @@ def match_channels(audio: Tensor, n_channels: int) -> Tensor:
     if audio.shape[0] == 1:
         return audio.expand(n_channels, -1)
     raise AudioError(f"audio with {audio.shape[0]} channels cannot become {n_channels}; expected {n_channels} or 1.")
+
+
+_H = math.sqrt(0.5)  # 3 dB down
+# What the left channel takes of those of 3.0, quad, 5.0, 5.1, 6.1 and 7.1, in the order of wav; the right one takes the
+# same of its own side (ITU-R BS.775: the middle and the surround channels 3 dB down, nothing of the LFE).
+LEFT_OF: dict[int, tuple[float, ...]] = {
+    3: (1, 0, _H),
+    4: (1, 0, _H, 0),
+    5: (1, 0, _H, _H, 0),
+    6: (1, 0, _H, 0, _H, 0),
+    7: (1, 0, _H, 0, 0.5, _H, 0),
+    8: (1, 0, _H, 0, _H, 0, _H, 0),
+}
+MIDDLE = {3: (2,), 5: (2,), 6: (2, 3), 7: (2, 3, 4), 8: (2, 3)}  # channels of no side
+
+
+def fold_channels(audio: Tensor, n_channels: int) -> Tensor:
+    """(C, L) with the wanted number of channels, whatever it has: for data, whose files may differ.
+
+    As `match_channels`; beyond it, surround sound is mixed down to stereo (of more than eight channels every second one
+    to each side), and stereo beside surround sound is its front. Linear: a sum of stems stays one.
+    """
+    n_given = audio.shape[0]
+    if n_given == n_channels or 1 in (n_given, n_channels):
+        return match_channels(audio, n_channels)
+    if n_given == 2:
+        return functional.pad(audio, (0, 0, 0, n_channels - 2))
+    if n_channels > 2:
+        return fold_channels(fold_channels(audio, 2), n_channels)
+    sides = _to_stereo(n_given).tolist()
+    return torch.stack([sum((w * c for w, c in zip(side, audio, strict=True) if w), torch.zeros(())) for side in sides])
+
+
+def _to_stereo(n_channels: int) -> Tensor:
+    """(2, C): the matrix that mixes so many channels down."""
+    left = LEFT_OF.get(n_channels)
+    if left is None:
+        side = torch.arange(n_channels) % 2
+        weights = torch.stack([side == 0, side == 1]).float()
+        return weights / weights.sum(1, keepdim=True)
+    middle = MIDDLE.get(n_channels, ())
+    sides = [i for i in range(n_channels) if i not in middle]  # left and right by turns
+    right = list(left)
+    for i, j in zip(sides[::2], sides[1::2], strict=True):
+        right[i], right[j] = left[j], left[i]
+    return torch.tensor([left, right])
 
 
 # --- tags -------------------------------------------------------------------------------------------------------------

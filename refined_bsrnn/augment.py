@@ -5,7 +5,8 @@ and one entry of the dict. What a draw is shared by says what stays together: al
 come from one place of one song, or nothing. The parts are changed and then summed: mixture and stems always agree.
 
 Every augmentation draws from a stream of its own, a function of seed, index and its name: switching one off leaves all
-others as they are.
+others as they are. What is computed is the same bit for bit on any number of threads: numpy and scipy, which use one,
+where torch would share out a sum or a power over several.
 """
 
 import math
@@ -16,6 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy import fft
+from scipy.signal import fftconvolve
 from torch import Tensor
 
 from .audio import CODECS, resample, stretch, through_codec
@@ -102,11 +105,11 @@ LOW_PASS_PADDING_SECONDS = 0.1  # of silence, so that the end does not ring on i
 def low_pass(audio: Tensor, cutoff_hz: float, sample_rate_hz: int) -> Tensor:
     """Nothing above the cut-off, everything below 0.9 of it, without delay; (C, L) → (C, L)."""
     length = audio.shape[-1]
-    padded = length + round(LOW_PASS_PADDING_SECONDS * sample_rate_hz)
-    frequencies = torch.fft.rfftfreq(padded, 1 / sample_rate_hz)
-    place = ((cutoff_hz - frequencies) / (LOW_PASS_WIDTH * cutoff_hz)).clamp(0, 1)  # 0 above, 1 below
-    gains = 0.5 - 0.5 * torch.cos(torch.pi * place)
-    return torch.fft.irfft(torch.fft.rfft(audio, padded) * gains, padded)[..., :length]
+    padded = fft.next_fast_len(length + round(LOW_PASS_PADDING_SECONDS * sample_rate_hz), real=True)
+    frequencies = fft.rfftfreq(padded, 1 / sample_rate_hz)
+    place = ((cutoff_hz - frequencies) / (LOW_PASS_WIDTH * cutoff_hz)).clip(0, 1)  # 0 above, 1 below
+    gains = (0.5 - 0.5 * np.cos(np.pi * place)).astype(np.float32)
+    return torch.from_numpy(fft.irfft(fft.rfft(audio.numpy(), padded) * gains, padded)[..., :length].copy())
 
 
 DIFFUSE_FROM_SECONDS = 0.01  # where the first reflections of a small room are
@@ -122,18 +125,17 @@ def reverb(audio: Tensor, room: tuple[float, float, int], sample_rate_hz: int) -
     """The sound and its diffuse reverberation, of so many dB against the sound itself; (C, L) → (C, L).
 
     The reflections are noise, of its own in every channel, that falls by 60 dB in its time (Moorer, 1979);
-    convolved by torchaudio.
+    convolved by scipy.
     """
-    from torchaudio.functional import fftconvolve
-
     seconds, level_db, seed = room
     n_samples = max(1, round(seconds * sample_rate_hz))
-    time = torch.arange(n_samples) / sample_rate_hz
-    noise = torch.randn(len(audio), n_samples, generator=torch.Generator().manual_seed(seed))
+    time = np.arange(n_samples) / sample_rate_hz
+    noise = np.random.default_rng(seed).standard_normal((len(audio), n_samples))
     impulse = noise * 10.0 ** (-3.0 * time / seconds) * (time >= DIFFUSE_FROM_SECONDS)
-    energy = impulse.square().sum(-1, keepdim=True).clamp(min=1e-12)
-    impulse = impulse / energy.sqrt() * 10.0 ** (level_db / 20.0)
-    return audio + fftconvolve(audio, impulse)[..., : audio.shape[-1]]
+    energy = np.square(impulse).sum(-1, keepdims=True).clip(min=1e-12)
+    impulse = (impulse / np.sqrt(energy) * 10.0 ** (level_db / 20.0)).astype(np.float32)
+    diffuse = fftconvolve(audio.numpy(), impulse, axes=-1)[..., : audio.shape[-1]]
+    return audio + torch.from_numpy(diffuse.copy())
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------

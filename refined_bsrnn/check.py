@@ -2,8 +2,8 @@
 
     scan (names, headers) ──> facts per track (levels, spectrum, prints; cached) ──> findings, hours, duplicates
 
-A `Finding` is one sentence of one kind (`KINDS`); some stop training. Training says the same sentences: those of names
-and headers always, those of the samples where the facts of a track are in the cache.
+A `Finding` is one sentence of one kind (`KINDS`); some stop training. Training reads what was not read yet before its
+first step (`read_all`; off by `data.check`) and says the same sentences.
 """
 
 import base64
@@ -11,27 +11,31 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.table import Table
 from scipy import fft
 
-from .audio import AudioReader, match_channels, open_audio
+from .audio import AudioReader, fold_channels, open_audio
 from .data import MUSDB_STEMS, make_parts
 from .errors import DataError, UserError
 from .files import cache_folder, read_json, write_json
 from .layouts import MIXTURE, SPLITS, Finding, first
+from .progress import say
 from .progress import track as progress
 from .recipe import DataSpec, Recipe
 from .sources import Scan, StemFile, Track, kind_of, read_stem, refuse, scan, split_validation
+from .suggest import alike, nearest
 
 # What is found, in the order in which it is told. Training stops where a `Finding` says so.
 KINDS = {
@@ -46,7 +50,8 @@ KINDS = {
     "length": "stems of different length",
     "rate": "stems of different rate",
     "target": "targets without a stem",
-    "validation": "nothing to train on",
+    "spelling": "names that may be misspelt",
+    "validation": "tracks to train and validate on",
     "duplicate": "the same audio twice",
     "mixture": "mixture is not the sum of the stems",
     "silent": "silent from beginning to end",
@@ -67,7 +72,6 @@ SILENT_DB = -200.0
 MONO = 1e-4  # largest difference of two channels, beside the peak
 SUM_DB = -30.0  # what remains of a mixture without its stems
 LAG_SECONDS, LAG_EXCERPT_SECONDS = 1.0, 20.0
-SPARE_PROCESSES_FROM = 8  # tracks; below that starting processes takes longer than the work
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ def _piece(reader: AudioReader, file: StemFile, n_channels: int, start: int, siz
             f"{reader.path} is cut off: it holds {file.start + start + audio.shape[1]} of the samples that its header "
             f"promises up to {file.start + file.n_samples}. Copy it again or restore a backup."
         )
-    block: np.ndarray = match_channels(audio, n_channels).numpy()
+    block: np.ndarray = fold_channels(audio, n_channels).numpy()
     return block if n_here == size else np.pad(block, ((0, 0), (0, size - n_here)))
 
 
@@ -247,7 +251,7 @@ class _Stem:
             rms_db=10 * math.log10(mean_square) if mean_square > 0 else SILENT_DB,
             clips=self.clips,
             mono=loud and self.n_channels == 2 and self.difference <= MONO * peak,
-            dead_channel=loud and self.n_channels > 1 and float(self.peaks.min()) < SILENCE,
+            dead_channel=loud and self.n_channels == 2 and float(self.peaks[:2].min()) < SILENCE,
             highest_hz=None if self.spectrum is None else sharp_edge(self.spectrum, self.rate),
             prints=self.prints(),
         )
@@ -454,18 +458,29 @@ def _measured(track: Track) -> TrackFacts:
 
 
 def all_facts(tracks: Sequence[Track], jobs: int | None = None) -> list[TrackFacts]:
-    """The facts of every track, measured in several processes where they are not known, with a progress bar."""
+    """The facts of every track, measured in several threads where they are not known, with a progress bar."""
     facts = {i: known for i, track in enumerate(tracks) if (known := known_facts(track)) is not None}
     left = [i for i in range(len(tracks)) if i not in facts]
-    jobs = min(jobs or os.cpu_count() or 1, len(left))
-    if jobs > 1 and len(left) >= SPARE_PROCESSES_FROM:
-        context = get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
-            results = pool.map(_measured, [tracks[i] for i in left])
-            facts.update(zip(left, progress(results, len(left), "checking tracks"), strict=True))
-    else:
-        facts.update((i, _measured(tracks[i])) for i in progress(left, len(left), "checking tracks"))
+    with ThreadPoolExecutor(max(1, min(jobs or os.cpu_count() or 1, len(left)))) as pool:  # numpy and soundfile share
+        results = pool.map(_measured, [tracks[i] for i in left])
+        facts.update(zip(left, progress(results, len(left), "checking tracks"), strict=True))
     return [facts[i] for i in range(len(tracks))]
+
+
+def read_all(tracks: Sequence[Track]) -> None:
+    """Read before a training what no check has read yet; of several processes one reads while the others wait.
+
+    Raises `DataError` that names every file with which training would stop sooner or later.
+    """
+    try:
+        if not all(_facts_file(track).is_file() for track in tracks):
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            with FileLock(cache_folder() / "checks.lock"):
+                all_facts(tracks)
+    except OSError as problem:
+        say(f"{cache_folder()} cannot be written ({problem.strerror}): the files are not checked before this training.")
+        return
+    refuse(finding for facts in all_facts(tracks) for finding in findings_of(facts))
 
 
 # --- findings ---------------------------------------------------------------------------------------------------------
@@ -638,25 +653,86 @@ def check(data: Recipe | DataSpec, jobs: int | None = None) -> Check:
     facts = all_facts(found.tracks, jobs)
     findings = [*found.findings, *(finding for f in facts for finding in findings_of(f)), *duplicates(facts)]
     if isinstance(data, Recipe):
-        findings += recipe_findings(data, found)
+        findings += recipe_findings(data, found, {(f.split, f.track) for f in facts if f.problems})
+    else:
+        findings += [*name_findings(found.tracks, (), data), *mixed_rates(found.tracks)]
     order = {kind: i for i, kind in enumerate(KINDS)}
-    findings.sort(key=lambda finding: order.get(finding.kind, len(order)))
+    lowest = {f"{f.split}/{f.track}": min([s.highest_hz or math.inf for s in f.stems.values()] or [0.0]) for f in facts}
+    findings.sort(
+        key=lambda f: (order.get(f.kind, len(order)), lowest.get(f.where, 0.0) if f.kind == "low_pass" else 0)
+    )
     return Check(found, facts, findings, data.targets if isinstance(data, Recipe) else ())
 
 
-def recipe_findings(recipe: Recipe, found: Scan) -> list[Finding]:
-    """What is wrong with these data for this recipe: what training would say."""
-    tracks = [t for t in found.tracks if t.split != "test"]
-    findings = rate_findings(recipe, found.tracks)
+def unchecked(where: str, error: UserError) -> dict[str, Any]:
+    """For programs: the data could not be checked at all, as `Check.values` would say it."""
+    finding = Finding("unreadable", where, str(error))
+    return {"ok": False, "where": where, "splits": {}, "notes": [], "findings": [asdict(finding)], "tracks": []}
+
+
+def recipe_findings(recipe: Recipe, found: Scan, unreadable: Collection[tuple[str, str]] = ()) -> list[Finding]:
+    """What is wrong with these data for this recipe: what training would say.
+
+    ``unreadable`` are the (split, name) of tracks of which that is said already.
+    """
+    findings = [*rate_findings(recipe, found.tracks), *name_findings(found.tracks, recipe.targets, recipe.data)]
     try:
-        train, _ = split_validation(tracks, recipe.data)
+        train, validation = split_validation([t for t in found.tracks if t.split != "test"], recipe.data)
     except DataError as error:
         return [*findings, Finding("validation", "train", str(error))]
+    findings += validation_findings(recipe, validation)
+    train = [track for track in train if (track.split, track.name) not in unreadable]
+    if not train:  # what is wrong with them is said
+        return findings
     try:
         notes = make_parts(train, recipe.targets, recipe.data).notes
-    except DataError as error:
+    except UserError as error:
         return [*findings, Finding("target", "train", str(error))]
     found.notes.extend(notes)
+    return findings
+
+
+def validation_findings(recipe: Recipe, validation: Sequence[Track]) -> list[Finding]:
+    """Validation tracks that no target can be validated on; that there is nothing at all to validate on."""
+    lacking = [f"{t.split}/{t.name}" for t in validation if not set(recipe.targets) & set(t.stems)]
+    if validation and not lacking:
+        return []
+    text = "there is no validation track: the weights of the last step are kept, good or bad."
+    if lacking:
+        text = (
+            f"{len(lacking)} of {len(validation)} validation tracks have no target and are left out: {first(lacking)}."
+        )
+    if lacking and len(lacking) == len(validation):
+        text += " None is left: the weights of the last step are kept, good or bad."
+    return [Finding("validation", "valid", text, stops=False)]
+
+
+def name_findings(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> list[Finding]:
+    """Stems whose names may be misspelt ones, and names in ``data.define`` that no track has.
+
+    A name is suspected where it is close to a target's or a commoner one that its track lacks, and no track has both.
+    """
+    summed = {stem for name in spec.define for stem in spec.stems_of(name)}
+    count = Counter(stem for track in tracks for stem in track.stems if stem in summed or stem not in spec.define)
+    beside = {pair for track in tracks for pair in permutations(track.stems, 2)}
+    wanted = {stem for target in targets for stem in spec.stems_of(target)}
+    findings = []
+    for name in spec.define:
+        for stem in spec.stems_of(name):
+            if stem not in count:
+                text = f"data.define.{name} names the stem {stem!r}, which no track has.{nearest(stem, count)}"
+                findings.append(Finding("spelling", "data.define", text, stops=False))
+    for stem in sorted(count.keys() - wanted - summed):
+        others = {w for w in {*wanted, *count} if w != stem and (w in wanted or (count[w], w) > (count[stem], stem))}
+        meant = alike(stem, {w for w in others if (stem, w) not in beside})
+        having = [f"{t.split}/{t.name}" for t in tracks if stem in t.files]
+        if meant and count[meant]:
+            text = (
+                f"{len(having)} tracks have {stem!r} and no {meant!r}, which {count[meant]} others have: "
+                f"{first(having)}. "
+                f"If it is the same, rename it, or set data.define={{{meant}: [{meant}, {stem}]}}."
+            )
+            findings.append(Finding("spelling", having[0], text, stops=False))
     return findings
 
 
@@ -674,20 +750,39 @@ def rate_findings(recipe: Recipe, tracks: Sequence[Track]) -> list[Finding]:
     return findings
 
 
+def mixed_rates(tracks: Sequence[Track]) -> list[Finding]:
+    """Tracks at another rate than most, where no recipe says which is right."""
+    rates = Counter(t.sample_rate_hz for t in tracks)
+    usual = max(rates, key=lambda rate: (rates[rate], rate), default=0)
+    findings = []
+    for rate in sorted(rates.keys() - {usual}):
+        names = [f"{t.split}/{t.name}" for t in tracks if t.sample_rate_hz == rate]
+        text = f"{len(names)} tracks are at {rate} Hz, most at {usual} Hz: {first(names)}. Training resamples them."
+        findings.append(Finding("resampled", names[0], text, stops=False))
+    return findings
+
+
 def opening(recipe: Recipe, found: Scan, train: Sequence[Track], validation: Sequence[Track]) -> list[str]:
     """The first lines of a training: what it trains on, and what is known to be wrong with it.
 
     Raises `DataError` where an earlier check of the same files found what training cannot go on with.
     """
+    used = [t for t in validation if set(recipe.targets) & set(t.stems)]
     told = ", ".join(f"{name} {hours([t for t in train if name in t.files]):.2f} h" for name in recipe.targets)
-    lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({told}), {len(validation)} for validation."]
+    lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({told}), {len(used)} for validation."]
     lines += found.notes
-    known = [f for t in (*train, *validation) if (f := known_facts(t)) is not None]
-    findings = [*found.findings, *rate_findings(recipe, [*train, *validation])]
+    tracks = [*train, *validation]
+    known = [f for t in tracks if (f := known_facts(t)) is not None]
+    findings = [
+        *found.findings,
+        *rate_findings(recipe, tracks),
+        *name_findings(found.tracks, recipe.targets, recipe.data),
+    ]
     findings += [finding for f in known for finding in findings_of(f)]
     refuse(findings)
-    lines += sentences([*findings, *duplicates(known, stems=False)], shown=2)
-    unknown = len(train) + len(validation) - len(known)
+    findings += [*validation_findings(recipe, validation), *duplicates(known)]
+    lines += sentences(findings, shown=2)
+    unknown = len(tracks) - len(known)
     if unknown and not found.sources.is_builtin:
         lines.append(f"{unknown} tracks were never read to their ends; refined-bsrnn check-data does that.")
     return lines

@@ -536,22 +536,33 @@ def info(args: argparse.Namespace) -> int:
 
 def check_data(args: argparse.Namespace) -> int:
     """Read all data of a recipe or a folder and say what is wrong with them."""
-    from .check import check
+    from .check import check, unchecked
     from .progress import console
     from .recipe import DataSpec, find_recipe, load_recipe
 
     there = Path(args.data)
-    is_root = there.is_dir() or (there.is_file() and there.suffix != ".yaml") or there.name == "builtin"
+    is_root = there.is_dir() or (there.is_file() and there.suffix not in (".yaml", ".yml")) or there.name == "builtin"
     if is_root and args.overrides:
         raise RecipeError("overrides are for a recipe; with a folder expected none.")
-    data = DataSpec(root=args.data) if is_root else load_recipe(find_recipe(args.data), args.overrides)
-    found = check(data, args.jobs)
+    try:
+        data = DataSpec(root=args.data) if is_root else load_recipe(find_recipe(args.data), args.overrides)
+    except RecipeError as error:
+        raise (
+            error if there.exists() else RecipeError(f"there is no folder or file {args.data!r}, and {error}")
+        ) from None
+    try:
+        found = check(data, args.jobs)
+    except UserError as error:
+        if args.json:
+            print(json.dumps(unchecked(args.data, error)))
+        raise
     values = found.values()
     if args.model and not found.stops:
         from .label_noise import find_suspects
 
-        tracks = [track for track in found.scan.tracks if track.split != "test"]
-        suspects = find_suspects(args.model, tracks, args.out, args.windows, args.deviations)
+        suspects = find_suspects(
+            args.model, found.scan.tracks, args.out, args.windows, args.deviations, args.suspect_weight
+        )
         values["suspects"] = [{**vars(suspect), "reason": suspect.reason} for suspect in suspects]
     if args.json:
         print(json.dumps(values))
@@ -565,6 +576,8 @@ def check_data(args: argparse.Namespace) -> int:
     if "suspects" in values:
         told = f"{len(values['suspects'])} suspicious stems; written: {args.out}/suspects.csv (for data.stem_weights=)"
         console.print(f"{told} and {args.out}/suspects.html (to listen to).", markup=False, soft_wrap=True)
+    if args.model and found.stops:
+        console.print("The stems were not scored with --model: what stops training has to be mended first.")
     console.print("Training stops at this." if found.stops else "Training can start.")
     return 1 if found.stops else 0
 
@@ -613,6 +626,9 @@ def _check_data_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", metavar="RUN", help="also find stems that hold something else than their name says")
     p.add_argument("--out", type=Path, default=Path("check"), metavar="DIR", help="--model: list and page (check)")
     p.add_argument("--windows", type=int, default=6, metavar="N", help="--model: of 3 s, per stem (default: 6)")
+    p.add_argument(
+        "--suspect-weight", type=float, default=0.0, metavar="W", help="--model: 0 (default) to 1, for the list"
+    )
     p.add_argument("--deviations", type=float, default=2.0, metavar="D", help="--model: suspicious above (default: 2)")
     _json(p)
     _overrides(p)

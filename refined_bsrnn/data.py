@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from . import activity
 from .activity import SEGMENT_SECONDS, active_segments
-from .audio import match_channels, resample
+from .audio import fold_channels, resample
 from .augment import AUGMENTATIONS, Streams, augmented, is_on, music_taken
 from .errors import DataError
 from .recipe import AugmentSpec, DataSpec, Recipe
@@ -120,8 +120,10 @@ def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
             )
     for name in [*targets, *(n for n in spec.stems if n != REST and n not in elsewhere)]:
         if name not in available:
+            parts = [f"{stem!r}.{nearest(stem, available)}" for stem in spec.stems_of(name)]
+            sums = f" data.define.{name} is the sum of {' '.join(parts)}" if name in spec.define else ""
             raise DataError(
-                f"no track has a stem {name!r}.{nearest(name, available)} "
+                f"no track has a stem {name!r}.{sums or nearest(name, available)} "
                 f"Stems found in {len(tracks)} tracks: {', '.join(sorted(available)) or 'none'}."
             )
     for target in targets:
@@ -558,7 +560,7 @@ class RandomMixes(Dataset):
         before = min(margin, start)
         needed = before + -(-length * from_hz // to_hz) + margin
         audio = song.read(part, start - before, min(needed, track.n_samples - start + before))
-        audio = resample(match_channels(audio, self.channels), from_hz, to_hz)
+        audio = resample(fold_channels(audio, self.channels), from_hz, to_hz)
         return fitted(audio[:, round(before * to_hz / from_hz) :], length)
 
 

@@ -11,7 +11,8 @@ import csv
 import html
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +21,11 @@ import soundfile
 import torch
 from torch import Tensor
 
-from .audio import match_channels, resample
+from .audio import fold_channels, resample
 from .errors import DataError
 from .files import write_text
+from .layouts import first
+from .progress import say
 from .progress import track as show_progress
 from .separate import Separator
 from .sources import Track, read_stem
@@ -94,9 +97,7 @@ def hear(separator: Separator, track: Track, stem: str, windows: int) -> Heard |
     if not audible.any():
         return None
     kept = [i for i in range(len(chosen)) if audible[i]]
-    audio = torch.stack(
-        [resample(match_channels(excerpts[i], n_channels), track.sample_rate_hz, rate_hz) for i in kept]
-    )
+    audio = torch.stack([resample(fold_channels(excerpts[i], n_channels), track.sample_rate_hz, rate_hz) for i in kept])
     starts = tuple(chosen[i] / track.sample_rate_hz for i in kept)
     return Heard(track, stem, starts, shares(separator, audio))
 
@@ -156,14 +157,14 @@ def rank(heard: Sequence[Heard], heads: Sequence[str]) -> list[Suspect]:
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
-def write_suspects(path: Path, suspects: Sequence[Suspect], threshold: float = SUSPICIOUS) -> int:
-    """The suspicious ones as the CSV that ``data.stem_weights`` reads, each with weight 0; returns how many."""
+def write_suspects(path: Path, suspects: Sequence[Suspect], threshold: float = SUSPICIOUS, weight: float = 0.0) -> int:
+    """The suspicious ones as the CSV that ``data.stem_weights`` reads, each with that weight; returns how many."""
     chosen = [suspect for suspect in suspects if suspect.is_suspicious(threshold)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["track", "stem", "weight", "deviations", "reason"])
     for suspect in chosen:
-        writer.writerow([suspect.track, suspect.stem, 0, suspect.deviations, suspect.reason])
+        writer.writerow([suspect.track, suspect.stem, f"{weight:g}", suspect.deviations, suspect.reason])
     write_text(path, text.getvalue())
     return len(chosen)
 
@@ -199,14 +200,32 @@ def _sound(track: Track, stem: str, second: float) -> str:
     return f"data:audio/ogg;base64,{base64.b64encode(memory.getvalue()).decode()}"
 
 
+def not_heard(tracks: Sequence[Track], heads: Sequence[str], heard: Sequence[Heard]) -> str:
+    """Which stems were not scored, and why, in one sentence; empty where all were."""
+    there = {(one.track.name, one.stem) for one in heard}
+    left = [(track, stem) for track in tracks for stem in track.stems if (track.name, stem) not in there]
+    without = Counter(stem for _, stem in left if stem not in heads)
+    silent = [f"{track.split}/{track.name}/{stem}" for track, stem in left if stem in heads]
+    told = [f"{sum(without.values())} have no head ({first(sorted(without))})"] if without else []
+    told += [f"{len(silent)} are silent ({first(silent)})"] if silent else []
+    return f"{len(left)} stems are not scored: {'; '.join(told)}." if left else ""
+
+
 def find_suspects(
-    model: str, tracks: Sequence[Track], out: Path, windows: int = WINDOWS, threshold: float = SUSPICIOUS
+    model: str,
+    tracks: Sequence[Track],
+    out: Path,
+    windows: int = WINDOWS,
+    threshold: float = SUSPICIOUS,
+    weight: float = 0.0,
 ) -> list[Suspect]:
     """Score all stems with a run's model; writes suspects.csv and suspects.html, returns the suspicious ones."""
     separator = Separator.from_pretrained(model)
     heard = hear_all(separator, tracks, windows)
+    if told := not_heard(tracks, separator.heads, heard):
+        say(told)
     suspects = [one for one in rank(heard, separator.heads) if one.is_suspicious(threshold)]
-    write_suspects(out / "suspects.csv", suspects, threshold)
+    write_suspects(out / "suspects.csv", suspects, threshold, weight)
     write_page(out / "suspects.html", suspects, tracks)
     return suspects
 
@@ -214,21 +233,34 @@ def find_suspects(
 # --- how well it does: labels that are wrong on purpose ---------------------------------------------------------------
 
 
-def corrupted(tracks: Sequence[Track], stems: Sequence[str], share: float, seed: int) -> tuple[list[Track], set]:
+def corrupted(
+    tracks: Sequence[Track],
+    stems: Sequence[str],
+    share: float,
+    seed: int,
+    silent: Collection[tuple[str, str]] = (),
+) -> tuple[list[Track], set]:
     """Tracks of which so many stems are wrong, and which: {(track, stem)}.
 
     By turns two stems of a track have each other's names, or one holds another too. No audio is written: a stem is the
-    sum of files, and here it is of others.
+    sum of files, and here it is of others. Stems that are ``silent`` take no part: with one a stem would be as right as
+    before. Raises `DataError` where there are too few stems.
     """
     random = np.random.default_rng(seed)
     wrong: set[tuple[str, str]] = set()
-    wanted = round(share * sum(stem in track.files for track in tracks for stem in stems))
+    able = {t.name: [s for s in stems if s in t.files and (t.name, s) not in silent] for t in tracks}
+    wanted = round(share * sum(map(len, able.values())))
     changed = {track.name: dict(track.files) for track in tracks}
     swap = True
     while len(wrong) < wanted:
         track = tracks[int(random.integers(len(tracks)))]
-        there = [stem for stem in stems if stem in track.files and (track.name, stem) not in wrong]
+        there = [stem for stem in able[track.name] if (track.name, stem) not in wrong]
         if len(there) < 2:
+            if all(sum((name, stem) not in wrong for stem in some) < 2 for name, some in able.items()):
+                raise DataError(
+                    f"only {len(wrong)} of {wanted} stems can be made wrong, by twos in {len(tracks)} tracks; expected "
+                    "a smaller share."
+                )
             continue
         one, other = (str(name) for name in random.choice(there, 2, replace=False))
         files = changed[track.name]
@@ -275,9 +307,9 @@ def precision_and_recall(
     return {
         "stems": len(hits),
         "wrong": total,
-        "precision_at_wrong": float(hits[:total].mean()),
+        "precision_at_wrong": float(hits[:total].mean()) if total else math.nan,
         "above_threshold": above,
         "precision": found / above if above else math.nan,
-        "recall": found / total,
-        "average_precision": float(precision[hits].sum() / total),
+        "recall": found / total if total else math.nan,
+        "average_precision": float(precision[hits].sum() / total) if total else math.nan,
     }

@@ -115,6 +115,7 @@ class DataSpec:
     root: str | None = None
     sources: tuple[SourceSpec, ...] = ()  # instead of root: several sources, or one whose kind is not to be guessed
     define: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # name: a stem or the stems it sums
+    check: bool = True  # read every file to its end before the first training, once; off: names and headers alone
     decode: bool = False  # decode mp3, ogg and opus once into the cache; m4a and others always are
     channels: Literal[1, 2] = 2
     # The parts a training mixture is made of; empty: vocals, drums, bass, other where they hold every target, else the

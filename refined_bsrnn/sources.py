@@ -13,6 +13,7 @@ import json
 import math
 import os
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
@@ -22,7 +23,7 @@ import datasets
 import torch
 from torch import Tensor
 
-from .audio import AudioInfo, audio_info, match_channels, read_audio
+from .audio import AudioInfo, audio_info, fold_channels, read_audio
 from .decoded import STEM_MP4, content_key, decode, decoded_file, of_file
 from .errors import DataError, RecipeError, UserError
 from .hub_data import huggingface
@@ -132,7 +133,7 @@ def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = N
         if n_here < 1:
             continue
         audio, _ = read_audio(path, file.start + start, n_here)
-        audio = match_channels(audio, track.n_channels)
+        audio = fold_channels(audio, track.n_channels)
         if n_here < n_samples:  # padding by nothing would copy it
             audio = torch.nn.functional.pad(audio, (0, n_samples - n_here))
         total = audio if total is None else total + audio
@@ -317,6 +318,7 @@ def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
     if len(nothing) == len(sources.specs):
         raise DataError(" ".join(nothing))
     found.notes.extend(nothing)
+    listed = _with_mixtures(listed, spec, found.notes)
     lossless = _decoded_files([track for track, _ in listed], spec.decode, found)
     names: set[tuple[str, str]] = set()
     for track, source in listed:
@@ -328,6 +330,28 @@ def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
         found.tracks.append(with_definitions(replace(made, name=name, weight=source.weight), spec))
     found.tracks.sort(key=lambda t: (splits.index(t.split), t.name))
     return found
+
+
+MIXTURE_NAMES = ("mix", "mixdown", "full_mix", "fullmix", "master")  # of a mixture that is not called one
+
+
+def _with_mixtures(
+    listed: Sequence[tuple[Listed, SourceSpec]], spec: DataSpec, notes: list[str]
+) -> list[tuple[Listed, SourceSpec]]:
+    """What is named like a mixture is one in tracks without any: as a stem it would hold all others again."""
+    stems = {*spec.stems, *spec.define, *(stem for name in spec.define for stem in spec.stems_of(name))}
+    taken: Counter[str] = Counter()
+    result = []
+    for track, source in listed:
+        likely = [n for n in track.files if n.lower() in (MIXTURE, *MIXTURE_NAMES) and n not in stems]
+        if MIXTURE not in track.files and likely:
+            taken[likely[0]] += 1
+            files = {MIXTURE if name == likely[0] else name: files for name, files in track.files.items()}
+            track = replace(track, files=files)
+        result.append((track, source))
+    for name, count in sorted(taken.items()):
+        notes.append(f"{count} tracks have no {MIXTURE}; their {name} is taken for it.")
+    return result
 
 
 def _nothing_found(source: SourceSpec, splits: Sequence[str]) -> str:
@@ -380,8 +404,12 @@ def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: 
     lossy = any(file.path.suffix.lower() not in READ_IN_PLACE for file in infos)  # coders add some samples
     uneven = max(lengths.values()) - min(lengths.values())
     padded = track.padded or (lossy and uneven <= PADDED_SECONDS * max(info.sample_rate_hz for info in infos.values()))
+    ends = [max(infos[f].seconds for f in files) for files in track.files.values()]
+    rescaled = (
+        len(set(map(str, one_rate.values()))) > 1 and max(ends) - min(ends) < PADDED_SECONDS
+    )  # only the rate is wrong
     for kind, unit, values, rule in (
-        ("length", "samples", {} if padded else lengths, "Every stem must be as long as its mixture."),
+        ("length", "samples", {} if padded or rescaled else lengths, "Every stem must be as long as its mixture."),
         ("rate", "Hz", one_rate, "Convert them to one rate."),
     ):
         if len(set(map(str, values.values()))) > 1 or any(isinstance(v, list) for v in values.values()):

@@ -15,6 +15,17 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def alike(word: str, choices: Collection[str]) -> str:
+    """The one of the choices that the word may be a misspelling of: the same letters and digits but for one or two."""
+
+    def letters(name: str) -> str:
+        return "".join(c for c in name.casefold() if c.isalnum())
+
+    plain = {letters(choice): choice for choice in sorted(choices)}
+    close = difflib.get_close_matches(letters(word), list(plain), n=1, cutoff=0.8)
+    return plain[close[0]] if close else ""
+
+
 def pick(where: str, name: str, choices: Mapping[str, T]) -> T:
     """``choices[name]``, or a `RecipeError` that lists what there is."""
     if name not in choices:

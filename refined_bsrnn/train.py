@@ -26,7 +26,7 @@ from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .check import opening
+from .check import opening, read_all
 from .checkpoint import (
     RunFolder,
     check_tensors,
@@ -139,9 +139,11 @@ def training_data(recipe: Recipe) -> TrainingData:
     tracks = found.usable()
     train_tracks, validation = split_validation(tracks, recipe.data)
     used = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
+    if recipe.data.check and not found.sources.is_builtin:
+        read_all([*used, *validation])
     parts = make_parts(used, recipe.targets, recipe.data, {stem for track in train_tracks for stem in track.stems})
-    validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
     opened = opening(recipe, found, parts.tracks, validation)
+    validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
     return TrainingData(found.sources, table_of(tracks), parts, validation, opened)
 
 

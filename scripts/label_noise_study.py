@@ -12,6 +12,7 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from refined_bsrnn.check import all_facts
 from refined_bsrnn.label_noise import (
     WINDOWS,
     corrupted,
@@ -42,13 +43,14 @@ def main() -> int:
     kept = [track for track in tracks if any(fnmatchcase(track.name, pattern) for pattern in args.keep)]
     names = {track.name for track in kept}
     tracks = [track for track in tracks if track.name not in names]
-    tracks, wrong = corrupted(tracks, separator.heads, args.share, args.seed)
+    silent = {(f.track, name) for f in all_facts(tracks) for name, stem in f.stems.items() if stem.silent}
+    tracks, wrong = corrupted(tracks, separator.heads, args.share, args.seed, silent)
     heard = hear_all(separator, tracks, args.windows)
     ranked = rank(heard, separator.heads)
     if args.write:
         link_tracks([*tracks, *kept], args.write)
         write_suspects(args.write / "suspects.csv", ranked)
-    wrong &= {(one.track.name, one.stem) for one in heard}  # silence cannot be heard to be wrong
+    wrong &= {(one.track.name, one.stem) for one in heard}  # what is too quiet to score cannot be found
     print(json.dumps({**vars(args), **precision_and_recall(ranked, wrong)}, indent=1, default=str))
     return 0
 

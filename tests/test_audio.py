@@ -17,6 +17,7 @@ from refined_bsrnn.audio import (
     AudioWriter,
     Resampler,
     audio_info,
+    fold_channels,
     match_channels,
     open_audio,
     quantise,
@@ -543,6 +544,40 @@ def test_channels():
     assert torch.equal(match_channels(stereo[:1], 2), torch.tensor([[1.0, 2.0], [1.0, 2.0]]))
     with pytest.raises(AudioError, match="audio with 2 channels cannot become 6; expected 6 or 1"):
         match_channels(stereo, 6)
+
+
+def test_surround_sound_is_folded_to_stereo_and_stereo_is_its_front():
+    front_left, front_right, middle, low, back_left, back_right = torch.eye(6)[:, :, None]  # (6, 1) each
+    half = 0.5**0.5
+    for channel, left, right in (
+        (front_left, 1, 0),
+        (front_right, 0, 1),
+        (middle, half, half),
+        (low, 0, 0),
+        (back_left, half, 0),
+        (back_right, 0, half),
+    ):
+        assert torch.allclose(fold_channels(channel, 2), torch.tensor([[left], [right]], dtype=torch.float32))
+    stereo = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    assert torch.equal(fold_channels(fold_channels(stereo, 6), 2), stereo)
+    assert fold_channels(stereo, 2) is stereo
+    assert torch.equal(fold_channels(stereo, 1), torch.tensor([[2.0, 4.0]]))
+    for n_channels in range(1, 13):
+        sound = torch.randn(n_channels, 5)
+        left, right = fold_channels(sound, 2)
+        assert torch.allclose(fold_channels(2 * sound, 2), 2 * torch.stack([left, right]), atol=1e-6)
+        assert fold_channels(sound, 8).shape == (8, 5)
+        if n_channels > 2:  # each side hears its own first channel
+            assert fold_channels(torch.eye(n_channels)[:, :1], 2)[0] > fold_channels(torch.eye(n_channels)[:, :1], 2)[1]
+
+
+def test_a_flac_that_was_cut_off_says_how_much_is_left(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, (40000, 2)), 8000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"a.flac is cut off or damaged: (\d+) of the 40000 samples") as error:
+        read_audio(path)
+    assert 8000 < int(str(error.value).partition("damaged: ")[2].split()[0]) < 20001
 
 
 @pytest.mark.parametrize("suffix", ["mp3", "ogg"])

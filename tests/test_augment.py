@@ -83,6 +83,21 @@ def test_an_example_is_the_same_bit_for_bit_whatever_the_number_of_workers(songs
         assert torch.equal(torch.cat([batch["mixture"] for batch in loader]), expected)
 
 
+@pytest.mark.parametrize("name", sorted(name for name, a in AUGMENTATIONS.items() if a.apply))
+def test_the_number_of_threads_changes_no_bit(name):
+    """Workers have one thread, the main process as many as there are processors."""
+    random = np.random.default_rng(3)
+    spec = make_recipe({"targets": ["a"], "augment": EVERYTHING}).augment
+    setting = next(s for s in (AUGMENTATIONS[name].draw(spec, random) for _ in range(100)) if s is not None)
+    audio = torch.randn(2, 70001, generator=torch.Generator().manual_seed(0))
+    try:
+        torch.set_num_threads(2)
+        on_two = AUGMENTATIONS[name].apply(audio, setting, 44100)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(on_two, AUGMENTATIONS[name].apply(audio, setting, 44100))
+
+
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS.keys() - {"remix"}))
 def test_switching_one_off_leaves_the_others_as_they_are(songs, name):
     """Where it is not done to an example, the example is the same with and without it."""

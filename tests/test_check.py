@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, STEMS, micro_recipe, write_songs
+import torch
+from conftest import RATE, STEMS, micro_recipe, write_song, write_songs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,10 +21,12 @@ from refined_bsrnn.check import (
     track_facts,
 )
 from refined_bsrnn.cli import main
+from refined_bsrnn.data import RandomMixes
 from refined_bsrnn.errors import UserError
 from refined_bsrnn.files import write_text
 from refined_bsrnn.recipe import DataSpec, dump_recipe
 from refined_bsrnn.sources import scan
+from refined_bsrnn.suggest import alike
 from refined_bsrnn.train import train, training_data
 
 
@@ -163,8 +166,8 @@ def test_a_file_that_cannot_be_used_is_named_and_training_says_the_same(songs, k
 def test_a_flac_that_was_cut_off(songs):
     break_flac(songs / "train" / "song-1" / "bass.wav")
     [finding] = [f for f in check(DataSpec(root=str(songs))).findings if f.stops]
-    assert finding.kind in ("truncated", "unreadable")
-    assert "bass.flac" in finding.text
+    assert finding.kind == "truncated"
+    assert "bass.flac is cut off or damaged" in finding.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -174,12 +177,47 @@ def test_a_file_that_turns_out_bad_in_training_is_one_sentence(songs, workers):
         samples = read(path).astype(np.float32)
         samples[:] = np.nan
         write(path, samples, subtype="FLOAT")
+    data = {"root": str(songs), "stems": list(STEMS), "check": False}
     with pytest.raises(UserError, match=r"^/.*bass.wav holds NaN or infinite samples, .* export it again\.$"):
-        train(
-            micro_recipe(
-                songs, targets=["drums"], data={"root": str(songs), "stems": list(STEMS)}, train={"workers": workers}
-            )
-        )
+        train(micro_recipe(songs, targets=["drums"], data=data, train={"workers": workers}))
+
+
+def test_a_training_reads_all_files_before_its_first_step(songs, monkeypatch):
+    """The NaN is in no excerpt that would be drawn, and every bad file is named at once."""
+    for name in ("song-1", "song-2"):
+        samples = read(songs / "train" / name / "other.wav").astype(np.float32)
+        samples[-1] = np.inf
+        write(songs / "train" / name / "other.wav", samples, subtype="FLOAT")
+    recipe = micro_recipe(songs)
+    with pytest.raises(UserError, match=r"(?s)^2 problems.*song-1/other.wav holds NaN.*song-2/other.wav holds NaN"):
+        train(recipe)
+    found = check(recipe)  # a recipe's check ends in a report too, and says the same
+    assert [(f.kind, f.where) for f in found.findings if f.stops] == [("nan", "train/song-1"), ("nan", "train/song-2")]
+    for name in ("song-1", "song-2"):
+        shutil.rmtree(songs / "train" / name)
+    write_song(songs / "train" / "song-3", seed=5)
+    training_data(recipe)
+    monkeypatch.setattr("refined_bsrnn.check.track_facts", None)  # nothing is read a second time
+    training_data(recipe)
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(songs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("REFINED_BSRNN_CACHE", str(tmp_path / "file" / "cache"))
+    assert training_data(micro_recipe(songs)).opening[-1].startswith("3 tracks were never read to their ends")
+    assert "cannot be written (Not a directory): the files are not checked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_channels", [3, 6])
+def test_surround_sound_is_checked_and_trained_on(songs, n_channels):
+    song = songs / "train" / "song-1"
+    samples = read(song / "drums.wav")
+    write(song / "drums.wav", np.pad(samples, ((0, 0), (0, n_channels - 2))))  # the same in front, nothing behind
+    found = check(micro_recipe(songs, targets=list(STEMS)))
+    assert [f.kind for f in found.findings] == ["channels"]  # and the mixture still is the sum
+    data = training_data(micro_recipe(songs, targets=list(STEMS)))
+    mixes = RandomMixes(data.parts, micro_recipe(songs, targets=list(STEMS), augment={"preset": "none"}), 8)
+    assert all(torch.allclose(mixes[i]["stems"].sum(0), mixes[i]["mixture"], atol=1e-6) for i in range(8))
 
 
 # --- what training goes on with
@@ -352,6 +390,63 @@ def test_a_place_in_a_fingerprint():
     assert seconds == pytest.approx(100 * 0.0929)
 
 
+# --- names
+
+
+def test_a_name_that_may_be_misspelt_is_said_by_the_check_and_by_training(songs, tmp_path):
+    song = songs / "train" / "song-1"
+    (song / "drums.wav").rename(song / "Drum.wav")
+    (song / "bass.wav").rename(song / "brass.wav")
+    write(songs / "train" / "song-2" / "brass.wav", read(song / "brass.wav"))  # beside bass: something else
+    text = text_of(songs, "spelling")
+    assert text.startswith("1 tracks have 'Drum' and no 'drums', which 3 others have: train/song-1. If it is the same")
+    recipe = micro_recipe(songs, data={"root": str(songs), "define": {"drums": ["drums", "Drum"]}})
+    assert not [f for f in check(recipe).findings if f.kind == "spelling"]
+    assert any(
+        "have 'Drum' and no 'drums', which 2 others" in line for line in training_data(micro_recipe(songs)).opening
+    )
+
+
+def test_names_in_a_definition_that_match_nothing(songs):
+    define = {"rhythm": ["drums", "bas"]}
+    recipe = micro_recipe(songs, targets=["rhythm"], data={"root": str(songs), "define": define})
+    told = "data.define.rhythm names the stem 'bas', which no track has. Did you mean 'bass'?"
+    assert [f.text for f in check(recipe).findings if f.kind == "spelling"] == [told]
+    assert told in training_data(recipe).opening
+    nothing = micro_recipe(
+        songs, targets=["rhythm"], data={"root": str(songs), "define": {"rhythm": ["drumms", "nonsense"]}}
+    )
+    with pytest.raises(UserError, match="is the sum of 'drumms'. Did you mean 'drums'[?] 'nonsense'. Stems found"):
+        training_data(nothing)
+
+
+def test_a_name_close_to_another():
+    assert alike("Vocal", {"vocals", "drums"}) == "vocals"
+    assert alike("electric-guitar", {"electric_guitar"}) == "electric_guitar"
+    assert alike("durms", {"drums", "bass"}) == "drums"
+    assert alike("piano", {"drums", "bass"}) == ""
+
+
+def test_validation_tracks_without_a_target_are_counted_and_named(songs):
+    for stem in ("vocals", "drums"):
+        (songs / "train" / "song-0" / f"{stem}.wav").unlink()
+    text = (
+        "1 of 1 validation tracks have no target and are left out: train/song-0. None is left: the weights of the last "
+        "step are kept, good or bad."
+    )
+    assert [f.text for f in check(micro_recipe(songs)).findings if f.kind == "validation"] == [text]
+    data = training_data(micro_recipe(songs))
+    assert text in data.opening
+    assert not data.validation
+
+
+def test_tracks_of_another_rate_than_most_are_named_without_a_recipe(songs):
+    write_song(songs / "train" / "song-3", seed=3, rate=2 * RATE)
+    assert text_of(songs, "resampled") == (
+        f"1 tracks are at {2 * RATE} Hz, most at {RATE} Hz: train/song-3. Training resamples them."
+    )
+
+
 # --- recipes, programs, training
 
 
@@ -384,7 +479,12 @@ def test_wrong_arguments(songs, tmp_path, capsys):
     assert main(["check-data", str(songs), "data.channels=1"]) == 2
     assert "overrides are for a recipe" in capsys.readouterr().err
     assert main(["check-data", str(tmp_path / "nowhere")]) == 2
-    assert "there is no recipe" in capsys.readouterr().err
+    assert f"there is no folder or file '{tmp_path}/nowhere', and there is no recipe" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert main(["check-data", str(tmp_path / "none"), "--json"]) == 1  # a program reads why, too
+    values = json.loads(capsys.readouterr().out)
+    assert not values["ok"]
+    assert "no tracks in" in values["findings"][0]["text"]
 
 
 def test_facts_are_kept_until_a_file_changes(songs, monkeypatch):
@@ -412,15 +512,14 @@ def test_training_begins_with_what_is_known(songs, tmp_path):
     recipe = micro_recipe(songs)
     first = training_data(recipe).opening
     assert first[0].startswith("Data: songs: 2 training tracks (vocals 0.00 h, drums 0.00 h), 1 for validation.")
-    assert first[-1] == "3 tracks were never read to their ends; refined-bsrnn check-data does that."
-    check(recipe)
-    again = training_data(recipe).opening
-    assert "train/song-1: silent from beginning to end: bass." in again
-    assert not any("never read" in line for line in again)
+    assert "train/song-1: silent from beginning to end: bass." in first
+    assert not any("never read" in line for line in first)
+    write(song / "bass.wav", 1e-9 * read(song / "drums.wav"), subtype="FLOAT")
+    headers = training_data(micro_recipe(songs, data={"root": str(songs), "check": False})).opening
+    assert headers[-1] == "1 tracks were never read to their ends; refined-bsrnn check-data does that."
 
 
-@pytest.mark.slow
-def test_many_tracks_are_read_in_several_processes(tmp_path):
+def test_many_tracks_are_read_in_several_threads(tmp_path):
     root = write_songs(tmp_path / "songs", train=9, test=0, seconds=0.5)
     found = check(DataSpec(root=str(root)), jobs=2)
     assert [f.track for f in found.facts] == [f"song-{i}" for i in range(9)]

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from conftest import RATE
 
-from refined_bsrnn.data import make_parts
+from refined_bsrnn.data import make_parts, read_stem_weights
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.label_noise import (
     Suspect,
@@ -19,6 +19,7 @@ from refined_bsrnn.label_noise import (
     hear,
     hear_all,
     link_tracks,
+    not_heard,
     precision_and_recall,
     rank,
     write_page,
@@ -135,6 +136,8 @@ def test_what_cannot_be_scored(separator, tracks):
 def test_the_csv_is_what_training_leaves_out_and_the_page_needs_nothing_else(separator, tracks, tmp_path):
     spoil(tracks[2], "drums", "bass", level=0.9)
     suspects = rank(hear_all(separator, tracks), HEADS)
+    assert write_suspects(tmp_path / "less.csv", suspects, weight=0.25) == 1
+    assert set(read_stem_weights(tmp_path / "less.csv").values()) == {0.25}
     assert write_suspects(tmp_path / "suspects.csv", suspects) == 1
     rows = list(csv.DictReader((tmp_path / "suspects.csv").read_text().splitlines()))
     assert [(row["track"], row["stem"], row["weight"]) for row in rows] == [("song-2", "drums", "0")]
@@ -158,6 +161,26 @@ def test_a_fifth_of_the_labels_is_wrong_and_the_rest_untouched(tracks):
             assert differs == ((before.name, stem) in wrong)
     assert corrupted(tracks, HEADS, 0.2, seed=3) == (changed, wrong)
     assert corrupted(tracks, HEADS, 0.2, seed=4)[1] != wrong
+
+
+def test_silent_stems_take_no_part_and_too_large_a_share_is_refused(tracks):
+    silent = {(track.name, "drums") for track in tracks}
+    changed, wrong = corrupted(tracks, HEADS, 0.4, seed=3, silent=silent)
+    assert not any(stem == "drums" for _, stem in wrong)
+    for before, after in zip(tracks, changed, strict=True):
+        assert before.files["drums"] == after.files["drums"]
+        for files in (after.files[stem] for stem in HEADS if stem != "drums"):
+            assert not set(before.files["drums"]) & set(files)
+    with pytest.raises(DataError, match=r"only \d+ of 18 stems can be made wrong, by twos in 6 tracks"):
+        corrupted(tracks, HEADS, 1.0, seed=3)
+
+
+def test_what_is_not_scored_is_counted_and_named(separator, tracks):
+    heard = hear_all(separator, tracks)
+    assert not_heard(tracks, HEADS, heard) == ""
+    left = [one for one in heard if (one.track.name, one.stem) != ("song-1", "bass")]
+    assert not_heard(tracks, HEADS, left) == "1 stems are not scored: 1 are silent (train/song-1/bass)."
+    assert not_heard(tracks, ["drums"], []).startswith("18 stems are not scored: 12 have no head (")
 
 
 def test_corrupted_tracks_can_be_written_as_links_and_read_like_any_others(tracks, tmp_path):

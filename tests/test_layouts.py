@@ -184,6 +184,19 @@ def test_a_mixture_may_have_another_name(songs):
     assert all("mixture" in t.files for t in scan(source("folder", root=songs, mixture="mix"), ("train",)).usable())
 
 
+def test_what_is_named_like_a_mixture_is_no_stem_that_holds_all_others_again(songs):
+    for track in (songs / "train").iterdir():
+        (track / "mixture.wav").rename(track / "Mix.wav")
+    found = scan(DataSpec(root=str(songs)), ("train",))
+    assert found.notes[-1] == "3 tracks have no mixture; their Mix is taken for it."
+    for track in found.usable():
+        assert sorted(track.stems) == sorted(STEMS)
+    [song, *_] = make_parts(found.tracks, ["vocals"], DataSpec()).songs
+    assert sorted(song.parts) == sorted(STEMS)
+    spec = DataSpec(root=str(songs), define={"all": ("Mix",)})  # who names it as a stem means one
+    assert "Mix" in scan(spec, ("train",)).usable()[0].stems
+
+
 def test_all_that_is_wrong_is_said_at_once(songs):
     (songs / "train" / "song-1" / "bass.wav").write_bytes(b"")
     soundfile.write(songs / "train" / "song-2" / "drums.wav", np.zeros((100, 2)), RATE)

@@ -107,6 +107,13 @@ def test_stems_of_the_same_length_at_another_rate_are_refused(songs):
         track_table(songs, ("train",))
 
 
+def test_where_only_the_rate_is_wrong_only_the_rate_is_told(songs):
+    soundfile.write(songs / "train" / "song-1" / "bass.wav", np.zeros((4 * RATE, 2)), 2 * RATE)  # as long as the others
+    with pytest.raises(DataError, match=r"^the files of track .*song-1 differ in Hz") as error:
+        track_table(songs, ("train",))
+    assert "samples" not in str(error.value)
+
+
 def test_unreadable_file_is_named(songs):
     (songs / "train" / "song-1" / "bass.wav").write_bytes(b"no audio at all")
     with pytest.raises(DataError, match="bass.wav .* cannot be read as audio"):
