@@ -1,7 +1,7 @@
 """Choosing a component by name, with errors that name the valid choices."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from .errors import RecipeError
