@@ -656,12 +656,19 @@ def check(data: Recipe | DataSpec, jobs: int | None = None) -> Check:
         findings += recipe_findings(data, found, {(f.split, f.track) for f in facts if f.problems})
     else:
         findings += [*name_findings(found.tracks, (), data), *mixed_rates(found.tracks)]
+    return Check(found, facts, in_order(findings, facts), data.targets if isinstance(data, Recipe) else ())
+
+
+def in_order(findings: Iterable[Finding], facts: Sequence[TrackFacts]) -> list[Finding]:
+    """By kind, as in `KINDS`; of what is cut off above a frequency the lowest first."""
     order = {kind: i for i, kind in enumerate(KINDS)}
     lowest = {f"{f.split}/{f.track}": min([s.highest_hz or math.inf for s in f.stems.values()] or [0.0]) for f in facts}
-    findings.sort(
-        key=lambda f: (order.get(f.kind, len(order)), lowest.get(f.where, 0.0) if f.kind == "low_pass" else 0)
-    )
-    return Check(found, facts, findings, data.targets if isinstance(data, Recipe) else ())
+
+    def place(finding: Finding) -> tuple[float, float]:
+        hz = lowest.get(finding.where, 0.0) if finding.kind == "low_pass" else 0.0
+        return order.get(finding.kind, len(order)), hz
+
+    return sorted(findings, key=place)
 
 
 def unchecked(where: str, error: UserError) -> dict[str, Any]:
@@ -781,7 +788,7 @@ def opening(recipe: Recipe, found: Scan, train: Sequence[Track], validation: Seq
     findings += [finding for f in known for finding in findings_of(f)]
     refuse(findings)
     findings += [*validation_findings(recipe, validation), *duplicates(known)]
-    lines += sentences(findings, shown=2)
+    lines += sentences(in_order(findings, known), shown=2)
     unknown = len(tracks) - len(known)
     if unknown and not found.sources.is_builtin:
         lines.append(f"{unknown} tracks were never read to their ends; refined-bsrnn check-data does that.")

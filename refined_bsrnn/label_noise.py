@@ -243,26 +243,28 @@ def corrupted(
     """Tracks of which so many stems are wrong, and which: {(track, stem)}.
 
     By turns two stems of a track have each other's names, or one holds another too. No audio is written: a stem is the
-    sum of files, and here it is of others. Stems that are ``silent`` take no part: with one a stem would be as right as
-    before. Raises `DataError` where there are too few stems.
+    sum of files, and here it is of others. Adding one of the ``silent`` stems would leave a stem as right as before: it
+    is not done. Raises `DataError` where there are too few stems.
     """
     random = np.random.default_rng(seed)
     wrong: set[tuple[str, str]] = set()
     able = {t.name: [s for s in stems if s in t.files and (t.name, s) not in silent] for t in tracks}
-    wanted = round(share * sum(map(len, able.values())))
+    wanted = round(share * sum(stem in track.files for track in tracks for stem in stems))
     changed = {track.name: dict(track.files) for track in tracks}
     swap = True
     while len(wrong) < wanted:
+        if all(sum((name, stem) not in wrong for stem in some) < 2 for name, some in able.items()):
+            raise DataError(
+                f"only {len(wrong)} of {wanted} stems can be made wrong, by twos in {len(tracks)} tracks; expected a "
+                "smaller share."
+            )
         track = tracks[int(random.integers(len(tracks)))]
-        there = [stem for stem in able[track.name] if (track.name, stem) not in wrong]
+        there = [stem for stem in stems if stem in track.files and (track.name, stem) not in wrong]
         if len(there) < 2:
-            if all(sum((name, stem) not in wrong for stem in some) < 2 for name, some in able.items()):
-                raise DataError(
-                    f"only {len(wrong)} of {wanted} stems can be made wrong, by twos in {len(tracks)} tracks; expected "
-                    "a smaller share."
-                )
             continue
         one, other = (str(name) for name in random.choice(there, 2, replace=False))
+        if not (set(able[track.name]) & {one, other} if swap else other in able[track.name]):
+            continue  # silence added, or two silences exchanged, makes nothing wrong
         files = changed[track.name]
         if swap:
             files[one], files[other] = track.files[other], track.files[one]
