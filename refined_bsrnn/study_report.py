@@ -279,10 +279,11 @@ def plot_curves(
 
     ``curves`` is target → label → one curve per seed. The line styles tell the labels apart in black and white, too.
     """
-    figure, axes = pyplot.subplots(
-        1, len(curves), figsize=(4.2 * len(curves) + 1, 4.4), squeeze=False, layout="constrained"
-    )
-    for axis, (target, by_label) in zip(axes[0], curves.items(), strict=True):
+    columns = len(curves) if len(curves) <= 3 else math.ceil(len(curves) / 2)
+    n_rows = math.ceil(len(curves) / columns)
+    figure = pyplot.figure(figsize=(4.2 * columns + 1, 4.4 * n_rows), layout="constrained")
+    axes = [figure.add_subplot(n_rows, columns, i + 1) for i in range(len(curves))]
+    for axis, (target, by_label) in zip(axes, curves.items(), strict=True):
         for (label, seeds), style in zip(by_label.items(), _styles(list(by_label), bands), strict=True):
             for curve in seeds:
                 axis.plot(*zip(*curve, strict=True), alpha=0.3, linewidth=0.8, **style)
@@ -290,7 +291,8 @@ def plot_curves(
         axis.set(title=target, xlabel=against)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    axes[0][0].set_ylabel("validation uSDR, dB")
+    for axis in axes[::columns]:
+        axis.set_ylabel("validation uSDR, dB")
     return figure
 
 
@@ -362,7 +364,9 @@ def plot_forgetting(rows: Sequence[Row]) -> Figure:
     """How the base's own heads changed, per transfer; bars are over seeds."""
     figure, axis = pyplot.subplots(figsize=(6, 0.4 * len(rows) + 1.4), layout="constrained")
     means, spreads = ([f(row.forgetting) for row in rows] for f in (_mean, _deviation))
-    axis.barh([row.label for row in rows], means, xerr=spreads, color="0.6")
+    bars = axis.barh([row.label for row in rows], means, xerr=spreads, color="0.6")
+    axis.bar_label(bars, [f"{mean:.2f}" for mean in means], padding=3)
+    axis.margins(x=0.2)  # room for the numbers
     axis.axvline(0, color="black", linewidth=0.8)
     axis.invert_yaxis()
     axis.set_xlabel("change of the base's own heads, dB uSDR")
