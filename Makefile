@@ -10,10 +10,10 @@ demo: $(VENV)/.ready
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: check-static
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 check-static: $(VENV)/.ready
 	$(BIN)/ruff check refined_bsrnn scripts tests

@@ -587,7 +587,6 @@ def test_results_hold_scores_beside_doing_nothing_and_silence(base):
 @pytest.mark.parametrize(
     ("accumulate", "loss", "missing"),
     [
-        (1, {}, ()),
         (2, {}, ()),
         (1, {"weighting": "uncertainty", "wave_l1": 1.0, "combined_weighted_sdr": 0.1}, ("song-1",)),
         (2, {"truncate_quantile": 0.5, "wave_l1": 1.0}, ("song-1",)),
