@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from refined_bsrnn.benchmark import VARIANTS, architecture_markdown, variant_recipe
+from refined_bsrnn.benchmark_separation import separation_markdown
 from refined_bsrnn.benchmark_transfer import transfer_markdown
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
@@ -109,4 +110,11 @@ def test_speeds_of_transfers_are_those_measured():
     values = json.loads((ROOT / "docs" / "results" / "transfer.json").read_text())
     document = (ROOT / "docs" / "transfer.md").read_text()
     assert transfer_markdown(values) in document
+    assert values["command"] in document
+
+
+def test_memory_and_live_blocks_are_those_measured():
+    values = json.loads((ROOT / "docs" / "results" / "separation.json").read_text())
+    document = (ROOT / "docs" / "separation.md").read_text()
+    assert all(table.strip() in document for table in separation_markdown(values).split("\n\n"))
     assert values["command"] in document
