@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -435,15 +435,25 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _file(self, path: Path, content_type: str) -> None:
+        """The file, or the piece of it that the request's Range names: players seek in what is too long to be decoded."""
         try:
             file = path.open("rb")
         except FileNotFoundError:
             raise Refused(HTTPStatus.NOT_FOUND, "this song is not here any more. Drop it again.") from None
         with file:
-            self._head(HTTPStatus.OK, content_type, path.stat().st_size)
-            shutil.copyfileobj(file, self.wfile, PIECE)
+            size = path.stat().st_size
+            start, stop = byte_range(self.headers.get("Range", ""), size) or (0, size)
+            more = {"Accept-Ranges": "bytes"}
+            status = HTTPStatus.OK
+            if (start, stop) != (0, size):
+                status, more["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{stop - 1}/{size}"
+            self._head(status, content_type, stop - start, more)
+            file.seek(start)
+            while start < stop and (piece := file.read(min(PIECE, stop - start))):
+                self.wfile.write(piece)
+                start += len(piece)
 
-    def _head(self, status: HTTPStatus, content_type: str, length: int) -> None:
+    def _head(self, status: HTTPStatus, content_type: str, length: int, more: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(length))
@@ -451,9 +461,27 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Security-Policy", POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
+        for name, value in (more or {}).items():
+            self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
+
+
+def byte_range(text: str, size: int) -> tuple[int, int] | None:
+    """(start, stop) of a Range header such as ``bytes=10-19``, ``bytes=10-`` or ``bytes=-10`` (the last ten).
+
+    None for anything else, which is to be answered with the whole (RFC 9110, 14.2); `Refused` where it begins behind
+    the end.
+    """
+    found = re.fullmatch(r"bytes=(\d*)-(\d*)", text.strip())
+    first, last = found.groups() if found else ("", "")
+    if (not first and not last) or (first and last and int(last) < int(first)):
+        return None
+    start = int(first) if first else max(0, size - int(last))
+    if start >= size:
+        raise Refused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file ends at byte {size}, {text} is behind it.")
+    return start, min(size, int(last) + 1) if first and last else size
 
 
 def serve(server: Server, say: Callable[[str], None]) -> None:

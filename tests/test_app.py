@@ -209,6 +209,23 @@ def test_an_early_answer_reaches_who_is_still_sending(server):
         assert "16.0 MB; expected at most 1 MB" in json.loads(response.read())["problem"]
 
 
+def test_players_seek_in_stems(server):
+    song = post(server, song_bytes(), heads="vocals")[1]
+    place = f"/songs/{song['id']}/{finished(server, song)['stems'][0]['file']}"
+    _, whole = server.ask("GET", place)
+    for text, expected in (
+        ("bytes=0-99", whole[:100]),
+        ("bytes=100-", whole[100:]),
+        ("bytes=-10", whole[-10:]),
+        (f"bytes=5-{len(whole) + 5}", whole[5:]),
+    ):
+        assert server.ask("GET", place, Range=text) == (206, expected)
+    for text in ("bytes=-", "bytes=9-5", "bytes=0-1,3-4", "seconds=0-1", f"bytes=-{len(whole) + 1}"):
+        assert server.ask("GET", place, Range=text) == (200, whole)
+    status, content = server.ask("GET", place, Range=f"bytes={len(whole)}-")
+    assert (status, b"ends at byte" in content) == (416, True)
+
+
 def test_other_sites_are_refused(server):
     host = f"127.0.0.1:{server.server_address[1]}"
     assert server.ask("GET", "/state", Origin=f"http://{host}")[0] == 200
