@@ -435,7 +435,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _file(self, path: Path, content_type: str) -> None:
-        """The file, or the piece of it that the request's Range names: players seek in what is too long to be decoded."""
+        """The file, or the piece that the request's Range names: players seek in what is too long to be decoded."""
         try:
             file = path.open("rb")
         except FileNotFoundError:
