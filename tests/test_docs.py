@@ -118,3 +118,12 @@ def test_memory_and_live_blocks_are_those_measured():
     document = (ROOT / "docs" / "separation.md").read_text()
     assert all(table.strip() in document for table in separation_markdown(values).split("\n\n"))
     assert values["command"] in document
+
+
+@pytest.mark.parametrize("name", ["ranked-by-clean", "ranked-by-noisy"])
+def test_the_ranking_of_wrong_labels_is_the_measured_one(name):
+    v = json.loads((ROOT / "docs" / "results" / "label-noise" / f"{name}.json").read_text())
+    row = next(x for x in (ROOT / "docs" / "augmentation.md").read_text().splitlines() if f"/{name}.json" in x)
+    shown = [v["stems"], v["wrong"], f"{v['precision_at_wrong']:.2f}", f"{v['average_precision']:.2f}"]
+    shown += [f"{v['precision']:.2f} (of {v['above_threshold']})", f"{v['recall']:.2f}"]
+    assert row.split(" | ")[1:] == [*map(str, shown[:-1]), f"{shown[-1]} |"]
