@@ -6,6 +6,7 @@ people go to standard error, results for programs to standard output with ``--js
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -846,7 +847,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = _parse(arguments)
     try:
-        return args.function(args)
+        code = args.function(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads the results has enough of them (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        return 1
     except UserError as error:
         print(f"refined-bsrnn: {error}", file=sys.stderr)
         return error.exit_code
