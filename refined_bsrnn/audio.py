@@ -99,7 +99,11 @@ def audio_info(path: str | PathLike[str], stream: int = 0) -> AudioInfo:
 
 
 def read_audio(
-    path: str | PathLike[str], start: int = 0, n_samples: int | None = None, stream: int = 0
+    path: str | PathLike[str],
+    start: int = 0,
+    n_samples: int | None = None,
+    stream: int = 0,
+    contiguous: bool = True,
 ) -> tuple[Tensor, int]:
     """Samples ``start`` to ``start + n_samples`` (default: to the end) as float32 (channels, samples), and the rate.
 
@@ -114,7 +118,7 @@ def read_audio(
         if start < 0 or (stop is not None and stop <= start) or (total is not None and (stop or 0) > total):
             raise AudioError(f"{path} has {_count(total)}; samples {start} to {stop} were asked for.")
         found = reader.skip(start)
-        parts = list(reader.blocks(1 << 18)) if stop is None else [reader.read(stop - start)]
+        parts = list(reader.blocks(1 << 18)) if stop is None else [reader.read(stop - start, contiguous)]
         samples = parts[0] if len(parts) == 1 else torch.cat(parts or [torch.empty(reader.n_channels, 0)], dim=1)
         if samples.shape[1] < 1 or (stop is not None and samples.shape[1] < stop - start):
             total = found + samples.shape[1]
@@ -143,10 +147,11 @@ class AudioReader:
     lossless_bits: int | None
     position = 0
 
-    def read(self, n_samples: int) -> Tensor:
+    def read(self, n_samples: int, contiguous: bool = True) -> Tensor:
         """The next (channels, n_samples) as float32; fewer only at the end, then (channels, 0).
 
-        Raises `AudioError` for a damaged or truncated file and for NaN or infinite samples.
+        Without ``contiguous`` they may be a view of samples that alternate between channels, as in the file. Raises
+        `AudioError` for a damaged or truncated file and for NaN or infinite samples.
         """
         samples = self._read(n_samples)
         if self.lossless_bits in (16, 24):
@@ -160,7 +165,7 @@ class AudioReader:
                 f"{self.path} holds NaN or infinite samples, the first at {seconds:.3f} s; export it again."
             )
         self.position += samples.shape[1]
-        return torch.from_numpy(np.ascontiguousarray(samples))
+        return torch.from_numpy(np.ascontiguousarray(samples) if contiguous else samples)
 
     def blocks(self, n_samples: int) -> Iterator[Tensor]:
         """What is left, in blocks of (channels, n_samples), the last one shorter."""

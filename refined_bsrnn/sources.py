@@ -116,11 +116,11 @@ class Track:
         return [Path(self.folder, file.name) for file in self.files[stem]]
 
 
-def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = None) -> Tensor:
+def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = None, contiguous: bool = True) -> Tensor:
     """Samples ``start`` to ``start + n_samples`` (default: to the end) of a stem that the track has.
 
     Float (channels, samples) at the track's own rate and channels: the sum of the stem's files, mono ones repeated,
-    shorter ones followed by silence.
+    shorter ones followed by silence. Without ``contiguous`` it may be a view, see `AudioReader.read`.
     """
     n_samples = track.n_samples - start if n_samples is None else n_samples
     if start < 0 or n_samples < 1 or start + n_samples > track.n_samples:
@@ -132,7 +132,7 @@ def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = N
         n_here = min(n_samples, file.n_samples - start)
         if n_here < 1:
             continue
-        audio, _ = read_audio(path, file.start + start, n_here)
+        audio, _ = read_audio(path, file.start + start, n_here, contiguous=contiguous)
         audio = fold_channels(audio, track.n_channels)
         if n_here < n_samples:  # padding by nothing would copy it
             audio = torch.nn.functional.pad(audio, (0, n_samples - n_here))
