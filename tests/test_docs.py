@@ -127,3 +127,16 @@ def test_the_ranking_of_wrong_labels_is_the_measured_one(name):
     shown = [v["stems"], v["wrong"], f"{v['precision_at_wrong']:.2f}", f"{v['average_precision']:.2f}"]
     shown += [f"{v['precision']:.2f} (of {v['above_threshold']})", f"{v['recall']:.2f}"]
     assert row.split(" | ")[1:] == [*map(str, shown[:-1]), f"{shown[-1]} |"]
+
+
+@pytest.mark.parametrize("run", [1, 2])
+def test_the_speed_of_the_loader_is_the_measured_one(run):
+    values = json.loads((ROOT / "docs" / "results" / f"data-{run}.json").read_text())
+    lines = (ROOT / "docs" / "augmentation.md").read_text().splitlines()
+    shown = [x.split(" | ")[1:] for x in lines if f"/data-{run}.json" in x]
+    assert len(shown) == len(values["rows"])
+    for cells, row in zip(shown, values["rows"], strict=True):
+        share, speed = row["share_of_bare"], row["audio_seconds_per_second"]
+        expected = [row["files"], row["augmentation"], f"{speed:.0f}", f"{row['bare']:.0f}"]
+        expected.append(f"{share['median']:.2f} ({share['low']:.2f}–{share['high']:.2f})")
+        assert cells == [*expected, f"{speed / values['training']['audio_seconds_per_second']:.0f} |"]
