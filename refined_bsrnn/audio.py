@@ -9,6 +9,7 @@ import errno
 import io
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -203,15 +204,18 @@ def open_audio(path: str | PathLike[str] | BinaryIO, stream: int = 0) -> AudioRe
     if not isinstance(path, str | PathLike):
         return _FfmpegReader(Path(str(getattr(path, "name", "stream"))), path, stream)
     path = Path(path)
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder; expected an audio file.")
-    if not path.is_file():
-        raise AudioError(f"there is no file {path}.")
     try:
-        size = path.stat().st_size
-        if size == 0:
+        status = path.stat()  # once: a training opens many files for a moment each
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError(f"{path} is a folder; expected an audio file.")
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"there is no file {path}.")
+        if status.st_size == 0:
             raise AudioError(f"{path} is empty (0 bytes). Copy it again or restore a backup.")
-        reader = (None if stream else _SoundfileReader.open(path, size)) or _FfmpegReader(path, path.open("rb"), stream)
+        known = None if stream else _SoundfileReader.open(path, status)
+        reader: AudioReader = known or _FfmpegReader(path, path.open("rb"), stream)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
+        raise AudioError(f"there is no file {path}.") from None
     except OSError as error:
         raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not 1 <= reader.n_channels <= MAX_CHANNELS or reader.sample_rate_hz < 1:
@@ -247,7 +251,7 @@ class _SoundfileReader(AudioReader):
         self.lossless_bits = None if lossy else LOSSLESS.get(file.subtype, 32)
 
     @classmethod
-    def open(cls, path: Path, size: int) -> "_SoundfileReader | None":
+    def open(cls, path: Path, status: os.stat_result) -> "_SoundfileReader | None":
         """None where FFmpeg should try; `AudioError` for an empty or truncated file."""
         try:
             file = _SoundFile(_named(path))
@@ -255,8 +259,10 @@ class _SoundfileReader(AudioReader):
             return None
         try:
             if file.frames < 1:
-                raise AudioError(f"{path} holds no samples ({size} bytes). Copy it again or restore a backup.")
-            known = _check_length(path, size, path.stat().st_mtime_ns, file.format, file.frames)
+                raise AudioError(
+                    f"{path} holds no samples ({status.st_size} bytes). Copy it again or restore a backup."
+                )
+            known = _check_length(path, status.st_size, status.st_mtime_ns, file.format, file.frames)
         except AudioError:
             file.close()
             raise
@@ -733,10 +739,10 @@ class Resampler:
 
 def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """(..., samples) at another rate, ceil(samples · to / from) long: see `Resampler`."""
+    if from_hz == to_hz >= 1:
+        return audio
     flat = audio.detach().cpu().float().reshape(-1, audio.shape[-1])
     resampler = Resampler(from_hz, to_hz, flat.shape[0])
-    if from_hz == to_hz:
-        return audio
     whole = torch.cat([resampler.push(flat), resampler.finish()], dim=1)
     return whole.reshape(*audio.shape[:-1], -1).to(audio)
 
