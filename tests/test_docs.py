@@ -129,7 +129,7 @@ def test_the_ranking_of_wrong_labels_is_the_measured_one(name):
     assert row.split(" | ")[1:] == [*map(str, shown[:-1]), f"{shown[-1]} |"]
 
 
-@pytest.mark.parametrize("run", [1, 2])
+@pytest.mark.parametrize("run", [1, 2, 3])
 def test_the_speed_of_the_loader_is_the_measured_one(run):
     values = json.loads((ROOT / "docs" / "results" / f"data-{run}.json").read_text())
     lines = (ROOT / "docs" / "augmentation.md").read_text().splitlines()
