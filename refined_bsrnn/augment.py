@@ -5,8 +5,8 @@ and one entry of the dict. What a draw is shared by says what stays together: al
 come from one place of one song, or nothing. The parts are changed and then summed: mixture and stems always agree.
 
 Every augmentation draws from a stream of its own, a function of seed, index and its name: switching one off leaves all
-others as they are. What is computed is the same bit for bit on any number of threads: numpy and scipy, which use one,
-where torch would share out a sum or a power over several.
+others as they are. What is computed is the same bit for bit on any number of threads: numpy and scipy use one, and
+torchaudio's recursive filters go through a channel in order; torch would share out a sum or a power over several.
 """
 
 import math
@@ -20,6 +20,7 @@ import torch
 from scipy import fft
 from scipy.signal import fftconvolve
 from torch import Tensor
+from torchaudio.functional import bass_biquad, equalizer_biquad, treble_biquad
 
 from .audio import CODECS, resample, stretch, through_codec
 from .recipe import AugmentSpec
@@ -112,6 +113,35 @@ def low_pass(audio: Tensor, cutoff_hz: float, sample_rate_hz: int) -> Tensor:
     return torch.from_numpy(fft.irfft(fft.rfft(audio.numpy(), padded) * gains, padded)[..., :length].copy())
 
 
+# As on a mixing desk: a low shelf, a bell somewhere between, a high shelf.
+LOW_SHELF_HZ, BELL_HZ, HIGH_SHELF_HZ = 200.0, (300.0, 4000.0), 5000.0
+HIGHEST_OF_RATE = 0.45  # no filter lies above this share of the sample rate
+HEADROOM = 2.0**-16  # more than three filters of 24 dB can need
+
+
+def _equaliser(spec: AugmentSpec, random: Random) -> tuple[float, float, float, float] | None:
+    """Gains in dB of the low shelf, the bell and the high shelf, and the bell's place in Hz, uniform over octaves."""
+    low_db = _range(spec.eq, spec.eq_db, random)
+    if low_db is None:
+        return None
+    bell_db, high_db = random.uniform(*spec.eq_db, size=2)
+    return low_db, float(bell_db), float(high_db), math.exp(random.uniform(*np.log(BELL_HZ)))
+
+
+def equalise(audio: Tensor, setting: tuple[float, float, float, float], sample_rate_hz: int) -> Tensor:
+    """Three biquads of Bristow-Johnson's cookbook in turn, computed by torchaudio; (C, L) → (C, L)."""
+    low_db, bell_db, high_db, bell_hz = setting
+    low_hz, bell_hz, high_hz = (
+        min(hz, HIGHEST_OF_RATE * sample_rate_hz) for hz in (LOW_SHELF_HZ, bell_hz, HIGH_SHELF_HZ)
+    )
+    # torchaudio's filters clip at 1: far below it they do not, and a power of two changes no digit
+    scale = HEADROOM * 2.0 ** -math.frexp(float(audio.abs().max()))[1]
+    sound = audio.double() * scale  # single precision is too coarse for a low filter's feedback
+    sound = bass_biquad(sound, sample_rate_hz, low_db, low_hz)
+    sound = equalizer_biquad(sound, sample_rate_hz, bell_hz, bell_db)
+    return (treble_biquad(sound, sample_rate_hz, high_db, high_hz) / scale).float()
+
+
 DIFFUSE_FROM_SECONDS = 0.01  # where the first reflections of a small room are
 
 
@@ -178,6 +208,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "channel_swap": Augmentation(
         "part", lambda spec, random: _sometimes(spec.channel_swap, random), lambda x, *_: x.flip(0)
     ),
+    "eq": Augmentation("part", _equaliser, equalise),
     "reverb": Augmentation("part", _room, reverb),
     "gain_db": Augmentation("part", _gain, lambda x, gain, _: x * gain),
     "low_pass": Augmentation("mixture", _cutoff, low_pass),

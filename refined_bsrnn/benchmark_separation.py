@@ -36,18 +36,25 @@ RATE_HZ = 44100
 def separation_arguments(p: argparse.ArgumentParser) -> None:
     """The arguments of `measure_separation`."""
     network = "NETWORK: a size or N×R as 4x1"
-    p.add_argument("--memory", action="append", metavar="NETWORK:HEADS:SECONDS", help=f"{network} (default: five)")
-    p.add_argument("--live", action="append", metavar="NETWORK:HEADS", help=f"{network} (default: four)")
+    p.add_argument(
+        "--memory", action="append", metavar="NETWORK:HEADS:SECONDS", help=f"{network} (default, unless --live: five)"
+    )
+    p.add_argument(
+        "--live", action="append", metavar="NETWORK:HEADS", help=f"{network} (default, unless --memory: four)"
+    )
+    p.add_argument("--overlap", type=float, default=0.25, help="of the chunks (default: 0.25)")
     p.add_argument("--live-seconds", type=float, default=6.0, help="of audio, after one to warm up (default: 6)")
 
 
 def measure_separation(args: argparse.Namespace) -> dict[str, Any]:
     """Peak memory and processor time of ``refined-bsrnn separate``; processor time of live blocks. Random weights."""
     torch.set_num_threads(1)
-    memory = [_peak(*_parts(text, 3)) for text in args.memory or MEMORY]
-    live = [_live(args.live_seconds, *_parts(text, 2)) for text in args.live or LIVE]
-    facts = {"seed": 0, "sample_rate_hz": RATE_HZ, "channels": 2, "live_seconds": args.live_seconds}
-    return {"kind": "separation", **machine(torch.device("cpu")), **facts, "memory": memory, "live": live}
+    asked = bool(args.memory or args.live)  # then for nothing else
+    memory = [_peak(*_parts(text, 3), overlap=args.overlap) for text in args.memory or (() if asked else MEMORY)]
+    live = [_live(args.live_seconds, *_parts(text, 2)) for text in args.live or (() if asked else LIVE)]
+    facts = {"seed": 0, "sample_rate_hz": RATE_HZ, "channels": 2}
+    settings = {"overlap": args.overlap, "live_seconds": args.live_seconds}
+    return {"kind": "separation", **machine(torch.device("cpu")), **facts, **settings, "memory": memory, "live": live}
 
 
 def _parts(text: str, n: int) -> list[str]:
@@ -63,7 +70,7 @@ def _recipe(name: str, network: str, n_heads: int) -> Recipe:
     return load_recipe(name, [f"targets=[{targets}]", f"backbone.features={n}", f"backbone.repeats={r}"])
 
 
-def _peak(network: str, heads: str, seconds: str) -> dict[str, Any]:
+def _peak(network: str, heads: str, seconds: str, overlap: float) -> dict[str, Any]:
     """One song through the command in a process of its own."""
     say(f"memory: {network}, {heads} heads, {seconds} s")
     torch.manual_seed(0)
@@ -78,6 +85,7 @@ def _peak(network: str, heads: str, seconds: str) -> dict[str, Any]:
             for _ in range(int(seconds)):
                 file.write(block.numpy())
         words = [str(song), "--model", str(run.path), "--device", "cpu", "--out", str(Path(folder) / "out")]
+        words += ["--overlap", str(overlap)]
         process = subprocess.Popen(
             [sys.executable, "-m", "refined_bsrnn.cli", "separate", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}
         )

@@ -577,9 +577,10 @@ class RandomMixes(Dataset):
 def sum_into(result: Tensor, sounds: Sequence[Tensor]) -> Tensor:
     """``result`` overwritten with the sum of the sounds, silence where there are none."""
     total = result.numpy()  # numpy copies what alternates between channels eight times as fast as torch
-    np.copyto(total, sounds[0].numpy() if sounds else np.float32(0))
-    for sound in sounds[1:]:
-        np.add(total, sound.numpy(), out=total)
+    first, *others = [sound.numpy() for sound in sounds] or [np.float32(0)]
+    np.copyto(total, first) if not others else np.add(first, others[0], out=total)
+    for sound in others[1:]:
+        np.add(total, sound, out=total)
     return result
 
 

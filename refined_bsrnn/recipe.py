@@ -166,6 +166,8 @@ class AugmentSpec:
     tempo_percent: tuple[float, float] = (-10.0, 10.0)
     pitch: float = _number(0.0, at_least=0)  # per song of the mixture: pitch alone, by both
     pitch_semitones: tuple[float, float] = (-2.0, 2.0)
+    eq: float = _number(0.0, at_least=0)  # per part
+    eq_db: tuple[float, float] = (-6.0, 6.0)  # of each of its three filters
     reverb: float = _number(0.0, at_least=0)  # per part
     reverb_seconds: tuple[float, float] = (0.2, 1.5)  # the time in which it falls by 60 dB
     reverb_db: tuple[float, float] = (-24.0, -6.0)  # its level against the part
@@ -539,6 +541,7 @@ def _check_augment(augment: AugmentSpec) -> None:
         ("pitch_semitones", -12.0, 12.0),
         ("low_pass_hz", 20.0, math.inf),
         ("codec_level", 0.0, 0.99),
+        ("eq_db", -24.0, 24.0),
         ("reverb_seconds", 0.02, 10.0),
         ("reverb_db", -100.0, 20.0),
     ):

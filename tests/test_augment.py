@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import RATE, STEMS, micro_recipe, micro_values
+from scipy.signal import lfilter
 
 from refined_bsrnn.audio import stretch, through_codec
-from refined_bsrnn.augment import AUGMENTATIONS, Streams, augmented, is_on, low_pass, music_taken, reverb
+from refined_bsrnn.augment import AUGMENTATIONS, Streams, augmented, equalise, is_on, low_pass, music_taken, reverb
 from refined_bsrnn.data import RandomMixes, make_parts
 from refined_bsrnn.errors import AudioError, RecipeError
 from refined_bsrnn.recipe import AUGMENT_PRESETS, AugmentSpec, load_recipe, make_recipe
@@ -242,6 +243,45 @@ def test_reverberation_falls_by_60_db_in_its_time_and_has_its_level():
     assert not torch.allclose(reverb(click, (0.5, -10.0, 4), RATE_HZ) - click, tail)
 
 
+def cookbook(kind, gain_db, hz, q, rate_hz):
+    """(b, a) as R. Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients" has them."""
+    a, w = 10 ** (gain_db / 40), 2 * math.pi * hz / rate_hz
+    c, alpha = math.cos(w), math.sin(w) / (2 * q)
+    if kind == "bell":
+        return (1 + alpha * a, -2 * c, 1 - alpha * a), (1 + alpha / a, -2 * c, 1 - alpha / a)
+    s, r = (1 if kind == "low" else -1), 2 * math.sqrt(a) * alpha
+    b = (a * (a + 1 - s * (a - 1) * c + r), s * 2 * a * (a - 1 - s * (a + 1) * c), a * (a + 1 - s * (a - 1) * c - r))
+    return b, (a + 1 + s * (a - 1) * c + r, -s * 2 * (a - 1 + s * (a + 1) * c), a + 1 + s * (a - 1) * c - r)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 44100])
+@pytest.mark.parametrize("setting", [(6.0, -4.0, 3.0, 1000.0), (-24.0, 24.0, -24.0, 4000.0), (24.0, 24.0, 24.0, 300.0)])
+@pytest.mark.parametrize("level", [0.01, 40.0])
+def test_the_equaliser_is_three_filters_of_the_cookbook(setting, rate_hz, level):
+    audio = level * torch.randn(2, 20000, generator=torch.Generator().manual_seed(1))
+    low_db, bell_db, high_db, bell_hz = setting
+    expected = audio.double().numpy()
+    for kind, gain_db, hz in (("low", low_db, 200), ("bell", bell_db, bell_hz), ("high", high_db, 5000)):
+        expected = lfilter(*cookbook(kind, gain_db, min(hz, 0.45 * rate_hz), 0.707, rate_hz), expected)
+    done = equalise(audio, setting, rate_hz)
+    assert done.dtype == torch.float32
+    assert np.abs(done.numpy() - expected).max() < 1e-6 * np.abs(expected).max()
+
+
+def test_the_equaliser_moves_what_lies_there():
+    settings = drawn("eq", eq=1.0, eq_db=(-3.0, 9.0))
+    assert {len(setting) for setting in settings} == {4}
+    for i in range(3):  # each gain over the whole range, by itself
+        gains = [setting[i] for setting in settings]
+        assert -3 <= min(gains) < -2.9
+        assert 8.9 < max(gains) <= 9
+    assert abs(np.corrcoef([setting[:3] for setting in settings], rowvar=False) - np.eye(3)).max() < 0.15
+    assert np.median([setting[3] for setting in settings]) == pytest.approx(math.sqrt(300 * 4000), rel=0.15)
+    for hz, expected_db in ((30, 6), (1000, -4), (16000, 3)):
+        done = equalise(tone(hz), (6.0, -4.0, 3.0, 1000.0), RATE_HZ)
+        assert level_db(done[:, 9000:], tone(hz)[:, 9000:]) == pytest.approx(expected_db, abs=0.3)
+
+
 def test_rates_that_mp3_does_not_have():
     assert through_codec(tone(440, rate=30000), 30000, "mp3", 0.5).shape == (2, 30000)
 
@@ -303,6 +343,7 @@ def test_a_preset_gives_way_to_what_the_same_layer_says_and_overrides_the_layers
         ({"pitch_semitones": [2, -2]}, r"pitch_semitones is \[2.0, -2.0\]; expected the lower value first"),
         ({"codec_level": [0.5, 1.0]}, "codec_level is .* expected values from 0.0 to 0.99"),
         ({"low_pass_hz": [0, 4000]}, "low_pass_hz is .* expected values from 20.0 to inf"),
+        ({"eq_db": [-30, 0]}, "eq_db is .* expected values from -24.0 to 24.0"),
         ({"revreb": 0.1}, "unknown recipe key 'augment.revreb'"),
     ],
 )
