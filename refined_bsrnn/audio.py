@@ -236,7 +236,8 @@ class _SoundFile(soundfile.SoundFile):
 
 def _named(path: Path) -> Path | bytes:
     """A path as soundfile takes it: it refuses names that are no Unicode, which Linux allows, but as bytes."""
-    return os.fsencode(path) if any("\ud800" <= c <= "\udfff" for c in str(path)) else path
+    name = str(path)
+    return os.fsencode(path) if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name) else path
 
 
 class _SoundfileReader(AudioReader):

@@ -50,7 +50,7 @@ def measure_separation(args: argparse.Namespace) -> dict[str, Any]:
     """Peak memory and processor time of ``refined-bsrnn separate``; processor time of live blocks. Random weights."""
     torch.set_num_threads(1)
     asked = bool(args.memory or args.live)  # then for nothing else
-    memory = [_peak(*_parts(text, 3), overlap=args.overlap) for text in args.memory or (() if asked else MEMORY)]
+    memory = [_peak(args.overlap, *_parts(text, 3)) for text in args.memory or (() if asked else MEMORY)]
     live = [_live(args.live_seconds, *_parts(text, 2)) for text in args.live or (() if asked else LIVE)]
     facts = {"seed": 0, "sample_rate_hz": RATE_HZ, "channels": 2}
     settings = {"overlap": args.overlap, "live_seconds": args.live_seconds}
@@ -70,7 +70,7 @@ def _recipe(name: str, network: str, n_heads: int) -> Recipe:
     return load_recipe(name, [f"targets=[{targets}]", f"backbone.features={n}", f"backbone.repeats={r}"])
 
 
-def _peak(network: str, heads: str, seconds: str, overlap: float) -> dict[str, Any]:
+def _peak(overlap: float, network: str, heads: str, seconds: str) -> dict[str, Any]:
     """One song through the command in a process of its own."""
     say(f"memory: {network}, {heads} heads, {seconds} s")
     torch.manual_seed(0)

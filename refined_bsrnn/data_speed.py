@@ -16,6 +16,7 @@ from typing import Any
 import soundfile
 import torch
 
+from .audio import open_audio
 from .benchmark import Job, Kind, Speed, interleaved, machine
 from .data import RandomMixes, keep_memory, make_parts
 from .model import BSRNN
@@ -25,7 +26,8 @@ from .sources import StemFile, Track
 from .train import Objective, peak_memory, training_data
 
 EXAMPLES = 64  # made in one measurement
-FLAC_TRACKS = 12  # so many are converted for the comparison of formats
+CONVERTED_TRACKS = 12  # so many for the comparison of formats, which are (suffix, soundfile's subtype)
+FORMATS = (("flac", "PCM_16"), ("wav", "PCM_24"), ("wav", "FLOAT"))
 
 
 def data_arguments(p: argparse.ArgumentParser) -> None:
@@ -46,12 +48,15 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
     data = training_data(recipe)
     tracks = data.parts.tracks
     with tempfile.TemporaryDirectory() as folder:
-        flac = _as_flac(tracks[:FLAC_TRACKS], Path(folder))
+        listed = {_format(tracks[0]): tracks}
+        found = next(iter(listed))
+        for suffix, subtype in FORMATS:
+            converted = _converted(tracks[:CONVERTED_TRACKS], Path(folder, subtype), suffix, subtype)
+            listed.setdefault(_format(converted[0]), converted)
         jobs: dict[str, Job] = {}
         rows: dict[str, tuple[str, str, str]] = {}  # loader → (what it reads, with what, its bare reads)
-        found = "/".join(sorted({Path(t.paths(stem)[0]).suffix[1:] for t in tracks for stem in t.stems}))
-        for name, listed in ((found, tracks), ("flac", flac)):
-            jobs[f"bare {name}"], jobs[f"loader {name}"] = _jobs(recipe, listed)
+        for name, songs in listed.items():
+            jobs[f"bare {name}"], jobs[f"loader {name}"] = _jobs(recipe, songs)
             rows[f"loader {name}"] = (name, "none", f"bare {name}")
         jobs[f"loader {found}, {args.preset}"] = _jobs(replace(augmented, data=recipe.data), tracks)[1]
         rows[f"loader {found}, {args.preset}"] = (found, args.preset, f"bare {found}")
@@ -84,19 +89,27 @@ def measure_data(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _as_flac(tracks: Sequence[Track], folder: Path) -> list[Track]:
-    """The same tracks as 16-bit flac in a folder of their own."""
+def _format(track: Track) -> str:
+    """Of its first file, as "wav, 16 bits"."""
+    path = track.path(track.stems[0])
+    with open_audio(path) as reader:
+        bits = {None: "lossy", 32: "float"}.get(reader.lossless_bits, f"{reader.lossless_bits} bits")
+    return f"{path.suffix[1:]}, {bits}"
+
+
+def _converted(tracks: Sequence[Track], folder: Path, suffix: str, subtype: str) -> list[Track]:
+    """The same tracks in another format in a folder of their own."""
     converted = []
-    for song in track(tracks, len(tracks), "converting to flac"):
+    for song in track(tracks, len(tracks), f"converting to {suffix} {subtype}"):
         files = {}
         for stem, parts in song.files.items():
             files[stem] = tuple(
-                StemFile(f"{stem}-{i}.flac", part.n_samples, part.start) for i, part in enumerate(parts)
+                StemFile(f"{stem}-{i}.{suffix}", part.n_samples, part.start) for i, part in enumerate(parts)
             )
             for path, part in zip(song.paths(stem), files[stem], strict=True):
                 samples, rate_hz = soundfile.read(path, always_2d=True)
-                (folder / song.name).mkdir(exist_ok=True)
-                soundfile.write(folder / song.name / part.name, samples, rate_hz, subtype="PCM_16")
+                (folder / song.name).mkdir(parents=True, exist_ok=True)
+                soundfile.write(folder / song.name / part.name, samples, rate_hz, subtype=subtype)
         converted.append(replace(song, folder=str(folder / song.name), files=files))
     return converted
 
