@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +66,7 @@ class Song:
     heads: list[str]
     residual: bool
     seconds: float | None  # of audio, where the file says
+    n_channels: int
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     state: str = "waiting"  # then working; then done or failed
     share: float = 0.0
@@ -82,7 +84,7 @@ class Song:
         if self.problem:
             facts["problem"] = self.problem
         if self.result:
-            facts |= {"seconds": self.result.seconds, "level_db": self.result.level_db}
+            facts |= {"seconds": self.result.seconds, "channels": self.n_channels, "level_db": self.result.level_db}
             facts["stems"] = [{"name": name, "file": path.name} for name, path in self.result.paths.items()]
         return facts
 
@@ -100,6 +102,7 @@ class Studio:
         self.separator, self.label, self.max_mb, self.keep_seconds = separator, label, max_mb, keep_seconds
         self.songs: dict[str, Song] = {}
         self.added: list[str] = []
+        self.arriving: Counter[str] = Counter()  # uploads that are not complete
         self.lock = threading.Condition()
         self.network = threading.Lock()  # heads are not added while the network runs
         self.closing = False
@@ -122,7 +125,21 @@ class Studio:
 
     def facts(self) -> dict[str, Any]:
         """What the page must know before anything is dropped on it."""
-        return {"model": self.label, "heads": self.separator.heads, "added": self.added, "max_mb": self.max_mb}
+        limits = {"max_mb": self.max_mb, "keep_seconds": self.keep_seconds}
+        return {"model": self.label, "heads": self.separator.heads, "added": self.added, **limits}
+
+    @contextmanager
+    def _room(self, kind: str, here: Sized, limit: int, problem: str) -> Iterator[None]:
+        """Keep a place for an upload beside what is here and on its way; `Refused` where none is left."""
+        with self.lock:
+            if len(here) + self.arriving[kind] >= limit:
+                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, problem)
+            self.arriving[kind] += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.arriving[kind] -= 1
 
     def receive(self, name: str, heads: list[str], residual: bool, save: Callable[[Path], None]) -> Song:
         """Keep what ``save`` writes and queue it; raises `UserError` for what cannot be separated: nothing is kept."""
@@ -131,25 +148,26 @@ class Studio:
         self.separator.model.check_targets(heads)
         if residual and "residual" in heads:
             raise RecipeError("there is a head called residual: choose it or what the heads leave, not both.")
-        with self.lock:
-            if len(self.songs) >= MAX_SONGS:
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SONGS} songs are here already. Try again later.")
+        with self._room("songs", self.songs, MAX_SONGS, f"{MAX_SONGS} songs are here already. Try again later."):
+            song = self._received(name, heads, residual, save)
+            with self.lock:
+                self.songs[song.id] = song
+                self.lock.notify_all()
+        return song
+
+    def _received(self, name: str, heads: list[str], residual: bool, save: Callable[[Path], None]) -> Song:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             path = folder / file_name(name)
             save(path)
             source = open_source(path, 0)
             seconds = None if source.n_samples is None else source.n_samples / source.sample_rate_hz
-            song = Song(folder, path, heads, residual, seconds)
+            return Song(folder, path, heads, residual, seconds, source.n_channels)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, UserError):
                 raise type(error)(*_arguments(error, folder)) from None
             raise
-        with self.lock:
-            self.songs[song.id] = song
-            self.lock.notify_all()
-        return song
 
     def song(self, key: str) -> tuple[Song, int]:
         """A song and how many come before it; it is kept for a while from now on."""
@@ -191,9 +209,11 @@ class Studio:
 
     def add_head(self, name: str, save: Callable[[Path], None]) -> str:
         """Attach the head in a file, for all users until the server ends; the file is not kept."""
-        if len(self.added) >= MAX_HEADS:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_HEADS} heads were added already; expected no more.")
-        with tempfile.TemporaryDirectory(dir=self.folder) as text:
+        full = f"{MAX_HEADS} heads were added already; expected no more."
+        with (
+            self._room("heads", self.added, MAX_HEADS, full),
+            tempfile.TemporaryDirectory(dir=self.folder) as text,
+        ):
             path = Path(text) / file_name(name)
             save(path)
             try:
@@ -201,7 +221,7 @@ class Studio:
                     head = self.separator.load_head(path)
             except UserError as error:
                 raise type(error)(*_arguments(error, Path(text))) from None
-        self.added.append(head)
+            self.added.append(head)
         return head
 
     # --- the worker -------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ KINDS = {
     "resampled": "another rate than the recipe's",
     "low_pass": "cut off above a frequency",
 }
-FACTS_VERSION = 1  # of what is measured: another one makes kept facts stale
+FACTS_VERSION = 2  # of what is measured: another one makes kept facts stale
 BLOCK_HOPS = 512  # of the fingerprint: about 48 s are read at a time
 CLIP = 0.9999  # of full scale
 CLIP_RUN = 3  # so many equal samples there are clipping
@@ -71,6 +71,9 @@ SILENCE = 1e-5  # peak; -100 dB
 SILENT_DB = -200.0
 MONO = 1e-4  # largest difference of two channels, beside the peak
 SUM_DB = -30.0  # what remains of a mixture without its stems
+IN_IT_DB = (
+    0.5  # a single stem is in its mixture otherwise than as it is, where a gain and a delay take so much more away
+)
 LAG_SECONDS, LAG_EXCERPT_SECONDS = 1.0, 20.0
 
 
@@ -104,9 +107,10 @@ class TrackFacts:
     prints: str = ""  # of the mixture, or of the sum where there is none
     sum_of: Sequence[str] = ()  # the stems that come closest to the mixture
     residual_db: float | None = None  # mixture without them, beside the mixture; None: no mixture, or no stems
-    gain: float = 1.0  # of the stems in the mixture, where they are in it scaled
+    gain: float = 1.0  # of the stems in the mixture, where they are in it scaled; found in an excerpt of its middle
     delay_samples: int = 0  # of the stems in the mixture
-    fitted_db: float | None = None  # what remains with that gain and delay
+    fitted_db: float | None = None  # what remains of the excerpt with that gain and delay
+    unfitted_db: float | None = None  # and without
 
 
 # --- reading a track --------------------------------------------------------------------------------------------------
@@ -399,12 +403,16 @@ def _with_sum(track: Track, facts: TrackFacts, sums: Mapping[tuple[str, ...], np
         return facts
     fits = {group: _fit(track, group) for group in sums}
     group = min(fits, key=lambda g: fits[g][2])
-    gain, delay, fitted_db = fits[group]
-    return replace(facts, sum_of=group, gain=gain, delay_samples=delay, fitted_db=fitted_db)
+    gain, delay, fitted_db, unfitted_db = fits[group]
+    found = {"gain": gain, "delay_samples": delay, "fitted_db": fitted_db, "unfitted_db": unfitted_db}
+    return replace(facts, sum_of=group, **found)
 
 
-def _fit(track: Track, stems: Sequence[str]) -> tuple[float, int, float]:
-    """(gain, delay in samples, what remains in dB): Σ stems, delayed and scaled, beside the middle of the mixture."""
+def _fit(track: Track, stems: Sequence[str]) -> tuple[float, int, float, float]:
+    """(gain, delay in samples, what remains in dB, what remains without them) of the middle of the mixture:
+
+    beside Σ stems, delayed and scaled, and as they are.
+    """
     size = min(track.n_samples, round(LAG_EXCERPT_SECONDS * track.sample_rate_hz))
     lag = min(round(LAG_SECONDS * track.sample_rate_hz), size // 2)
     start = (track.n_samples - size) // 2
@@ -418,9 +426,10 @@ def _fit(track: Track, stems: Sequence[str]) -> tuple[float, int, float]:
     delay = place if place <= lag else place - len(lags)
     m, s = (mixture[delay:], summed[: size - delay]) if delay >= 0 else (mixture[:delay], summed[-delay:])
     if not (m @ m and s @ s):
-        return 1.0, 0, 0.0
+        return 1.0, 0, 0.0, 0.0
     gain = float(m @ s / (s @ s))
-    return gain, delay, _db(float(((m - gain * s) ** 2).sum() / (m @ m)))
+    as_they_are = float(((mixture - summed) ** 2).sum() / (mixture @ mixture))
+    return gain, delay, _db(float(((m - gain * s) ** 2).sum() / (m @ m))), _db(as_they_are)
 
 
 def _db(ratio: float) -> float:
@@ -517,7 +526,13 @@ def _sum_findings(facts: TrackFacts, where: str) -> list[Finding]:
         later = "later" if facts.delay_samples > 0 else "earlier"
         how += f", {abs(facts.delay_samples)} samples {later}"
     stems = ", ".join(facts.sum_of)
-    if remains <= SUM_DB:
+    if len([name for name in facts.stems if name != MIXTURE]) == 1:
+        # A mixture and one stem of it are all that a transfer needs: what remains is the rest. But the stem must be in
+        # the mixture as it is, or the rest holds it too.
+        if (facts.unfitted_db or 0.0) - remains < IN_IT_DB:
+            return []
+        text = f"{where}: {stems} is not in its mixture as it is: taking it away leaves more than {stems} {how} does."
+    elif remains <= SUM_DB:
         text = f"{where}: its mixture is the sum of {stems}, {how}."
     else:
         text = (

@@ -129,6 +129,7 @@ def test_the_upload_goes_when_it_is_separated_and_the_stems_when_they_are_droppe
 
 def test_what_nobody_asks_for_is_forgotten():
     with running(keep_seconds=0.5) as server:
+        assert json.loads(server.ask("GET", "/state")[1])["keep_seconds"] == 0.5  # for the page to ask in time
         _, song = post(server, song_bytes())
         finished(server, song)
         assert gone(server)
@@ -185,6 +186,30 @@ def test_there_is_room_for_so_many_songs(server, monkeypatch):
     monkeypatch.setattr(app, "MAX_SONGS", 1)
     post(server, song_bytes())
     assert post(server, song_bytes()) == (503, {"problem": "1 songs are here already. Try again later."})
+
+
+def test_songs_and_heads_on_their_way_take_places(server, monkeypatch):
+    """Or all who begin to upload at once would be let in."""
+    monkeypatch.setattr(app, "MAX_SONGS", 2)
+    monkeypatch.setattr(app, "MAX_HEADS", 1)
+    for path, full in (("songs?name=a.wav&heads=vocals", "2 songs"), ("heads?name=h.safetensors", "1 heads")):
+        with closing(socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=30)) as slow:
+            slow.sendall(f"POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc".encode())
+            for _ in range(300):
+                if server.studio.arriving[path.split("?")[0]]:
+                    break
+                time.sleep(0.02)
+            if "songs" in path:
+                assert post(server, song_bytes())[0] == 201  # the second place
+            status, content = server.ask("POST", f"/{path}", b"x")
+            assert (status, json.loads(content)["problem"][: len(full)]) == (503, full)
+        for _ in range(300):
+            if not server.studio.arriving[path.split("?")[0]]:
+                break
+            time.sleep(0.02)
+        if "songs" in path:
+            assert post(server, song_bytes())[0] == 201  # who broke off has left it
+    assert server.ask("POST", "/heads?name=h.safetensors", b"x")[0] == 400
 
 
 def test_paths_lead_nowhere_but_to_the_stems(server):

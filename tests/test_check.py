@@ -1,6 +1,7 @@
 """What is wrong with data is found, said in one sentence, and the same sentence is said by training."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -278,6 +279,33 @@ def test_a_mixture_that_is_no_sum(songs):
     write(song / "mixture.wav", 0.3 * np.random.default_rng(9).standard_normal((2 * RATE, 2)).clip(-3, 3))
     assert "train/song-1: its mixture is not the sum of" in text_of(songs, "mixture")
     assert "A stem may be missing" in text_of(songs, "mixture")
+
+
+@pytest.mark.parametrize(
+    ("in_mixture", "said"),
+    [
+        (lambda stem: stem, None),
+        (lambda stem: np.roll(stem, 37, axis=0), r"guitar scaled by [+-]0.\d dB, 37 samples later does\.$"),
+        (lambda stem: 0.5 * stem, r"guitar scaled by -[56].\d dB does\.$"),
+        (lambda stem: -stem, r"guitar scaled by [+-]0.\d dB and turned over does\.$"),
+        (lambda stem: 0 * stem, r" does\.$"),  # another song's
+    ],
+)
+def test_a_mixture_and_one_stem_of_it_need_no_sum_but_the_stem_in_the_mixture(tmp_path, in_mixture, said):
+    random = np.random.default_rng(4)
+    stem, rest = (level * random.standard_normal((4 * RATE, 2)) for level in (0.08, 0.08))
+    write(tmp_path / "a" / "guitar.wav", stem, subtype="FLOAT")
+    write(tmp_path / "a" / "mixture.wav", in_mixture(stem) + rest, subtype="FLOAT")
+    findings = [f for facts in facts_of(tmp_path) for f in findings_of(facts)]
+    if said is None:
+        assert findings == []
+    else:
+        [finding] = findings
+        assert finding.text.startswith(
+            "train/a: guitar is not in its mixture as it is: taking it away leaves more than "
+        )
+        assert re.search(said, finding.text)
+        assert not finding.stops
 
 
 def test_parts_of_other_do_not_count_twice(songs):

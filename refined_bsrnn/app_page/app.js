@@ -4,7 +4,7 @@
   const $ = (id) => document.getElementById(id);
   const FADE = 0.015; // seconds; long enough not to click
   const POLL = 400; // milliseconds
-  const KEEP = 60000; // so often a song that is shown is asked for, so that it is not forgotten
+  const RATE = 48000; // of decoded audio, whatever the file's
   const MAX_BYTES = 1.5e9; // decoded stems beyond that do not fit a browser's tab
   const make = (tag, properties = {}, ...children) => {
     const node = Object.assign(document.createElement(tag), properties);
@@ -12,7 +12,7 @@
     return node;
   };
   const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
-  let file = null, song = null, maxMb = 0, upload = null, mixer = null, alive = 0;
+  let file = null, song = null, maxMb = 0, keepMs = 60000, upload = null, mixer = null, alive = 0;
 
   const problem = (text) => { $("problem").textContent = text; $("problem").hidden = !text; };
   const ask = async (url, options) => {
@@ -63,12 +63,13 @@
     const head = $("head-file").files[0];
     if (!head) return;
     problem("");
+    $("adding").textContent = `Adding ${head.name}. A song that is being separated comes first.`;
     try {
       showHeads(await ask(`/heads?name=${encodeURIComponent(head.name)}`, { method: "POST", body: head }));
     } catch (error) {
       problem(error.message);
     }
-    $("head-file").value = "";
+    $("adding").textContent = $("head-file").value = "";
   });
 
   // --- the work ---------------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@
       }
       if (song.state === "failed") throw new Error(song.problem);
       mixer = new Mixer(song);
-      alive = setInterval(() => song && ask(`/songs/${song.id}`).catch((error) => problem(error.message)), KEEP);
+      alive = setInterval(() => song && ask(`/songs/${song.id}`).catch((error) => problem(error.message)), keepMs);
     } catch (error) {
       problem(error.message);
     }
@@ -155,7 +156,7 @@
       $("play").textContent = "Play";
       $("position").max = this.duration;
       $("mixer").hidden = false;
-      this.whole = facts.seconds * 48000 * 2 * 4 * facts.stems.length > MAX_BYTES;
+      this.whole = facts.seconds * RATE * facts.channels * 4 * facts.stems.length > MAX_BYTES;
       this.stems = facts.stems.map((stem) => ({ ...stem, url: `/songs/${facts.id}/${encodeURIComponent(stem.file)}`, volume: 1, muted: false, solo: false }));
       $("stems").replaceChildren(...this.stems.map((stem) => this.row(stem)));
       this.show();
@@ -341,6 +342,7 @@
 
   ask("/state").then((state) => {
     maxMb = state.max_mb;
+    keepMs = Math.min(keepMs, (1000 * state.keep_seconds) / 3); // a song that is shown is asked for in time
     $("model").textContent = state.model;
     $("limit").textContent = `Whatever FFmpeg reads, up to ${maxMb} MB. Rate, channels and length stay as they are.`;
     showHeads(state);
