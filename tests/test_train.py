@@ -20,9 +20,10 @@ from refined_bsrnn import train as train_module
 from refined_bsrnn.checkpoint import RunFolder, load_model, load_state, read_tensors, tensors_sha256
 from refined_bsrnn.errors import CheckpointError, DataError, RecipeError
 from refined_bsrnn.evaluate import evaluate
+from refined_bsrnn.files import write_text
 from refined_bsrnn.losses import JOINT_LOSSES
 from refined_bsrnn.model import BSRNN
-from refined_bsrnn.recipe import dump_recipe, make_recipe
+from refined_bsrnn.recipe import dump_recipe, load_recipe, make_recipe
 from refined_bsrnn.train import Objective, Trainer, TrainingStopped, duration, lr_at, train
 from refined_bsrnn.transfer import resume, transfer, transfer_recipe
 
@@ -170,12 +171,15 @@ def test_average_by_hand(songs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("workers", "loss"), [(0, {}), (1, {}), (0, {"weighting": "uncertainty", "wave_l1": 1.0, "weighted_sdr": 1.0})]
+    ("workers", "then", "loss"),
+    [(0, 0, {}), (1, 2, {}), (0, 0, {"weighting": "uncertainty", "wave_l1": 1.0, "weighted_sdr": 1.0})],
 )
-def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers, loss):
+def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers, then, loss):
+    """With another number of workers, too."""
     recipe = micro_recipe(
         songs,
         loss=loss,
+        augment={"polarity": 0.5, "eq": 0.3, "reverb": 0.3, "low_pass": 0.3} if workers else {},
         train={"steps": 20, "ema": 0.9, "decay": "cosine", "warmup_steps": 3, "validate_every": 5, "workers": workers},
     )
     straight, _ = train(named(recipe, "straight"))
@@ -184,6 +188,8 @@ def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, worke
         halted, finished = train(named(recipe, "halted"))
     assert not finished
     assert load_state(halted.state)[1]["step"] == 10
+    there = load_recipe(halted.recipe)
+    write_text(halted.recipe, dump_recipe(replace(there, train=replace(there.train, workers=then))))
     resumed, finished = resume(halted)
     assert finished
     assert losses(resumed) == losses(straight)
