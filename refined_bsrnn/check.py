@@ -404,8 +404,8 @@ def _with_sum(track: Track, facts: TrackFacts, sums: Mapping[tuple[str, ...], np
     fits = {group: _fit(track, group) for group in sums}
     group = min(fits, key=lambda g: fits[g][2])
     gain, delay, fitted_db, unfitted_db = fits[group]
-    found = {"gain": gain, "delay_samples": delay, "fitted_db": fitted_db, "unfitted_db": unfitted_db}
-    return replace(facts, sum_of=group, **found)
+    fit = replace(facts, sum_of=group, gain=gain, delay_samples=delay)
+    return replace(fit, fitted_db=fitted_db, unfitted_db=unfitted_db)
 
 
 def _fit(track: Track, stems: Sequence[str]) -> tuple[float, int, float, float]:

@@ -94,6 +94,17 @@ def _renamed(args: argparse.Namespace) -> list[str]:
     return [f"data.define={{{name}: [{stem}]}}" for name, stem in pairs if name != stem]
 
 
+def _defined(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``--define``: what a head of another name than its stems is scored on."""
+    found = {}
+    for text in texts:
+        name, equals, stems = text.partition("=")
+        found[name] = tuple(stem for stem in stems.split("+") if stem)
+        if not (name and equals and found[name]):
+            raise RecipeError(f"--define {text!r}: expected NAME=STEM or NAME=STEM+STEM.")
+    return found
+
+
 def _trained(run: Any, finished: bool) -> int:
     from .progress import is_main, say
 
@@ -124,6 +135,7 @@ def evaluate(args: argparse.Namespace) -> int:
         "mixture": args.mixture,
         "jobs": args.jobs,
         "excerpts": not args.no_excerpts,
+        "define": _defined(args.define),
     }
     if args.quick and (args.museval or args.museval_json):
         raise RecipeError("--quick is uSDR alone; leave out --museval.")
@@ -666,6 +678,7 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--museval", action="store_true", help="also SDR, ISR, SIR, SAR by museval (slow)")
     p.add_argument("--museval-json", type=Path, metavar="DIR", help="--museval, and museval's own files in DIR")
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes for museval (default: 1)")
+    p.add_argument("--define", action="append", default=[], metavar="NAME=STEM+STEM", help="score NAME on these stems")
     p.add_argument("--no-excerpts", action="store_true", help="keep no audio for the report to play")
     _device(p)
     _root(p)

@@ -15,7 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class Options:
     museval_json: Path | None = None
     jobs: int = 1  # processes for museval
     excerpts: bool = True  # keep ten seconds per target to listen to
+    define: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # target: the stems whose sum it is scored on
 
     @property
     def partial(self) -> bool:
@@ -104,7 +105,8 @@ class Job:
         """A hash of all that a track's scores depend on: definitions, weights or files, audio, options."""
         mine = self.estimates.key(track)
         audio = [track.name, track.n_samples, track.sample_rate_hz, track.content]
-        asked = [self.targets, self.options.mixture, self.options.quick, self.options.excerpts]
+        read = {t: [asdict(file) for file in track.files.get(t, ())] for t in self.targets}
+        asked = [self.targets, read, self.options.mixture, self.options.quick, self.options.excerpts]
         return hashlib.sha256(json.dumps([SCORES_VERSION, mine, audio, asked]).encode()).hexdigest()
 
 
@@ -155,7 +157,8 @@ def evaluate(
     model = load_model(run)
     facts = describe_run(run, recipe, model)  # before the hours of work
     with shared_tracks(device) as (rank, n_processes, own_device, meet):
-        found = scan(replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data, (split,))
+        spec = replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data
+        found = scan(replace(spec, define={**spec.define, **chosen.define}), (split,))
         listed = found.usable()
         tracks = tracks_to_score(model.targets, listed, found.sources, chosen)
         estimates = NetworkEstimates(model, own_device)
@@ -183,7 +186,7 @@ def evaluate_estimates(folder: Path, data_root: str | None = None, **options: An
     """
     chosen = Options(**{**options, "with_museval": options.get("with_museval") or bool(options.get("museval_json"))})
     files = EstimateFiles(folder)
-    found = scan(DataSpec(root=data_root), (chosen.split,))
+    found = scan(DataSpec(root=data_root, define=chosen.define), (chosen.split,))
     listed = found.usable()
     targets = files.targets(listed)
     tracks = tracks_to_score(targets, listed, found.sources, chosen)
@@ -217,7 +220,7 @@ def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: So
         stems = sorted({stem for t in asked for stem in t.stems})
         raise DataError(
             f"none of {len(asked)} tracks in {sources.where} ({options.split}) has a stem for {', '.join(targets)}; "
-            f"stems there: {', '.join(stems) or 'none'}."
+            f"stems there: {', '.join(stems) or 'none'}. What a target of another name is: --define NAME=STEM."
         )
     if len(usable) < len(asked):
         without = next(t.name for t in asked if t not in usable)
@@ -429,6 +432,7 @@ def summary_of(job: Job, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "fingerprint": fingerprint(job.listed),
             "builtin": job.sources.is_builtin,
             "mixture": "+".join(sorted({row["mixture"] for row in rows})),
+            **({"define": {name: list(stems) for name, stems in options.define.items()}} if options.define else {}),
         },
         "n_tracks": len(rows),
         "partial": partial if options.partial else None,

@@ -17,6 +17,7 @@ from conftest import RATE, micro_recipe, write_song, write_songs
 from refined_bsrnn import whole
 from refined_bsrnn.ceilings import CONTEXT, masked
 from refined_bsrnn.checkpoint import RunFolder, save_weights
+from refined_bsrnn.cli import main
 from refined_bsrnn.errors import CheckpointError, DataError, UserError
 from refined_bsrnn.evaluate import evaluate, evaluate_estimates, finite
 from refined_bsrnn.files import write_json, write_text
@@ -135,6 +136,27 @@ def test_no_track_has_the_target(run, tmp_path):
         evaluate(run, str(other))
     with pytest.raises(DataError, match="there is no such folder"):
         evaluate(run, str(tmp_path / "nowhere"))
+
+
+def test_a_head_of_another_name_than_its_stem(run, songs):
+    """Scored as under its own name; stems that are summed, too; and not taken for what was scored before."""
+    expected = evaluate(run)
+    for folder in (songs / "test").iterdir():
+        (folder / "drums.wav").rename(folder / "kit.wav")
+    found = evaluate(run, define={"drums": ("kit",)})
+    assert found["data"]["define"] == {"drums": ["kit"]}
+    for one, other in zip(found["tracks"], expected["tracks"], strict=True):
+        assert one["targets"]["drums"]["estimate"]["usdr"] == other["targets"]["drums"]["estimate"]["usdr"]
+    summed = evaluate(run, define={"drums": ("kit", "bass")})["tracks"][0]["targets"]["drums"]["estimate"]
+    mixture, kit, bass = (read(songs / "test" / "song-0" / f"{name}.wav") for name in ("mixture", "kit", "bass"))
+    estimate = Separator.from_pretrained(run.path).separate(torch.from_numpy(mixture))["drums"]
+    assert summed["usdr"] == pytest.approx(usdr(kit + bass, estimate), abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["drums", "=kit", "drums=", "drums=+"])
+def test_a_definition_that_says_nothing(run, text, capsys):
+    assert main(["evaluate", str(run.path), "--define", text]) == 2
+    assert f"--define {text!r}: expected NAME=STEM or NAME=STEM+STEM." in " ".join(capsys.readouterr().err.split())
 
 
 def test_old_results_survive_a_failure(run, tmp_path):
