@@ -27,7 +27,7 @@ from rich.table import Table
 from scipy import fft
 
 from .audio import AudioReader, fold_channels, open_audio
-from .data import MUSDB_STEMS, make_parts
+from .data import MUSDB_STEMS, keep_memory, make_parts
 from .errors import DataError, UserError
 from .files import cache_folder, read_json, write_json
 from .layouts import MIXTURE, SPLITS, Finding, first
@@ -119,8 +119,8 @@ class TrackFacts:
 def track_facts(track: Track) -> TrackFacts:
     """Read all files of a track block by block, at constant memory."""
     names = [*(name for name in track.files if name == MIXTURE), *track.apart]
-    heard = _Stem(track, 0)  # the mixture, or the sum where there is none: whether two tracks are the same
     gathered: dict[str, _Stem] = {}
+    summed = _Stem(track, 0)  # for a track without a mixture
     sums = {group: np.zeros(3) for group in _groups(track)}  # mixture², mixture · Σ stems, (Σ stems)²
     problems: list[tuple[str, str]] = []
     with ExitStack() as stack:
@@ -134,13 +134,15 @@ def track_facts(track: Track) -> TrackFacts:
         while streams and (blocks := _next_blocks(streams, problems)):
             for name, block in blocks.items():
                 gathered[name].add(block)
-            heard.listen(blocks[MIXTURE] if MIXTURE in blocks else _sum(blocks, list(blocks)))
-            if MIXTURE in blocks and not problems:
+            if MIXTURE not in gathered:
+                summed.listen(_sum(blocks, list(blocks)))
+            elif not problems:
                 for group, values in sums.items():
                     mixture, total = blocks[MIXTURE], _sum(blocks, group)
                     values += [np.vdot(mixture, mixture), np.vdot(mixture, total), np.vdot(total, total)]
     read = {name: stem.facts() for name, stem in gathered.items() if stem.n_samples}
-    facts = TrackFacts(track.name, track.split, read, problems, heard.prints())
+    # Whether two tracks are the same is heard in the mixture, or in the sum where there is none.
+    facts = TrackFacts(track.name, track.split, read, problems, gathered.get(MIXTURE, summed).prints())
     mixture_power = max((values[0] for values in sums.values()), default=0.0)
     return facts if problems or not mixture_power else _with_sum(track, facts, sums)
 
@@ -470,6 +472,8 @@ def all_facts(tracks: Sequence[Track], jobs: int | None = None) -> list[TrackFac
     """The facts of every track, measured in several threads where they are not known, with a progress bar."""
     facts = {i: known for i, track in enumerate(tracks) if (known := known_facts(track)) is not None}
     left = [i for i in range(len(tracks)) if i not in facts]
+    if left:
+        keep_memory()
     with ThreadPoolExecutor(max(1, min(jobs or os.cpu_count() or 1, len(left)))) as pool:  # numpy and soundfile share
         results = pool.map(_measured, [tracks[i] for i in left])
         facts.update(zip(left, progress(results, len(left), "checking tracks"), strict=True))
