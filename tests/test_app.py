@@ -329,6 +329,7 @@ def test_in_chromium_from_a_song_to_a_playing_stem(server, tmp_path):
     if chromium() is None:
         pytest.skip("needs Chromium (chromium or google-chrome on the PATH, or $CHROMIUM)")
     song = write_audio(tmp_path / "A song.wav", noise(2, 3 * 44100) * torch.linspace(0, 2, 3 * 44100), 44100)
+    own_head = make_run("more", ["bass"], seed=3, backbone_of="mtl").head("bass")
     elsewhere, complaints = [], []
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(
@@ -386,6 +387,11 @@ def test_in_chromium_from_a_song_to_a_playing_stem(server, tmp_path):
             page.get_by_role("button", name="Cancel").click()
             page.get_by_text("Cancelled.").wait_for()
         assert gone(server), "what is cancelled is deleted"
+        with server.studio.network:  # as while a song is separated
+            page.set_input_files("#head-file", own_head)
+            page.get_by_text("Adding bass.safetensors. A song that is being separated comes first.").wait_for()
+        page.get_by_label("bass").wait_for()
+        assert page.locator("#adding").inner_text() == ""
         page.get_by_role("button", name="Separate").click()
         page.locator("#play:not([disabled])").wait_for()
         page.goto("about:blank")
