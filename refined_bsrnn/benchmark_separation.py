@@ -123,20 +123,25 @@ def _live(seconds: float, network: str, heads: str) -> dict[str, Any]:
 
 
 def separation_markdown(values: Mapping[str, Any]) -> str:
-    """The tables of `docs/separation.md`: memory, then live."""
-    lines = ["| network | heads | length | peak, MiB | CPU time |", "|---|---:|---:|---:|---:|"]
-    for row in values["memory"]:
-        length, work = _clock(row["seconds"]), _clock(row["cpu_seconds"])
-        lines.append(f"| {_network(row)} | {row['heads']} | {length} | {row['peak_mib']} | {work} |")
-    titles = " | ".join(f"blocks of {1000 * size / RATE_HZ:.0f} ms" for size in BLOCKS)
-    lines += ["", f"| network | heads | {titles} |", "|---|---:|---:|---:|"]
-    for row in values["live"]:
-        cells = [
-            f"{row['ms'][str(size)]:.0f} ms ({1000 * size / RATE_HZ / row['ms'][str(size)]:.1f} × real time)"
-            for size in BLOCKS
-        ]
-        lines.append(f"| {_network(row)} | {row['heads']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    """The tables of `docs/separation.md`: memory, then live; only what was measured."""
+    tables = []
+    if values["memory"]:
+        lines = ["| network | heads | length | peak, MiB | CPU time |", "|---|---:|---:|---:|---:|"]
+        for row in values["memory"]:
+            length, work = _clock(row["seconds"]), _clock(row["cpu_seconds"])
+            lines.append(f"| {_network(row)} | {row['heads']} | {length} | {row['peak_mib']} | {work} |")
+        tables.append("\n".join(lines) + "\n")
+    if values["live"]:
+        titles = " | ".join(f"blocks of {1000 * size / RATE_HZ:.0f} ms" for size in BLOCKS)
+        lines = [f"| network | heads | {titles} |", "|---|---:|---:|---:|"]
+        for row in values["live"]:
+            cells = [
+                f"{row['ms'][str(size)]:.0f} ms ({1000 * size / RATE_HZ / row['ms'][str(size)]:.1f} × real time)"
+                for size in BLOCKS
+            ]
+            lines.append(f"| {_network(row)} | {row['heads']} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)
 
 
 def _network(row: Mapping[str, Any]) -> str:
@@ -146,7 +151,7 @@ def _network(row: Mapping[str, Any]) -> str:
 
 def _clock(seconds: float) -> str:
     return (
-        f"{seconds / 3600:.0f} h"
+        f"{round(seconds / 3600, 1):g} h"
         if seconds >= 7200
         else f"{seconds / 60:.0f} min"
         if seconds >= 120

@@ -17,6 +17,8 @@ def test_command(tmp_path, capsys):
     assert 100 < memory["peak_mib"] < 4000
     assert all(ms > 0 for ms in live["ms"].values())
     assert separation_markdown(values) in capsys.readouterr().out
+    assert run({"separation": SEPARATION}, ["separation", "--live", "4x1:1", "--live-seconds", "0.1"]) == 0
+    assert "peak, MiB" not in capsys.readouterr().out  # one kind asked for is one kind measured
     with pytest.raises(RecipeError, match="'tiny:1' cannot be measured; expected 3 parts as in small:1:20"):
         run({"separation": SEPARATION}, ["separation", "--memory", "tiny:1"])
 
@@ -26,4 +28,5 @@ def test_tables_by_hand():
     live = {"network": "tiny", "heads": 4, "ms": {"2048": 23.22, "4410": 50.0}}
     lines = separation_markdown({"memory": [memory], "live": [live]}).splitlines()
     assert lines[2] == "| 4 × 1 | 1 | 3 h | 700 | 5 min |"
+    assert separation_markdown({"memory": [{**memory, "cpu_seconds": 9000}], "live": []}).endswith("| 700 | 2.5 h |\n")
     assert lines[-1] == "| `tiny` (32 × 6) | 4 | 23 ms (2.0 × real time) | 50 ms (2.0 × real time) |"
