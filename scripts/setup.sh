@@ -16,17 +16,23 @@ if [ ! -x "$venv/bin/python" ]; then
         exit 1
     }
 fi
-echo "Installing refined_bsrnn and what it needs into $venv (several minutes and about 6 GB the first time)..."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,export]"
 
 # musdb and museval call FFmpeg's program; all else works without it.
-if ! command -v ffmpeg >/dev/null 2>&1; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-        echo "Installing FFmpeg..."
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq ffmpeg >/dev/null ||
+find_ffmpeg() {
+    if command -v ffmpeg >/dev/null 2>&1; then
+        return
+    elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq ffmpeg; } >/dev/null ||
             echo "FFmpeg could not be installed; evaluate --museval needs it: apt-get install ffmpeg" >&2
     else
         echo "FFmpeg is missing; evaluate --museval needs it. Install it: sudo apt-get install ffmpeg (Debian," \
             "Ubuntu) or brew install ffmpeg (macOS)" >&2
     fi
-fi
+}
+
+echo "Installing refined_bsrnn and what it needs into $venv (several minutes and about 6 GB the first time)..."
+find_ffmpeg &
+# Of 14,000 files few are ever imported: they are compiled when they are.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+    --constraint constraints.txt --editable ".[dev,export]"
+wait
