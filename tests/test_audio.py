@@ -68,6 +68,19 @@ def test_samples_are_bit_true(tmp_path, subtype, scale):
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav")[0].numpy().T, samples.astype(np.float32))
 
 
+@pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "au", "caf", "flac"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_integers_become_the_floats_that_libsndfile_makes_of_them(tmp_path, suffix, subtype):
+    """All of the 16-bit ones are read as they lie in the file and made floats here."""
+    path = tmp_path / f"a.{suffix}"
+    every = np.arange(-(2**15), 2**15, dtype=np.int16)
+    soundfile.write(path, np.stack([every, every[::-1]], 1), RATE, subtype=subtype)
+    expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    got, _ = read_audio(path)
+    assert got.is_contiguous()
+    assert np.array_equal(got.numpy(), expected.T)
+
+
 def test_info(song):
     info = audio_info(song)
     assert (info.n_samples, info.sample_rate_hz, info.n_channels, info.seconds) == (RATE, RATE, 2, 1.0)
