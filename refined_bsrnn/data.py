@@ -577,9 +577,12 @@ class RandomMixes(Dataset):
 def sum_into(result: Tensor, sounds: Sequence[Tensor]) -> Tensor:
     """``result`` overwritten with the sum of the sounds, silence where there are none."""
     total = result.numpy()  # numpy copies what alternates between channels eight times as fast as torch
-    first, *others = [sound.numpy() for sound in sounds] or [np.float32(0)]
-    np.copyto(total, first) if not others else np.add(first, others[0], out=total)
-    for sound in others[1:]:
+    arrays = [sound.numpy() for sound in sounds]
+    if len(arrays) < 2:
+        np.copyto(total, arrays[0] if arrays else np.float32(0))
+    else:
+        np.add(arrays[0], arrays[1], out=total)
+    for sound in arrays[2:]:
         np.add(total, sound, out=total)
     return result
 
