@@ -376,7 +376,7 @@ def test_curves_come_from_the_log_and_their_time_is_without_validation(write, mo
     assert curve[1][0] - curve[0][0] <= second - first - 1.0 + 0.01
     provenance = json.loads(runs[0].folder.provenance.read_text())
     assert provenance["validation_seconds"] >= 2.0
-    assert provenance["seconds"] >= provenance["validation_seconds"] + curve[1][0]
+    assert provenance["seconds"] + 0.1 >= provenance["validation_seconds"] + curve[1][0]  # both rounded to tenths
     state = load_state(runs[0].folder.state)[1]
     assert state["seconds"] - state["validation_seconds"] == pytest.approx(curve[1][0], abs=0.05)
     hours = [x for x, _ in curve_of(runs[0], "drums", AUDIO)]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -424,12 +425,15 @@ def test_wandb_gets_everything_offline(songs, monkeypatch, tmp_path):
 
 def finished_wandb(path, seconds=60):
     """`read_wandb` once the last row is there: another process writes the file, and may take its time."""
+    from google.protobuf.message import DecodeError
+
     for _ in range(10 * seconds):
-        records = read_wandb(path)
-        if any("summary/path" in row for row in records["history"]):
-            break
+        with suppress(DecodeError):  # of a record that is half written
+            records = read_wandb(path)
+            if any("summary/path" in row for row in records["history"]):
+                return records
         time.sleep(0.1)
-    return records
+    return read_wandb(path)
 
 
 def read_wandb(path):
