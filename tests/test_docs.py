@@ -113,7 +113,7 @@ def test_speeds_of_transfers_are_those_measured():
     assert values["command"] in document
 
 
-@pytest.mark.parametrize("name", ["separation", "separation-live"])
+@pytest.mark.parametrize("name", ["separation", "separation-3h", "separation-live"])
 def test_memory_and_live_blocks_are_those_measured(name):
     values = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
     document = (ROOT / "docs" / "separation.md").read_text()
