@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock
 from rich.table import Table
 from scipy import fft
+from threadpoolctl import threadpool_limits
 
 from .audio import AudioReader, fold_channels, open_audio
 from .data import MUSDB_STEMS, keep_memory, make_parts
@@ -474,7 +475,9 @@ def all_facts(tracks: Sequence[Track], jobs: int | None = None) -> list[TrackFac
     left = [i for i in range(len(tracks)) if i not in facts]
     if left:
         keep_memory()
-    with ThreadPoolExecutor(max(1, min(jobs or os.cpu_count() or 1, len(left)))) as pool:  # numpy and soundfile share
+    n_threads = max(1, min(jobs or os.cpu_count() or 1, len(left)))  # numpy and soundfile share
+    # The linear algebra library's own threads would stand in the way of these.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
         results = pool.map(_measured, [tracks[i] for i in left])
         facts.update(zip(left, progress(results, len(left), "checking tracks"), strict=True))
     return [facts[i] for i in range(len(tracks))]

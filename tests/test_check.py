@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import RATE, STEMS, micro_recipe, write_song, write_songs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from refined_bsrnn.check import (
     check,
@@ -29,6 +31,8 @@ from refined_bsrnn.recipe import DataSpec, dump_recipe
 from refined_bsrnn.sources import scan
 from refined_bsrnn.suggest import alike
 from refined_bsrnn.train import train, training_data
+
+check_module = sys.modules["refined_bsrnn.check"]
 
 
 def read(path):
@@ -306,6 +310,20 @@ def test_a_mixture_and_one_stem_of_it_need_no_sum_but_the_stem_in_the_mixture(tm
         )
         assert re.search(said, finding.text)
         assert not finding.stops
+
+
+def test_the_checkers_threads_are_the_only_ones(songs, monkeypatch):
+    """Linear algebra with threads of its own inside them took twice the processor time and saved none."""
+    seen = []
+
+    def spy(track, measured=check_module._measured):
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return measured(track)
+
+    monkeypatch.setattr(check_module, "_measured", spy)
+    with threadpool_limits(2, user_api="blas"):
+        check(DataSpec(root=str(songs)), jobs=2)
+    assert set(seen) == {1}
 
 
 def test_parts_of_other_do_not_count_twice(songs):
