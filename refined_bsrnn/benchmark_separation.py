@@ -4,8 +4,6 @@ scripts/benchmark.py separation --memory small:1:120 --memory 4x1:1:10800 --live
 """
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +14,7 @@ from typing import Any
 import soundfile
 import torch
 
-from .benchmark import Kind, machine
+from .benchmark import Kind, machine, run_measured
 from .checkpoint import RunFolder, save_weights
 from .errors import RecipeError, UserError
 from .files import write_text
@@ -86,13 +84,10 @@ def _peak(overlap: float, network: str, heads: str, seconds: str) -> dict[str, A
                 file.write(block.numpy())
         words = [str(song), "--model", str(run.path), "--device", "cpu", "--out", str(Path(folder) / "out")]
         words += ["--overlap", str(overlap)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "refined_bsrnn.cli", "separate", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        command = [sys.executable, "-m", "refined_bsrnn.cli", "separate", *words]
+        status, _, used = run_measured(command, {"OMP_NUM_THREADS": "1"})
         frames = [soundfile.info(path).frames for path in (Path(folder) / "out").rglob("*.wav")]
-    if process.returncode or frames != [int(seconds) * RATE_HZ] * int(heads):
+    if status or frames != [int(seconds) * RATE_HZ] * int(heads):
         raise UserError(f"separating {seconds} s with {network} failed; what it said stands above.")
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
     return {

@@ -23,7 +23,7 @@ LAYERS = [
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
     {"evaluate", "label_noise", "live", "stems", "train"},
     {"app", "benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
-    {"data_speed", "study"},
+    {"benchmark_check", "data_speed", "study"},
     {"study_report"},
     {"benchmark_separation", "benchmark_transfer", "cli"},
 ]
