@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -405,17 +405,21 @@ def _with_sum(track: Track, facts: TrackFacts, sums: Mapping[tuple[str, ...], np
     if remains[group] <= SUM_DB:
         return facts
     fits = {group: _fit(track, group) for group in sums}
-    group = min(fits, key=lambda g: fits[g][2])
-    gain, delay, fitted_db, unfitted_db = fits[group]
-    fit = replace(facts, sum_of=group, gain=gain, delay_samples=delay)
-    return replace(fit, fitted_db=fitted_db, unfitted_db=unfitted_db)
+    group = min(fits, key=lambda g: fits[g].fitted_db)
+    return replace(facts, sum_of=group, **fits[group]._asdict())
 
 
-def _fit(track: Track, stems: Sequence[str]) -> tuple[float, int, float, float]:
-    """(gain, delay in samples, what remains in dB, what remains without them) of the middle of the mixture:
+class Fit(NamedTuple):
+    """How the stems are in the middle of a mixture; as `TrackFacts` keeps it."""
 
-    beside Σ stems, delayed and scaled, and as they are.
-    """
+    gain: float
+    delay_samples: int
+    fitted_db: float
+    unfitted_db: float
+
+
+def _fit(track: Track, stems: Sequence[str]) -> Fit:
+    """The gain and the delay with which Σ stems takes most away from an excerpt; silent ones take nothing."""
     size = min(track.n_samples, round(LAG_EXCERPT_SECONDS * track.sample_rate_hz))
     lag = min(round(LAG_SECONDS * track.sample_rate_hz), size // 2)
     start = (track.n_samples - size) // 2
@@ -429,10 +433,10 @@ def _fit(track: Track, stems: Sequence[str]) -> tuple[float, int, float, float]:
     delay = place if place <= lag else place - len(lags)
     m, s = (mixture[delay:], summed[: size - delay]) if delay >= 0 else (mixture[:delay], summed[-delay:])
     if not (m @ m and s @ s):
-        return 1.0, 0, 0.0, 0.0
+        return Fit(1.0, 0, 0.0, 0.0)
     gain = float(m @ s / (s @ s))
     as_they_are = float(((mixture - summed) ** 2).sum() / (mixture @ mixture))
-    return gain, delay, _db(float(((m - gain * s) ** 2).sum() / (m @ m))), _db(as_they_are)
+    return Fit(gain, delay, _db(float(((m - gain * s) ** 2).sum() / (m @ m))), _db(as_they_are))
 
 
 def _db(ratio: float) -> float:

@@ -83,12 +83,16 @@ def kept(server):
     return [path for path in server.studio.folder.rglob("*") if path.is_file()]
 
 
-def gone(server):
+def until(condition):
     for _ in range(300):
-        if not list(server.studio.folder.iterdir()):
+        if condition():
             return True
         time.sleep(0.02)
     return False
+
+
+def gone(server):
+    return until(lambda: not list(server.studio.folder.iterdir()))
 
 
 def test_stems_have_the_songs_rate_length_channels_and_are_those_of_the_separator(server, tmp_path):
@@ -192,22 +196,18 @@ def test_songs_and_heads_on_their_way_take_places(server, monkeypatch):
     """Or all who begin to upload at once would be let in."""
     monkeypatch.setattr(app, "MAX_SONGS", 2)
     monkeypatch.setattr(app, "MAX_HEADS", 1)
-    for path, full in (("songs?name=a.wav&heads=vocals", "2 songs"), ("heads?name=h.safetensors", "1 heads")):
+    arriving = server.studio.arriving
+    for kind, query, full in (("songs", "name=a.wav&heads=vocals", "2 songs"), ("heads", "name=h", "1 heads")):
+        path = f"{kind}?{query}"
         with closing(socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=30)) as slow:
             slow.sendall(f"POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc".encode())
-            for _ in range(300):
-                if server.studio.arriving[path.split("?")[0]]:
-                    break
-                time.sleep(0.02)
-            if "songs" in path:
+            assert until(lambda kind=kind: arriving[kind])
+            if kind == "songs":
                 assert post(server, song_bytes())[0] == 201  # the second place
             status, content = server.ask("POST", f"/{path}", b"x")
             assert (status, json.loads(content)["problem"][: len(full)]) == (503, full)
-        for _ in range(300):
-            if not server.studio.arriving[path.split("?")[0]]:
-                break
-            time.sleep(0.02)
-        if "songs" in path:
+        assert until(lambda kind=kind: not arriving[kind])
+        if kind == "songs":
             assert post(server, song_bytes())[0] == 201  # who broke off has left it
     assert server.ask("POST", "/heads?name=h.safetensors", b"x")[0] == 400
 
