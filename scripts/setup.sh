@@ -18,7 +18,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 # musdb and museval call FFmpeg's program; all else works without it.
-find_ffmpeg() {
+provide_ffmpeg() {
     if command -v ffmpeg >/dev/null 2>&1; then
         return
     elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -31,7 +31,7 @@ find_ffmpeg() {
 }
 
 echo "Installing refined_bsrnn and what it needs into $venv (several minutes and about 6 GB the first time)..."
-find_ffmpeg &
+provide_ffmpeg &
 # Of 14,000 files few are ever imported: they are compiled when they are.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint constraints.txt --editable ".[dev,export]"
