@@ -100,7 +100,7 @@ def check_markdown(values: Mapping[str, Any]) -> str:
     return (
         f"{values['songs']} songs of {values['song_seconds'] // 60} minutes with mixture and four 16-bit wav stems "
         f"({values['gigabytes']:g} GB) were checked in {values['seconds']:.0f} s, {values['cpu_seconds']:.0f} s of it "
-        f"processor time, by {values['jobs']} threads on {values['processors']} processors ({values['device']}).\n"
+        f"processor time, by {values['jobs']} threads on {values['processors']} processors.\n"
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from refined_bsrnn.benchmark import VARIANTS, architecture_markdown, variant_recipe
+from refined_bsrnn.benchmark_check import check_markdown
 from refined_bsrnn.benchmark_separation import separation_markdown
 from refined_bsrnn.benchmark_transfer import transfer_markdown
 from refined_bsrnn.model import BSRNN, count_parameters
@@ -141,3 +142,9 @@ def test_the_speed_of_the_loader_is_the_measured_one(run):
         expected = [row["files"], row["augmentation"], f"{speed:.0f}", f"{row['bare']:.0f}"]
         expected.append(f"{share['median']:.2f} ({share['low']:.2f}–{share['high']:.2f})")
         assert cells == [*expected, f"{speed / values['training']['audio_seconds_per_second']:.0f} |"]
+
+
+def test_the_time_of_the_checker_is_the_measured_one():
+    values = json.loads((ROOT / "docs" / "results" / "check.json").read_text())
+    told = check_markdown(values).strip().rstrip(".")
+    assert told in " ".join((ROOT / "docs" / "data.md").read_text().split())
