@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Packages are installed without bytecode: Python keeps that of what it imports, or every process compiles it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check check-static format clean
 
 demo: $(VENV)/.ready
