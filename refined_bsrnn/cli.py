@@ -310,7 +310,7 @@ def compare(args: argparse.Namespace) -> int:
     """Train and evaluate everything a study plans, then write its table and figures."""
 
     from .progress import console
-    from .study import Planned, carry_out, in_own_process, load_study, plan, run_study, state_of, stop_processes
+    from .study import Planned, Processes, carry_out, load_study, plan, run_study, state_of
     from .study_report import report_study
 
     study, file = load_study(args.recipe, args.overrides)
@@ -326,13 +326,13 @@ def compare(args: argparse.Namespace) -> int:
         for run in chosen:
             carry_out(study, run)
         return 0
-    folder = Path(study.root) / study.study
+    folder, processes = Path(study.root) / study.study, Processes()
 
     def work(run: Planned, environment: Mapping[str, str]) -> None:
         again = ["compare", str(file), "--here", "--only", run.name, *args.overrides]
-        in_own_process(again, folder / "logs" / f"{run.name}.txt", environment)
+        processes.run(again, folder / "logs" / f"{run.name}.txt", environment)
 
-    with _terminated_as_interrupted(stop_processes):
+    with _terminated_as_interrupted(processes.stop):
         failed = [] if args.report_only else run_study(study, chosen, work, args.jobs)
     out = args.out or folder / "report"
     rows = report_study(study, runs, out)

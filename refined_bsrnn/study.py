@@ -288,31 +288,39 @@ def _environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), **own}
 
 
-_processes: set[subprocess.Popen[bytes]] = set()
+class Processes:
+    """Commands of ours, each in a process of its own, that can be stopped together."""
 
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
 
-def stop_processes() -> None:
-    """Ask every process of `in_own_process` to save its state and end; Ctrl-C reaches them without that."""
-    for process in tuple(_processes):
-        process.terminate()
-
-
-def in_own_process(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    """One command of ours in a process of its own, by the same code; `UserError` with its last words where it fails."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
-    with log.open("a", encoding="utf-8") as file:
+    def run(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        """One command, by the same code, to its end; `UserError` with its last words where it fails."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "refined_bsrnn.cli", *arguments]
         whole = {**os.environ, "PYTHONPATH": path, **environment}
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=whole)
-        _processes.add(process)
-        try:
-            code = process.wait()
-        finally:
-            _processes.discard(process)
-    if code:
-        words = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        raise UserError(f"{words[-1] if words else 'no word'} (exit code {code}, log {log})")
+        if self.stopped:
+            raise UserError("stopped before it began.")
+        with log.open("a", encoding="utf-8") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=whole)
+            self.running.add(process)
+            if self.stopped:  # while it was starting
+                process.terminate()
+            try:
+                code = process.wait()
+            finally:
+                self.running.discard(process)
+        if code:
+            words = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            raise UserError(f"{words[-1] if words else 'no word'} (exit code {code}, log {log})")
+
+    def stop(self) -> None:
+        """Ask every process to save its state and end, and begin no other; Ctrl-C reaches them without that."""
+        self.stopped = True
+        for process in tuple(self.running):
+            process.terminate()
 
 
 def carry_out(study: Study, run: Planned) -> None:

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import statistics
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +24,13 @@ from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.study import (
+    Processes,
     _environment,
     carry_out,
-    in_own_process,
     load_study,
     plan,
     run_study,
     state_of,
-    stop_processes,
 )
 from refined_bsrnn.study_report import (
     AUDIO,
@@ -383,11 +383,16 @@ def test_curves_come_from_the_log_and_their_time_is_without_validation(write, mo
     assert hours == [e["step"] * 2 * 0.25 / 3600 for e in events if "validation/drums/usdr" in e]
 
 
-def test_a_study_that_is_terminated_leaves_no_process_behind(tmp_path, monkeypatch):
-    sleeper = tmp_path / "python"
-    sleeper.write_text("#!/bin/sh\necho asleep\nexec sleep 60\n")
-    sleeper.chmod(0o755)
-    monkeypatch.setattr("refined_bsrnn.study.sys.executable", str(sleeper))
+@pytest.fixture
+def sleeper(tmp_path, monkeypatch):
+    """In place of Python: a command that says so and sleeps for a minute."""
+    path = tmp_path / "python"
+    path.write_text("#!/bin/sh\necho asleep\nexec sleep 60\n")
+    path.chmod(0o755)
+    monkeypatch.setattr("refined_bsrnn.study.sys.executable", str(path))
+
+
+def test_a_study_that_is_terminated_leaves_no_process_behind(tmp_path, sleeper):
     log = tmp_path / "log.txt"
 
     def when_asleep():
@@ -396,13 +401,32 @@ def test_a_study_that_is_terminated_leaves_no_process_behind(tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=when_asleep, daemon=True).start()
+    processes = Processes()
     began = time.monotonic()
-    with ThreadPoolExecutor(1) as pool, _terminated_as_interrupted(stop_processes):  # as the command does it
-        work = pool.submit(in_own_process, ["compare"], log, {})
+    with ThreadPoolExecutor(1) as pool, _terminated_as_interrupted(processes.stop):  # as the command does it
+        work = pool.submit(processes.run, ["compare"], log, {})
         with pytest.raises(KeyboardInterrupt):
             work.result()
     assert time.monotonic() - began < 30
     assert "exit code -15" in str(work.exception())
+
+
+def test_a_process_that_is_just_starting_is_stopped_and_no_other_begins(tmp_path, sleeper, monkeypatch):
+    processes, popen = Processes(), subprocess.Popen
+
+    def started(*args, **options):
+        process = popen(*args, **options)
+        processes.stop()  # before anyone knows of the process
+        return process
+
+    monkeypatch.setattr("refined_bsrnn.study.subprocess.Popen", started)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="exit code -15"):
+        processes.run(["compare"], tmp_path / "log.txt", {})
+    assert time.monotonic() - began < 30
+    with pytest.raises(UserError, match="stopped before it began"):
+        processes.run(["compare"], tmp_path / "other.txt", {})
+    assert not (tmp_path / "other.txt").exists()
 
 
 def test_dry_run_lists_and_does_nothing(write, capsys):
