@@ -6,6 +6,7 @@ One optimiser step consumes `train.batch_size` examples, whose indices follow fr
 out over the processes: the loss curve does not depend on how many there are, and a resumed run continues exactly.
 """
 
+import atexit
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, gather_object, parse_flag_from_env, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -676,12 +678,18 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"train.batch_size {recipe.train.batch_size} cannot be shared out over {state.num_processes} processes "
             f"× train.accumulate {recipe.train.accumulate}; expected a multiple of {share}."
         )
+    AcceleratorState._reset_state()  # another training in this process may have had another precision
     return Accelerator(
         cpu=cpu,
         mixed_precision=precision_for(recipe.train, state.device),
         gradient_accumulation_steps=recipe.train.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
+
+
+def leave_processes() -> None:
+    """Part from the other processes of the job, as PyTorch wants it of each before it ends."""
+    PartialState().destroy_process_group()
 
 
 def new_run(recipe: Recipe, sources: Sources) -> tuple[Recipe, RunFolder]:
@@ -770,6 +778,7 @@ def run_training(
 
     ``make_model`` is called with the seed set, the same in every process.
     """
+    atexit.unregister(leave_processes)  # they would wait for one that failed
     accelerator = make_accelerator(recipe)
     set_seed(recipe.train.seed)
     objective = Objective(make_model(recipe), recipe)  # a typo in the recipe fails here, before any data are read
@@ -788,7 +797,7 @@ def run_training(
             save_backbone(run.backbone, objective.model)  # random: what it was cannot be found out later
     trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None, cache)
     finished = trainer.fit()
-    accelerator.end_training()
+    atexit.register(leave_processes)  # not now: another training may follow in these processes
     return run, finished
 
 

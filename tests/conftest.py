@@ -1,5 +1,6 @@
 """Small data and small recipes that many tests share."""
 
+import json
 import os
 
 # Before torch, wandb and datasets are imported.
@@ -9,6 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
 os.environ.pop("MUSDB18HQ_ROOT", None)
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +99,18 @@ def micro_values(root: Path | None, **values: Any) -> dict[str, Any]:
 
 def micro_recipe(root: Path | None, **values: Any) -> Recipe:
     return make_recipe(micro_values(root, **values))
+
+
+def in_two_processes(*commands: list[str]) -> str:
+    """What the two processes of one job say in carrying out commands of refined-bsrnn; each has one thread."""
+    tests = Path(__file__).parent
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = subprocess.run(
+        [*launch, str(tests / "each_command.py"), *map(json.dumps, commands)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests.parent)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr

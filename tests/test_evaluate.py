@@ -2,17 +2,14 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE, micro_recipe, write_song, write_songs
+from conftest import RATE, in_two_processes, micro_recipe, write_song, write_songs
 
 from refined_bsrnn import whole
 from refined_bsrnn.ceilings import CONTEXT, masked
@@ -368,14 +365,9 @@ def test_two_processes_share_the_tracks(run, songs, tmp_path):
     alone = evaluate(run)
     shutil.rmtree(run.path / "evaluation")
     run.results.unlink()
-    script = Path(__file__).parent.parent / "scripts" / "evaluate.py"
-    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += [str(script), str(run.path), "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(script.parent.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Written:") == 1, done.stderr
-    assert "one of 2 processes 2/2" in done.stderr, "the first has two of the three tracks"
+    said = in_two_processes(["evaluate", str(run.path), "--device", "cpu"])
+    assert said.count("Written:") == 1, said
+    assert "one of 2 processes 2/2" in said, "the first has two of the three tracks"
     assert_close(json.loads(run.results.read_text()), alone)
 
 

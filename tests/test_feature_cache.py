@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import STEMS, micro_recipe, write_songs
+from conftest import STEMS, in_two_processes, micro_recipe, write_songs
 
 from refined_bsrnn.checkpoint import read_provenance, read_tensors
 from refined_bsrnn.cli import main
@@ -383,21 +383,15 @@ def test_all_that_will_be_written_is_told_before_it_is(base, capsys, monkeypatch
 @pytest.mark.slow
 def test_two_processes_fill_one_cache_and_train_as_one(base):
     """The blocks are shared out; the losses are those of one process. With an adapter, too, which is not cached."""
-    import os
-    import subprocess
-    import sys
-    from pathlib import Path
-
     one = transfer_to(base, "one", *CACHED)
     bent = transfer_to(base, "bent", method="lora")
     shutil.rmtree(cache_folder() / "features")
-    package = Path(__file__).parent.parent
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [str(package / "scripts" / "transfer.py"), "--base", "mtl", "--target", "guitar", "bass", *QUICK]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
-    for more, expected in ((["run.name=two", *CACHED], one), (["run.name=two-bent", "--method", "lora"], bent)):
-        done = subprocess.run([*launch, *command, *more], env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        two = replace(one, path=one.path.parent / more[0].removeprefix("run.name="))
+    command = ["transfer", "--base", "mtl", "--target", "guitar", "bass", *QUICK]
+    in_two_processes(
+        [*command, "run.name=two", *CACHED],
+        [*command, "run.name=two-bent", "--method", "lora"],
+    )
+    for name, expected in {"two": one, "two-bent": bent}.items():
+        two = replace(one, path=one.path.parent / name)
         assert read_provenance(two)["processes"] == 2
         np.testing.assert_allclose(log(two), log(expected), rtol=1e-4)
