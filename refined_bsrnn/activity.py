@@ -75,15 +75,26 @@ def active_segments(parts: Sequence[Part], energy: str, folder: Path | None = No
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not path.is_file():
+            found = _kept(path)
+            if found is None:
                 _write(path, _build(parts, energy))
+                found = _kept(path) or {}
     except OSError as problem:
         raise DataError(
             f"{folder} cannot be written ({problem.strerror}); set REFINED_BSRNN_CACHE to a folder that can."
         ) from problem
-    rows = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
-    found = dict(zip(rows["content"][:], rows["starts"][:], strict=True))
     return [np.asarray(found[part.content], dtype=np.int64) for part in parts]
+
+
+def _kept(path: Path) -> dict[str, list[int]] | None:
+    """content → starts, as the table has them; None where it is not there or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        rows = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
+        return dict(zip(rows["content"][:], rows["starts"][:], strict=True))
+    except Exception:  # of pyarrow and of datasets, which wraps it
+        return None
 
 
 def _build(parts: Sequence[Part], energy: str) -> Iterable[Mapping[str, object]]:

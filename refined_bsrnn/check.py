@@ -14,8 +14,9 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from threadpoolctl import threadpool_limits
 
 from .audio import AudioReader, fold_channels, open_audio
 from .data import MUSDB_STEMS, keep_memory, make_parts
+from .decoded import writing
 from .errors import DataError, UserError
 from .files import cache_folder, read_json, write_json
 from .layouts import MIXTURE, SPLITS, Finding, first
@@ -449,10 +451,9 @@ def _db(ratio: float) -> float:
 def _facts_file(track: Track) -> Path:
     """Where a track's facts are kept: another file, size or time of writing makes it another place."""
     read = [name for name in sorted(track.files) if name == MIXTURE or name in track.apart]
-    paths = [path for name in read for path in track.paths(name)]
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     files = {name: [asdict(file) for file in track.files[name]] for name in read}
-    place = [FACTS_VERSION, track.name, track.split, track.n_samples, files, stats]
+    written = writing(path for name in read for path in track.paths(name))
+    place = [FACTS_VERSION, track.folder, track.name, track.split, track.n_samples, files, written]
     return cache_folder() / "checks" / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:24]}.json"
 
 
@@ -461,15 +462,22 @@ def known_facts(track: Track) -> TrackFacts | None:
     file = _facts_file(track)
     if not file.is_file():
         return None
-    values = read_json(file)
-    stems = {name: StemFacts(**stem) for name, stem in values.pop("stems").items()}
-    problems = [(kind, text) for kind, text in values["problems"]]
-    return TrackFacts(**{**values, "stems": stems, "problems": problems, "sum_of": tuple(values["sum_of"])})
+    try:
+        values = read_json(file)
+        stems = {name: StemFacts(**stem) for name, stem in values.pop("stems").items()}
+        problems = [(kind, text) for kind, text in values["problems"]]
+        return TrackFacts(**{**values, "stems": stems, "problems": problems, "sum_of": tuple(values["sum_of"])})
+    except (UserError, TypeError, KeyError, AttributeError):  # damaged: measured again
+        return None
 
 
-def _measured(track: Track) -> TrackFacts:
+def _measured(track: Track, unkept: list[str]) -> TrackFacts:
+    """The facts, kept for the next time; where that fails ``unkept`` gets the reason."""
     facts = track_facts(track)
-    write_json(_facts_file(track), asdict(facts))
+    try:
+        write_json(_facts_file(track), asdict(facts))
+    except UserError as problem:
+        unkept.append(str(problem))
     return facts
 
 
@@ -482,8 +490,11 @@ def all_facts(tracks: Sequence[Track], jobs: int | None = None) -> list[TrackFac
     n_threads = max(1, min(jobs or os.cpu_count() or 1, len(left)))  # numpy and soundfile share
     # The linear algebra library's own threads would stand in the way of these.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
-        results = pool.map(_measured, [tracks[i] for i in left])
+        unkept: list[str] = []
+        results = pool.map(partial(_measured, unkept=unkept), [tracks[i] for i in left])
         facts.update(zip(left, progress(results, len(left), "checking tracks"), strict=True))
+    if unkept:
+        say(f"What was found is not kept, the next check reads all files again: {unkept[0]}")
     return [facts[i] for i in range(len(tracks))]
 
 
@@ -492,15 +503,13 @@ def read_all(tracks: Sequence[Track]) -> None:
 
     Raises `DataError` that names every file with which training would stop sooner or later.
     """
-    try:
-        if not all(_facts_file(track).is_file() for track in tracks):
+    facts: list[TrackFacts] | None = None
+    if not all(_facts_file(track).is_file() for track in tracks):
+        with suppress(OSError):  # where nothing can be written each process reads for itself
             cache_folder().mkdir(parents=True, exist_ok=True)
             with FileLock(cache_folder() / "checks.lock"):
-                all_facts(tracks)
-    except OSError as problem:
-        say(f"{cache_folder()} cannot be written ({problem.strerror}): the files are not checked before this training.")
-        return
-    refuse(finding for facts in all_facts(tracks) for finding in findings_of(facts))
+                facts = all_facts(tracks)
+    refuse(finding for found in facts or all_facts(tracks) for finding in findings_of(found))
 
 
 # --- findings ---------------------------------------------------------------------------------------------------------
@@ -682,6 +691,9 @@ def check(data: Recipe | DataSpec, jobs: int | None = None) -> Check:
         findings += recipe_findings(data, found, {(f.split, f.track) for f in facts if f.problems})
     else:
         findings += [*name_findings(found.tracks, (), data), *mixed_rates(found.tracks)]
+        if not any(track.split == "train" and track.stems for track in found.tracks) and not found.findings:
+            text = "there is no track to train on: none with a stem is in a folder train/, or of that split in a table."
+            findings.append(Finding("validation", "train", text))
     return Check(found, facts, in_order(findings, facts), data.targets if isinstance(data, Recipe) else ())
 
 

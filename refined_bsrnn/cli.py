@@ -553,16 +553,17 @@ def check_data(args: argparse.Namespace) -> int:
     from .progress import console
     from .recipe import DataSpec, find_recipe, load_recipe
 
+    if not args.data.strip():
+        raise RecipeError("what to check is ''; expected a recipe, a folder of songs, or builtin.")
     there = Path(args.data)
     is_root = there.is_dir() or (there.is_file() and there.suffix not in (".yaml", ".yml")) or there.name == "builtin"
     if is_root and args.overrides:
         raise RecipeError("overrides are for a recipe; with a folder expected none.")
     try:
-        data = DataSpec(root=args.data) if is_root else load_recipe(find_recipe(args.data), args.overrides)
+        recipe = None if is_root else find_recipe(args.data)
     except RecipeError as error:
-        raise (
-            error if there.exists() else RecipeError(f"there is no folder or file {args.data!r}, and {error}")
-        ) from None
+        raise RecipeError(f"there is no folder or file {args.data!r}, and {error}") from None
+    data = DataSpec(root=args.data) if recipe is None else load_recipe(recipe, args.overrides)
     try:
         found = check(data, args.jobs)
     except UserError as error:

@@ -9,6 +9,7 @@ parts of a mixture: `augment`; where something is to be heard: `activity`.
 import csv
 import ctypes
 import hashlib
+import io
 import json
 import math
 import os
@@ -31,11 +32,11 @@ from .activity import SEGMENT_SECONDS, active_segments
 from .audio import fold_channels, resample
 from .augment import AUGMENTATIONS, Streams, augmented, is_on, music_taken
 from .errors import DataError
+from .layouts import MIXTURE, REST, first, read_text
 from .recipe import AugmentSpec, DataSpec, Recipe
-from .sources import MIXTURE, Track, read_stem
+from .sources import Track, read_stem
 from .suggest import nearest
 
-REST = "rest-of-mixture"  # the mixture − the other parts; no file can have this name's role
 MUSDB_STEMS = ("vocals", "drums", "bass", "other")
 # Stems that are named for what they leave out: what such a one holds depends on which other stems there are.
 CATCH_ALL = {"other", "others", "rest", "residual", "remaining", "misc", "band", "music", "backing"} | {
@@ -102,6 +103,7 @@ def make_parts(
     notes = _tell_counts(tracks, counts, spec)
     songs = [_trusted(song, counts) for song in _songs(tracks, targets, spec)]
     songs, told = _usable(songs, targets, spec)
+    told += _tell_incomplete(songs, targets, spec)
     _check_mixable(songs, targets)
     active = None
     if spec.excerpts == "active":
@@ -188,7 +190,7 @@ def _stem_parts(alike: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
         return [there] * len(alike)
     drawn = [stem for target in targets if target in track.files for stem in _finest(track, target, spec)]
     everything = list(dict.fromkeys(drawn))
-    for stem in sorted(track.stems, key=lambda name: name in spec.define):  # stems first, then sums of them
+    for stem in track.apart:
         if stem not in everything and not _share_files(track, [*everything, stem]):
             everything.append(stem)
     musdb = MUSDB_STEMS if set(drawn) <= set(MUSDB_STEMS) <= set(track.files) else None
@@ -249,12 +251,13 @@ def read_stem_weights(path: Path) -> dict[tuple[str, str], float]:
     Raises `DataError` for a file that is not there, lacks a column, or has another weight.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     except OSError as problem:
         raise DataError(f"data.stem_weights is {path}, which cannot be read: {problem.strerror}.") from None
-    if rows and not {"track", "stem"} <= rows[0].keys():
-        raise DataError(f"{path} has the columns {', '.join(map(str, rows[0]))}; expected track, stem and weight.")
+    columns, rows = [str(column) for column in reader.fieldnames or ()], list(reader)
+    misspelt = "weight" not in columns and nearest("weight", columns)
+    if rows and (misspelt or not {"track", "stem"} <= set(columns)):
+        raise DataError(f"{path} has the columns {', '.join(columns)}; expected track, stem and weight.")
     weights = {}
     for line, row in enumerate(rows, 2):
         try:
@@ -277,9 +280,10 @@ def _tell_counts(tracks: Sequence[Track], counts: Mapping[tuple[str, str], float
             f"{' / '.join(next(iter(counts)))}."
         )
     dropped = sum(count == 0 for count in here.values())
+    others = [" / ".join(key) for key in counts if key not in here]
     return [
         f"{spec.stem_weights}: {dropped} training stems are left out and {len(here) - dropped} count less; "
-        f"{len(counts) - len(here)} of its lines belong to no training track."
+        f"{len(others)} of its lines name no stem of a training track{f' ({first(others)})' if others else ''}."
     ]
 
 
@@ -320,6 +324,22 @@ def _gaps(song: Song, targets: Sequence[str], spec: DataSpec) -> list[str]:
     return list(dict.fromkeys([*targets_missing, *(part for part in spec.stems if part not in song.parts)]))
 
 
+def _tell_incomplete(songs: Sequence[Song], targets: Sequence[str], spec: DataSpec) -> list[str]:
+    """Sums of which a song has a part while its mixture holds more than its stems: maybe the other parts, too."""
+    gaps: dict[int, list[str]] = {}
+    for i, song in enumerate(songs):
+        for target in set(targets) & spec.define.keys() & song.sums.keys() if REST in song.parts else ():
+            missing = [stem for stem in spec.stems_of(target) if stem not in song.track.files]
+            gaps.setdefault(i, []).extend(f"{target} without {stem}" for stem in missing)
+    gaps = {i: missing for i, missing in gaps.items() if missing}
+    if not gaps:
+        return []
+    return [
+        f"{len(gaps)} of {len(songs)} tracks have only some of the stems that a target is made of, and mixtures that "
+        f"hold more than their stems ({_told(songs, gaps)}). If the others are in there, leave these tracks out."
+    ]
+
+
 def _told(songs: Sequence[Song], gaps: Mapping[int, Sequence[str]]) -> str:
     told = "; ".join(f"{songs[i].track.name}: {', '.join(names)}" for i, names in list(gaps.items())[:6])
     return told + (f" and {len(gaps) - 6} more" if len(gaps) > 6 else "")
@@ -346,7 +366,7 @@ def _listed(song: Song, part: str) -> activity.Part:
     track = song.track
     stems = [MIXTURE, *sorted(song.beside)] if part == REST else [part]
     files = [[asdict(file) for file in track.files[stem]] for stem in stems]
-    content = hashlib.sha256(json.dumps([track.content, files]).encode()).hexdigest()
+    content = hashlib.sha256(json.dumps([track.name, track.content, track.written, files]).encode()).hexdigest()
     return activity.Part(content, track.name, part, track.n_samples, track.sample_rate_hz, partial(song.read, part))
 
 

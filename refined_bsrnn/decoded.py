@@ -7,11 +7,12 @@ another waits for it. The cache can be removed at any time; what is needed is ma
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,18 +116,32 @@ def of_file(path: Path) -> Item:
         audio, sample_rate_hz = read_audio(path)
         keep(folder, "audio", audio, sample_rate_hz)
 
-    return Item(path.name, content_key([path]), make)
+    return Item(path.name, f"{content_key([path])} {writing([path])}", make)
+
+
+PIECES, PIECE_BYTES = 5, 4096
 
 
 def content_key(paths: Sequence[Path]) -> str:
-    """Of sizes and 16 KiB from the middle: tells two sets of files apart without reading them whole."""
+    """Of names, sizes and five pieces of each file: tells two sets of files apart wherever they lie.
+
+    They are not read whole: what is made of files and kept on this machine is told apart by their `writing`, too.
+    """
     digest = hashlib.sha256()
     for path in paths:
         size = path.stat().st_size
+        digest.update(f"{path.name}\t{size}\t".encode(errors="surrogateescape"))
         with path.open("rb") as file:
-            file.seek(max(0, size // 2 - 8192))
-            digest.update(f"{path.name}\t{size}\t".encode() + file.read(16384))
+            for i in range(PIECES):
+                file.seek(i * max(0, size - PIECE_BYTES) // (PIECES - 1))
+                digest.update(file.read(PIECE_BYTES))
     return digest.hexdigest()
+
+
+def writing(paths: Iterable[Path]) -> str:
+    """Of sizes and times of writing: changes whenever a file does, even by one sample, but not where it is moved."""
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
 def musdb_stems(path: Path) -> Item:
@@ -145,6 +160,8 @@ def musdb_stems(path: Path) -> Item:
             song = musdb.MultiTrack(name=path.name, path=str(path), subset="train", stem_id=0)
             for stem, stem_id in names.items():
                 samples = song.load_audio(str(path), stem_id)  # (samples, channels)
+                if not len(samples):
+                    raise DataError(f"{path} has no stream for the stem {stem}: it is no stem.mp4 of MUSDB18.")
                 if len(samples) < song.samples - AAC_FRAME:
                     raise DataError(
                         f"{path} is cut off: its stem {stem} has {len(samples)} of {song.samples} samples. "
@@ -161,4 +178,4 @@ def musdb_stems(path: Path) -> Item:
                 "Copy it again or restore a backup."
             ) from None
 
-    return Item(path.name.removesuffix(STEM_MP4), content_key([path]), make)
+    return Item(path.name.removesuffix(STEM_MP4), f"{content_key([path])} {writing([path])}", make)

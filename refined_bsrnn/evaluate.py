@@ -7,7 +7,6 @@ key of the weights and the audio they belong to: an interrupted evaluation goes 
 ``accelerate launch`` the processes share the tracks.
 """
 
-import fnmatch
 import hashlib
 import json
 import math
@@ -38,6 +37,7 @@ from .scores import TrackScores
 from .separate import Separator, Source
 from .sources import Sources, Track, fingerprint, scan
 from .stats import nan_median, spread
+from .suggest import fits, nearest
 from .whole import EstimateFiles, Signals, known_parts, mixture_kind, pieces, read_known, read_mixture, second_energies
 
 FORMAT = 2
@@ -104,7 +104,7 @@ class Job:
     def key(self, track: Track) -> str:
         """A hash of all that a track's scores depend on: definitions, weights or files, audio, options."""
         mine = self.estimates.key(track)
-        audio = [track.name, track.n_samples, track.sample_rate_hz, track.content]
+        audio = [track.name, track.n_samples, track.sample_rate_hz, track.content, track.written]
         read = {t: [asdict(file) for file in track.files.get(t, ())] for t in self.targets}
         asked = [self.targets, read, self.options.mixture, self.options.quick, self.options.excerpts]
         return hashlib.sha256(json.dumps([SCORES_VERSION, mine, audio, asked]).encode()).hexdigest()
@@ -214,6 +214,10 @@ def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: So
 
     Says which have none; `DataError` where all have none.
     """
+    there = {stem for track in tracks for stem in track.files}
+    for name, listed in options.define.items():
+        if missing := [stem for stem in listed if stem not in there]:
+            raise DataError(f"--define {name}: no track has a stem {missing[0]!r}.{nearest(missing[0], there)}")
     asked = named(tracks, options)
     usable = [t for t in asked if set(targets) & set(t.stems)]
     if not usable:
@@ -235,7 +239,7 @@ def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: So
 
 def named(tracks: Sequence[Track], options: Options) -> list[Track]:
     """The tracks whose name fits; `DataError` where none does."""
-    fitting = [t for t in tracks if not options.tracks or any(fnmatch.fnmatchcase(t.name, p) for p in options.tracks)]
+    fitting = [t for t in tracks if not options.tracks or fits(t.name, options.tracks)]
     if not fitting:
         names = ", ".join(t.name for t in tracks[:5])
         raise DataError(f"no track is named {' or '.join(options.tracks)}; there are {len(tracks)}, e.g. {names}.")

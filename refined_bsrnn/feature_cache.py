@@ -74,7 +74,7 @@ def cache_key(
         "format": FORMAT,
         "version": __version__,
         "backbone_sha256": backbone_sha256,
-        "data": {"fingerprint": data["fingerprint"], "parts": data["parts"]},
+        "data": {key: data[key] for key in ("fingerprint", "written", "parts")},
         "recipe": {**sections, "data": {key: value for key, value in values["data"].items() if key != "root"}},
         "stem_weights": _content(recipe.data.stem_weights),
         "seed": recipe.train.seed,

@@ -15,15 +15,16 @@ import datasets
 from datasets.distributed import split_dataset_by_node
 
 from .audio import read_audio
-from .decoded import Item, content_key, decode, decode_one, keep, share
-from .errors import DataError, UserError
-from .files import cache_folder, read_json, write_json
+from .decoded import Item, content_key, decode, decode_one, keep, share, writing
+from .errors import DataError, RecipeError, UserError
+from .files import CACHE_VARIABLE, cache_folder, read_json, write_json
 from .layouts import SPLIT_FOLDERS, File, Finding, Listed, Listing
-from .progress import track
+from .progress import say, track
 from .suggest import nearest
 
 TRACK_COLUMNS = ("track", "track_name", "name", "title", "id")  # the first there is names the tracks
 WAIT_SECONDS = 0.5  # between looks at what another process has done
+TELL_SECONDS = 20.0  # of waiting, before it is said
 
 
 def huggingface(
@@ -41,6 +42,8 @@ def huggingface(
     ``stems`` maps names to columns (default: every audio column by its own name); ``track`` is the column that names
     the tracks. ``streaming`` downloads no more than the rows read; ``limit`` takes the first rows alone (0: all).
     """
+    if limit < 0:
+        raise RecipeError(f"huggingface source: limit is {limit}; expected a number of rows, or 0 for all.")
     listing = Listing()
     named = _split_names(root, config, revision)
     for split in splits:
@@ -113,7 +116,7 @@ class _Rows:
         for column in set(self.columns.values()):  # bytes, not decoded by the datasets package
             self.rows = self.rows.cast_column(column, datasets.Audio(decode=False))
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-        place = content_key(files) if files else root
+        place = f"{content_key(files)} {writing(files)}" if files else root
         self.key = json.dumps([place, config, revision, split, self.columns, self.name_column])
 
     def _audio_columns(self, features: Any, stems: Mapping[str, str] | None) -> dict[str, str]:
@@ -130,8 +133,8 @@ class _Rows:
             raise DataError(f"the data set {self.root} has no audio column; its columns: {', '.join(features or [])}.")
         return columns
 
-    def _name(self, row: Mapping[str, Any], i: int) -> str:
-        return str(row[self.name_column]) if self.name_column else f"{self.split}-{i:05d}"
+    def _name(self, named: Any, i: int) -> str:
+        return f"{self.split}-{i:05d}" if named is None else str(named)
 
     def _item(self, name: str, key: str, row: Any) -> Item:
         """The stems of a row; ``row`` is a function that gives it."""
@@ -148,8 +151,8 @@ class _Rows:
     def decoded(self) -> Iterator[tuple[str, Path | UserError]]:
         """(name, folder or what is wrong with it) of every row."""
         n_rows = min(self.limit or len(self.rows), len(self.rows))
-        names = [str(n) for n in self.rows[self.name_column][:n_rows]] if self.name_column else []
-        names = names or [f"{self.split}-{i:05d}" for i in range(n_rows)]
+        column = self.rows[self.name_column][:n_rows] if self.name_column else [None] * n_rows
+        names = [self._name(name, i) for i, name in enumerate(column)]
         items = [self._item(name, f"{self.key} {i}", lambda i=i: self.rows[i]) for i, name in enumerate(names)]
         yield from zip(names, decode(items, f"decoding {self.root}"), strict=True)
 
@@ -159,14 +162,22 @@ class _Rows:
         digest = hashlib.sha256(f"{self.key} {self.limit}".encode()).hexdigest()[:16]
         folder = cache_folder() / "decoded"
         indexes = [folder / f"stream-{digest}-{i}-of-{n_processes}.json" for i in range(n_processes)]
-        if not (indexes[rank].is_file() and all(Path(row[2]).is_dir() for row in read_json(indexes[rank]))):
+        if not _whole(indexes[rank]):
             results = list(self._streamed_share(rank, n_processes))
             if any(isinstance(result, UserError) for _, _, result in results):  # nothing to remember: to be mended
                 yield from ((name, result) for _, name, result in results)
                 return
             write_json(indexes[rank], [[i, name, str(result)] for i, name, result in results])
-        while not all(index.is_file() for index in indexes):
+        waited = 0.0
+        while missing := [i for i, index in enumerate(indexes) if not _whole(index)]:
+            if waited >= TELL_SECONDS and waited - WAIT_SECONDS < TELL_SECONDS:
+                told = ", ".join(map(str, missing))
+                say(
+                    f"waiting for the rows that process {told} of {n_processes} decodes into {folder}; machines that "
+                    f"train together must share that folder ({CACHE_VARIABLE})."
+                )
             time.sleep(WAIT_SECONDS)
+            waited += WAIT_SECONDS
         rows = sorted((row for index in indexes for row in read_json(index)), key=lambda row: row[:2])
         yield from ((name, Path(result)) for _, name, result in rows)
 
@@ -176,9 +187,14 @@ class _Rows:
             rows = split_dataset_by_node(rows, rank, n_processes)
         for i, row in enumerate(track(rows, self.limit, f"streaming {self.root}")):
             place = i * n_processes + rank
-            name = self._name(row, place)
+            name = self._name(row[self.name_column] if self.name_column else None, place)
             digest = hashlib.sha256(repr(sorted(row.items(), key=str)).encode()).hexdigest()
             yield place, name, decode_one(self._item(name, digest, lambda row=row: row))
+
+
+def _whole(index: Path) -> bool:
+    """Whether a process's list of decoded rows is there, with all that it lists."""
+    return index.is_file() and all(Path(row[2]).is_dir() for row in read_json(index))
 
 
 def _is_audio(feature: Any) -> bool:

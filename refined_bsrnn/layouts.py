@@ -6,10 +6,12 @@ what is listed.
 """
 
 import csv
+import io
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import yaml
 from .audio import AUDIO_SUFFIXES
 from .decoded import STEM_MP4, decode, decoded_file, musdb_stems
 from .errors import DataError, RecipeError, UserError
+from .suggest import nearest
 from .synth import builtin_root
 
 SPLITS = ("train", "valid", "test")
@@ -28,6 +31,7 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 MIXTURE = "mixture"
+REST = "rest-of-mixture"  # in recipes: the mixture − the other stems; no file can be called so
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
     The files of a stem's folder are summed (MoisesDB). ``mixture`` is the name that mixtures have there. Without
     folders for the splits every track is for training.
     """
-    listing, passed = Listing(), Counter[str]()
+    listing, passed, replaced = Listing(), Counter[str](), list[str]()
     tracks = _track_folders(_existing(root), splits, listing)
     for place in sorted({track.parent for _, track in tracks}):
         passed.update(f"{path.name} (beside the tracks)" for path in place.iterdir() if _is_audio(path))
@@ -95,9 +99,16 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
             listing.wrong("empty_track", f"{split}/{track.name}", text, stops=in_split)
             continue
         if mixture != MIXTURE and mixture in files:
+            replaced += [track.name] if MIXTURE in files else []
             files[MIXTURE] = files.pop(mixture)
         folders = any(file.path.parent != track for found in files.values() for file in found)
         listing.tracks.append(Listed(track.name, split, track, files, padded=folders))
+    if listing.tracks and not any(MIXTURE in track.files for track in listing.tracks) and mixture != MIXTURE:
+        names = {name for track in listing.tracks for name in track.files}
+        raise DataError(f"folder source: no track in {root} has a file {mixture!r} (mixture).{nearest(mixture, names)}")
+    if replaced:
+        text = f"{len(replaced)} tracks have a {MIXTURE} beside {mixture}: it is not read ({first(replaced)})."
+        listing.notes.append(text)
     if passed:
         told = first([f"{suffix} {count}" for suffix, count in sorted(passed.items())])
         listing.notes.append(f"{sum(passed.values())} files or folders in {root} are not read: {told}.")
@@ -114,8 +125,12 @@ def _existing(root: str, kind: str = "folder") -> Path:
     return path.resolve()
 
 
+def _visible(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if not p.name.startswith("."))
+
+
 def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [p for p in _visible(path) if p.is_dir()]
 
 
 def _track_folders(root: Path, splits: Sequence[str], listing: Listing) -> list[tuple[str, Path]]:
@@ -140,7 +155,9 @@ def _has_audio(track: Path) -> bool:
 
 
 def _is_audio(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    """Whether a file is audio by its name; a link to nothing is one that cannot be read."""
+    there = path.is_file() or (path.is_symlink() and not path.exists())
+    return there and path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
 
 
 def _stems_in(track: Path, passed: Counter[str]) -> tuple[dict[str, tuple[File, ...]], list[str]]:
@@ -176,9 +193,14 @@ def builtin(splits: Sequence[str]) -> Listing:
 def musdb(splits: Sequence[str], root: str) -> Listing:
     """MUSDB18 (not HQ): ``root/{train,test}/<track>.stem.mp4``, decoded once by the musdb package."""
     listing, path = Listing(), _existing(root, "musdb")
-    found = [(split, file) for split in splits for file in sorted((path / split).glob(f"*{STEM_MP4}"))]
-    if not found and not list(path.glob(f"*/*{STEM_MP4}")):
+    names = {name: split for split, listed in SPLIT_FOLDERS.items() for name in listed}
+    inside = [(names[p.name.lower()], file) for p in _folders(path) if p.name.lower() in names for file in _visible(p)]
+    songs = [(split, file) for split, file in inside if file.name.endswith(STEM_MP4)]
+    if not songs:
         raise DataError(f"no {STEM_MP4} files in {path}/train or {path}/test; MUSDB18-HQ (wav) is a folder source.")
+    if others := [f"{file.parent.name}/{file.name}" for _, file in inside if not file.name.endswith(STEM_MP4)]:
+        listing.notes.append(f"{len(others)} files or folders in {path} are no {STEM_MP4}: {first(others)}.")
+    found = [(split, file) for split in splits for s, file in songs if s == split]
     results = decode([musdb_stems(file) for _, file in found], "decoding MUSDB18")
     for (split, file), result in zip(found, results, strict=True):
         name = file.name.removesuffix(STEM_MP4)
@@ -199,7 +221,7 @@ def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = 
     A stem's name is its instrument class (``Synth Lead`` → ``synth_lead``), or what ``classes`` maps to it:
     ``{keys: [Piano, Organ]}``. Stems that the metadata list as not rendered have no file; they are counted.
     """
-    listing, unrendered = Listing(), 0
+    listing, unrendered, unnamed, met = Listing(), 0, list[str](), set[str]()
     names = {slug(c): name for name, listed in (classes or {}).items() for c in _names(listed)}
     for split, track in _track_folders(_existing(root, "slakh"), splits, listing):
         where = f"{split}/{track.name}"
@@ -207,22 +229,45 @@ def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = 
         if metadata is None:
             continue
         files: dict[str, list[File]] = {}
-        for key, stem in sorted((metadata.get("stems") or {}).items()):
-            found = sorted(
-                p for p in (track / str(metadata.get("audio_dir", "stems"))).glob(f"{key}.*") if _is_audio(p)
-            )
+        folder = track / str(metadata.get("audio_dir", "stems"))
+        there = [p for p in _visible(folder) if _is_audio(p)] if folder.is_dir() else []
+        stems = _stem_facts(metadata)
+        unnamed += [f"{track.name}/{p.name}" for p in there if p.stem not in stems]
+        for key, stem in sorted(stems.items()):
+            found = [p for p in there if p.stem == key]
             if not stem.get("audio_rendered", True) and not found:
                 unrendered += 1
             elif not found:
                 listing.wrong("missing_file", where, f"{track}: metadata.yaml names the stem {key}, which has no file.")
             else:
                 name = slug("Drums" if stem.get("is_drum") else str(stem.get("inst_class", key)))
+                met.add(name)
                 files.setdefault(names.get(name, name), []).append(File(found[0]))
         mixes = sorted(p for p in track.glob("mix.*") if _is_audio(p))
         listing.tracks.append(_listed(track.name, split, track, files, mixes))
     if unrendered:
         listing.notes.append(f"{unrendered} stems of {root} were never rendered, as their metadata.yaml say.")
+    _tell_unnamed(listing, root, unnamed)
+    _tell_idle(listing, "classes", names, met)
     return listing
+
+
+def _stem_facts(metadata: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """key → what the metadata say of a stem."""
+    stems: Mapping[Any, Mapping[str, Any]] = metadata.get("stems") or {}
+    return {str(key): facts for key, facts in stems.items()}
+
+
+def _tell_unnamed(listing: Listing, root: str, unnamed: Sequence[str]) -> None:
+    if unnamed:
+        listing.notes.append(f"{len(unnamed)} audio files of {root} are in no metadata and not read: {first(unnamed)}.")
+
+
+def _tell_idle(listing: Listing, option: str, names: Mapping[str, str], met: Collection[str]) -> None:
+    """Say which keys of an option that renames stems are those of no stem."""
+    idle = [f"{key!r}.{nearest(key, met)}".rstrip(".") for key in names if key not in met]
+    if idle and met:
+        listing.notes.append(f"{option}: no stem is called {first(idle)}; there are {first(sorted(met), 12)}.")
 
 
 def slug(name: str) -> str:
@@ -244,9 +289,10 @@ def _yaml(path: Path, where: str, listing: Listing) -> dict[str, Any] | None:
     """The mapping in a YAML file; None and a finding where it is not there or none."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(values, dict):
-            return values
-        problem = "it holds no mapping"
+        stems = values.get("stems") or {} if isinstance(values, dict) else None
+        if isinstance(stems, dict) and all(isinstance(facts, dict) for facts in stems.values()):
+            return dict(values)
+        problem = "it holds no mapping with a mapping for each of its stems"
     except OSError as error:
         problem = error.strerror or str(error)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -274,6 +320,7 @@ def medleydb(
     if bleed not in ("keep", "skip"):
         raise RecipeError(f"medleydb source: bleed is {bleed!r}; expected keep or skip.")
     listing, path, bleeding, others = Listing(), _existing(root, "medleydb"), [], []
+    unnamed, met = list[str](), set[str]()
     names = {slug(i): name for name, listed in (instruments or {}).items() for i in _names(listed)}
     audio = path / "Audio" if (path / "Audio").is_dir() else path
     for track in _folders(audio) if "train" in splits else []:
@@ -288,9 +335,11 @@ def medleydb(
             bleeding.append(track.name)
             if bleed == "skip":
                 continue
-        files = _medley_files(track, metadata, raw, names, where, listing)
+        files = _medley_files(track, metadata, raw, names, where, listing, unnamed, met)
         mixes = [p for p in [track / str(metadata.get("mix_filename", f"{track.name}_MIX.wav"))] if p.is_file()]
         listing.tracks.append(_listed(track.name, "train", track, files, mixes))
+    _tell_unnamed(listing, root, unnamed)
+    _tell_idle(listing, "instruments", names, met)
     if others:
         listing.notes.append(
             f"{len(others)} folders in {audio} have no _STEMS or _RAW and are not read: {first(others)}."
@@ -308,20 +357,33 @@ def _medley_metadata(track: Path, root: Path) -> Path:
 
 
 def _medley_files(
-    track: Path, metadata: Mapping[str, Any], raw: bool, names: Mapping[str, str], where: str, listing: Listing
+    track: Path,
+    metadata: Mapping[str, Any],
+    raw: bool,
+    names: Mapping[str, str],
+    where: str,
+    listing: Listing,
+    unnamed: list[str],
+    met: set[str],
 ) -> dict[str, list[File]]:
+    """stem → its files; ``unnamed`` and ``met`` are added to: files in no metadata, instruments there are."""
     files: dict[str, list[File]] = {}
-    for _, stem in sorted((metadata.get("stems") or {}).items()):
-        sources = sorted((stem.get("raw") or {}).items()) if raw else [("", stem)]
-        for _, source in sources:
-            folder = metadata.get("raw_dir" if raw else "stem_dir", f"{track.name}_{'RAW' if raw else 'STEMS'}")
-            path = track / str(folder) / str(source.get("filename"))
+    folder = track / str(metadata.get("raw_dir" if raw else "stem_dir", f"{track.name}_{'RAW' if raw else 'STEMS'}"))
+    left = {p for p in _visible(folder) if _is_audio(p)} if folder.is_dir() else set()
+    for _, stem in sorted(_stem_facts(metadata).items()):
+        raws: Mapping[str, Any] = stem.get("raw") or {}
+        sources = [source for _, source in sorted(raws.items())] if raw else [stem]
+        for source in sources:
+            path = folder / str(source.get("filename"))
+            left.discard(path)
             instrument = source.get("instrument") or stem.get("instrument") or "unlabeled"
             name = slug(str(_names(instrument)[0]))
+            met.add(name)
             if path.is_file():
                 files.setdefault(names.get(name, name), []).append(File(path))
             else:
                 listing.wrong("missing_file", where, f"{track}: its metadata name {path.name}, which is not there.")
+    unnamed += [f"{folder.name}/{path.name}" for path in sorted(left)]
     return files
 
 
@@ -344,6 +406,7 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
     where a stem is a path, a list of them, or ``{"path", "start", "end"}``.
     """
     path = _existing(root, "manifest")
+    unread: Counter[str] = Counter()
     tracks: dict[tuple[str, str], dict[str, list[File]]] = {}
     for place, row in _rows(path):
         split = str(row.get("split") or "train")
@@ -352,6 +415,7 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
             raise DataError(f"{place}: split is {split!r}; expected one of {', '.join(SPLITS)}.")
         if not row.get("track"):
             raise DataError(f"{place}: it names no track; expected {', '.join(MANIFEST_COLUMNS)}.")
+        unread.update(str(column) for column in row if column not in (*MANIFEST_COLUMNS, "stems"))
         stems = row["stems"] if "stems" in row else {row.get("stem"): row}
         if not isinstance(stems, Mapping):
             raise DataError(f"{place}: stems is {stems!r}; expected stem: path.")
@@ -361,7 +425,12 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
             ]
             if not stem:
                 raise DataError(f"{place}: it names no stem; expected {', '.join(MANIFEST_COLUMNS)}.")
-            tracks.setdefault((split, str(row["track"])), {}).setdefault(str(stem), []).extend(added)
+            listed = tracks.setdefault((split, str(row["track"])), {}).setdefault(str(stem), [])
+            listed.extend(added)
+            if twice := [file.path.name for file, count in Counter(listed).items() if count > 1]:
+                raise DataError(f"{place}: {stem} of {row['track']} is made of {twice[0]} twice; expected each once.")
+        if not stems:
+            tracks.setdefault((split, str(row["track"])), {})
     found = [
         Listed(
             name, split, path.parent, {stem: tuple(f) for stem, f in files.items()}, any(map(_is_sum, files.values()))
@@ -369,7 +438,8 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
         for (split, name), files in sorted(tracks.items())
         if split in splits
     ]
-    return Listing(found)
+    told = first([f"{column!r}.{nearest(column, MANIFEST_COLUMNS)}".rstrip(".") for column in unread])
+    return Listing(found, notes=[f"{path}: columns or keys that are not read: {told}."] if unread else [])
 
 
 def _is_sum(files: Sequence[File]) -> bool:
@@ -379,17 +449,16 @@ def _is_sum(files: Sequence[File]) -> bool:
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where it stands, row) of every line."""
     if path.suffix.lower() == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"track", "stem", "path"} - set(reader.fieldnames or ())
-            if missing:
-                raise DataError(
-                    f"{path} has the columns {', '.join(reader.fieldnames or ['none'])}; expected "
-                    f"{', '.join(MANIFEST_COLUMNS)}; {', '.join(sorted(missing))} is missing."
-                )
-            yield from ((f"{path}, line {i}", row) for i, row in enumerate(reader, 2))
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        missing = {"track", "stem", "path"} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(
+                f"{path} has the columns {', '.join(reader.fieldnames or ['none'])}; expected "
+                f"{', '.join(MANIFEST_COLUMNS)}; {', '.join(sorted(missing))} is missing."
+            )
+        yield from ((f"{path}, line {i}", row) for i, row in enumerate(reader, 2))
         return
-    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for i, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -400,16 +469,28 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield f"{path}, line {i}", row
 
 
+def read_text(path: Path) -> str:
+    """A table's text; `DataError` where it is not UTF-8, as some spreadsheets save it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}). Save it as UTF-8.") from None
+
+
 def _manifest_file(folder: Path, value: Any, row: Mapping[str, Any], place: str) -> File:
     """A path, or a mapping with ``path``, ``start`` and ``end``; the line's own start and end where it has none."""
     values = value if isinstance(value, Mapping) else {"path": value}
     if not isinstance(values.get("path"), str) or not values["path"]:
         raise DataError(f"{place}: path is {values.get('path')!r}; expected a file.")
+    if other := [key for key in values if values is not row and key not in ("path", "start", "end")]:
+        raise DataError(f"{place}: {other[0]!r} is unknown beside a path; expected start and end.")
     times = []
     for key in ("start", "end"):
         text = values.get(key, row.get(key))
         try:
             times.append(None if text in (None, "") else float(text))
+            if not math.isfinite(times[-1] or 0.0):
+                raise ValueError
         except (TypeError, ValueError):
             raise DataError(f"{place}: {key} is {text!r}; expected seconds.") from None
     start, end = times[0] or 0.0, times[1]

@@ -7,14 +7,13 @@ reads any piece of a stem, at the track's own rate and channels. Nothing else kn
 test split is listed and read by `evaluate` alone.
 """
 
-import fnmatch
 import hashlib
 import json
 import math
 import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -24,25 +23,28 @@ import torch
 from torch import Tensor
 
 from .audio import AudioInfo, audio_info, fold_channels, read_audio
-from .decoded import STEM_MP4, content_key, decode, decoded_file, of_file
+from .decoded import STEM_MP4, content_key, decode, decoded_file, of_file, writing
 from .errors import DataError, RecipeError, UserError
 from .hub_data import huggingface
 from .layouts import (
     MIXTURE,
+    REST,
     SPLITS,
     File,
     Finding,
     Listed,
     Listing,
     builtin,
+    first,
     folder,
     manifest,
     medleydb,
     musdb,
     slakh,
 )
+from .progress import printable
 from .recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec, bind_options
-from .suggest import pick
+from .suggest import fits, nearest, pick
 
 MAX_TOLD = 8  # problems in one message
 BUILTIN = "builtin"  # as data.root: the built-in stems, whatever the environment says
@@ -86,8 +88,9 @@ class Track:
     sample_rate_hz: int
     n_channels: int
     files: Mapping[str, tuple[StemFile, ...]]  # stem (or "mixture") → the files whose sum it is
-    content: str  # hash of sizes and samples from the middle of every file
+    content: str  # hash of names, sizes and pieces of every file
     weight: float = 1.0  # how often it is drawn, beside a track of weight 1
+    written: str = ""  # hash of sizes and times of writing of every file: for what is kept on this machine
 
     @property
     def stems(self) -> list[str]:
@@ -95,13 +98,17 @@ class Track:
 
     @property
     def apart(self) -> list[str]:
-        """The finest stems that share no file with each other: without those that are defined as sums of others."""
-        kept: list[str] = []
-        taken: set[StemFile] = set()
+        """The finest stems that share no file with each other and hold all files: without sums of others.
+
+        A sum that holds a file of its own, as the definition ``vocals: [vocals, choir]``, is there in place of its
+        other parts.
+        """
+        kept: dict[str, set[StemFile]] = {}
         for stem in sorted(self.stems, key=lambda name: len(self.files[name])):
-            if not taken & set(self.files[stem]):
-                kept.append(stem)
-                taken |= set(self.files[stem])
+            files = set(self.files[stem])
+            shared = [name for name, others in kept.items() if others & files]
+            if not shared or (all(kept[name] < files for name in shared) and files - set().union(*kept.values())):
+                kept = {name: others for name, others in kept.items() if name not in shared} | {stem: files}
         return [stem for stem in self.stems if stem in kept]
 
     @property
@@ -259,12 +266,25 @@ def list_source(source: SourceSpec, splits: Sequence[str], where: str = "data.so
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     function = pick(f"{where}.kind", source.kind, SOURCES)
     options = bind_options(f"{where} ({source.kind})", function, options, ("splits",))
-    listing = function(SPLITS if patterns else splits, **options)
+    try:
+        listing = function(SPLITS if patterns else splits, **options)
+    except OSError as problem:
+        raise DataError(f"{problem.filename} cannot be read: {problem.strerror}.") from None
     if patterns:
-        tested = {t.name for t in listing.tracks if any(fnmatch.fnmatchcase(t.name, p) for p in patterns)}
+        names = [track.name for track in listing.tracks]
+        _check_patterns(f"{where}.test_tracks", patterns, names)
+        tested = {name for name in names if fits(name, patterns)}
         moved = [replace(t, split="test") if t.name in tested else t for t in listing.tracks]
         listing.tracks = [t for t in moved if t.split in splits]
     return listing
+
+
+def _check_patterns(where: str, patterns: Iterable[str], names: Sequence[str]) -> None:
+    """`DataError` for names or patterns that fit none: a misspelt one would change which tracks are used, unsaid."""
+    idle = [pattern for pattern in patterns if not any(fits(name, [pattern]) for name in names)]
+    if idle:
+        told = ", ".join(f"{pattern!r}.{nearest(pattern, names)}".rstrip(".") for pattern in idle)
+        raise DataError(f"{where}: of {len(names)} tracks none is called {told}.")
 
 
 # --- from listings to tracks ------------------------------------------------------------------------------------------
@@ -325,11 +345,36 @@ def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
         made = _opened(track, lossless, found.findings)
         if made is None:
             continue
-        name = made.name if (made.split, made.name) not in names else f"{_source_name(source)}: {made.name}"
+        name = _free_name(made, _source_name(source), names)
         names.add((made.split, name))
         found.tracks.append(with_definitions(replace(made, name=name, weight=source.weight), spec))
     found.tracks.sort(key=lambda t: (splits.index(t.split), t.name))
+    found.notes.extend(_not_used([track for track, _ in listed], spec))
     return found
+
+
+def _free_name(track: Track, source: str, taken: Collection[tuple[str, str]]) -> str:
+    """A name that no other track of the split has: its own, with the source's before it, or a number behind that."""
+    tried = [track.name, f"{source}: {track.name}"]
+    number = 2
+    while (track.split, tried[-1]) in taken:
+        tried.append(f"{source}: {track.name} ({number})")
+        number += 1
+    return next(name for name in tried if (track.split, name) not in taken)
+
+
+def _not_used(tracks: Sequence[Listed], spec: DataSpec) -> list[str]:
+    """What definitions leave out: a file that is called as a sum it is no part of."""
+    notes = []
+    for name in spec.define:
+        stems = spec.stems_of(name)
+        having = [t.name for t in tracks if name in t.files and name not in stems and set(stems) & set(t.files)]
+        if having:
+            notes.append(
+                f"{len(having)} tracks have a file for {name!r} beside {', '.join(stems)}, whose sum data.define says "
+                f"that it is: that file is not used ({first(having)}). Name it in the definition if it is a part."
+            )
+    return notes
 
 
 MIXTURE_NAMES = ("mix", "mixdown", "full_mix", "fullmix", "master")  # of a mixture that is not called one
@@ -386,6 +431,20 @@ def _decoded_files(tracks: Sequence[Listed], all_lossy: bool, found: Scan) -> di
 def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: list[Finding]) -> Track | None:
     """The track with what its headers say; None and findings where they cannot be read or disagree."""
     where, before = f"{track.split}/{track.name}", len(findings)
+    if not any(track.files.values()):
+        if not any(finding.where == where for finding in findings):
+            text = f"the track {where} in {track.folder} has no audio and is left out."
+            findings.append(Finding("empty_track", where, text, stops=False))
+        return None
+    if odd := [text for text in (track.name, *track.files) if not _is_unicode(text)]:
+        shown = odd[0].encode(errors="surrogateescape").decode(errors="replace")
+        text = f"{track.folder.parent}: the name {shown!r} is no Unicode. Rename it."
+        findings.append(Finding("unreadable", printable(where), printable(text)))
+        return None
+    if REST in track.files:
+        text = f"{where}: a stem cannot be called {REST!r}, which means what other stems leave. Rename it."
+        findings.append(Finding("unreadable", where, text))
+        return None
     infos: dict[File, AudioInfo] = {}
     for file in (f for files in track.files.values() for f in files):
         try:
@@ -454,12 +513,24 @@ def _track(
             start = round(file.start_seconds * infos[file].sample_rate_hz)
             pieces.append(StemFile(name, min(infos[file].n_samples, n_samples), start))
         files[stem] = tuple(pieces)
-    n_channels = max(info.n_channels for info in infos.values())
     listed_files = [f for fs in track.files.values() for f in fs]
     cut = "".join(f" {f.start_seconds}-{f.end_seconds}" for f in listed_files if f.start_seconds or f.end_seconds)
-    content = content_key([f.path for f in listed_files]) + cut
-    rate = next(iter(infos.values())).sample_rate_hz
-    return Track(track.name, track.split, str(track.folder), n_samples, rate, n_channels, files, content)
+    paths = [f.path for f in listed_files]
+    return Track(
+        track.name,
+        track.split,
+        str(track.folder),
+        n_samples,
+        next(iter(infos.values())).sample_rate_hz,
+        max(info.n_channels for info in infos.values()),
+        files,
+        content_key(paths) + cut,
+        written=writing(paths) + cut,
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def kind_of(error: UserError) -> str:
@@ -512,22 +583,28 @@ def fingerprint(tracks: Sequence[Track]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def last_written(tracks: Sequence[Track]) -> str:
+    """A hash of when the files of these tracks were written: for what this machine keeps of them."""
+    return hashlib.sha256("\n".join(sorted(track.written for track in tracks)).encode()).hexdigest()
+
+
 def split_validation(tracks: Sequence[Track], spec: DataSpec) -> tuple[list[Track], list[Track]]:
     """Training and validation tracks: by the recipe's names, MUSDB18's official ones, `valid/`, or a hash of names."""
+    if not any(t.split == "train" for t in tracks):
+        raise DataError("there is no track to train on: none is in a folder train/, or of that split in a table.")
     if spec.validation_tracks:
-        chosen = {t.name for t in tracks if any(fnmatch.fnmatchcase(t.name, p) for p in spec.validation_tracks)}
-        if not chosen:
-            raise DataError(
-                f"data.validation_tracks {list(spec.validation_tracks)} match none of {len(tracks)} tracks."
-            )
+        _check_patterns("data.validation_tracks", spec.validation_tracks, [t.name for t in tracks])
+        validation = [t for t in tracks if fits(t.name, spec.validation_tracks)]
     elif any(t.split == "valid" for t in tracks):
-        chosen = {t.name for t in tracks if t.split == "valid"}
+        validation = [t for t in tracks if t.split == "valid"]
     else:
         chosen = {t.name for t in tracks if t.name in MUSDB_VALIDATION_TRACKS} or _share(tracks, spec.validation_share)
-    train = [t for t in tracks if t.name not in chosen and t.split == "train"]
+        validation = [t for t in tracks if t.name in chosen]
+    kept = {(t.split, t.name) for t in validation}
+    train = [t for t in tracks if t.split == "train" and (t.split, t.name) not in kept]
     if not train:
         raise DataError(f"all {len(tracks)} tracks are kept for validation; none is left to train on.")
-    return train, [t for t in tracks if t.name in chosen]
+    return train, validation
 
 
 def _share(tracks: Sequence[Track], share: float) -> set[str]:

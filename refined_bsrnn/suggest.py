@@ -1,6 +1,7 @@
 """Choosing a component by name, with errors that name the valid choices."""
 
 import difflib
+import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
@@ -13,6 +14,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """' Did you mean ...?' for a close spelling, else nothing."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of these, or fits one that is a pattern (``*``, ``?``, ``[...]``)."""
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def alike(word: str, choices: Collection[str]) -> str:

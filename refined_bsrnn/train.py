@@ -50,7 +50,7 @@ from .model import BSRNN, count_parameters
 from .progress import Bar, say
 from .recipe import Recipe, TrainSpec, default_run_name, dump_recipe
 from .separate import Separator
-from .sources import Sources, Track, fingerprint, scan, split_validation, table_of, tell_builtin, use_part
+from .sources import Sources, Track, fingerprint, last_written, scan, split_validation, table_of, tell_builtin, use_part
 from .stft import Signal
 from .tracking import Tracker, device_name, environment
 
@@ -128,6 +128,7 @@ class TrainingData:
             "root": self.sources.where,
             "builtin": self.sources.is_builtin,
             "fingerprint": fingerprint([*self.parts.tracks, *self.validation]),
+            "written": last_written([*self.parts.tracks, *self.validation]),
             "parts": list(self.parts.names),
             "train_tracks": [t.name for t in self.parts.tracks],
             "validation_tracks": [t.name for t in self.validation],
@@ -616,6 +617,8 @@ class Trainer:
                 f"{self.run.path} was trained on data with fingerprint {old['data']['fingerprint'][:12]}; "
                 f"{data['root']} has {data['fingerprint'][:12]}. A resumed run needs the same data: set data.root."
             )
+        if old and old["data"].get("written") != data["written"] and self.accelerator.is_main_process:
+            say("The data were written again since this run began; names, lengths and a part of the samples are alike.")
         return {
             "format": 1,
             "run": self.run.name,

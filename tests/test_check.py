@@ -210,7 +210,12 @@ def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(songs, tmp_pat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REFINED_BSRNN_CACHE", str(tmp_path / "file" / "cache"))
     assert training_data(micro_recipe(songs)).opening[-1].startswith("3 tracks were never read to their ends")
-    assert "cannot be written (Not a directory): the files are not checked" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("What was found is not kept, the next check reads all files again") == 1
+    assert "cannot be written: Not a directory" in said
+    (songs / "train" / "song-1" / "bass.wav").write_bytes(b"")
+    assert main(["check-data", str(songs)]) == 1  # and it is checked all the same
+    assert "bass.wav is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("n_channels", [3, 6])
@@ -316,9 +321,9 @@ def test_the_checkers_threads_are_the_only_ones(songs, monkeypatch):
     """Linear algebra with threads of its own inside them took twice the processor time and saved none."""
     seen = []
 
-    def spy(track, measured=check_module._measured):
+    def spy(track, unkept, measured=check_module._measured):
         seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
-        return measured(track)
+        return measured(track, unkept)
 
     monkeypatch.setattr(check_module, "_measured", spy)
     with threadpool_limits(2, user_api="blas"):
@@ -509,7 +514,7 @@ def test_a_recipes_targets_are_checked(songs, tmp_path, capsys):
     with pytest.raises(UserError, match="no track has a stem 'vocal'. Did you mean 'vocals'"):
         training_data(micro_recipe(songs, targets=["vocal"]))
     assert main(["check-data", recipe_file(tmp_path, songs), "data.validation_tracks=[nobody]"]) == 1
-    assert "['nobody'] match none of 3 tracks" in capsys.readouterr().err
+    assert "data.validation_tracks: of 3 tracks none is called 'nobody'" in capsys.readouterr().err
 
 
 def test_json_for_programs(songs, capsys):

@@ -167,7 +167,7 @@ def test_share_does_not_move_when_a_song_is_added(songs):
 
 
 def test_validation_errors(songs):
-    with pytest.raises(DataError, match=r"\['none-\*'\] match none of 3 tracks"):
+    with pytest.raises(DataError, match=r"validation_tracks: of 3 tracks none is called 'none-\*'"):
         split_validation(tracks_in(songs), DataSpec(validation_tracks=("none-*",)))
     with pytest.raises(DataError, match="none is left to train on"):
         split_validation(tracks_in(songs), DataSpec(validation_tracks=("*",)))
