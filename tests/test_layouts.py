@@ -1,9 +1,11 @@
 """Data sets as they are published, each as a small one in exactly its format."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import datasets
@@ -16,6 +18,7 @@ import torch
 import yaml
 from conftest import RATE, STEMS, write_song, write_songs
 
+from refined_bsrnn import hub_data
 from refined_bsrnn.audio import read_audio
 from refined_bsrnn.data import load_track, make_parts
 from refined_bsrnn.errors import DataError, RecipeError
@@ -405,6 +408,14 @@ def test_manifests_name_any_files_and_pieces_of_them(tmp_path):
         ("a.csv", "track,stem,path\na,,c.wav\n", "line 2: it names no stem"),
         ("a.csv", "track,stem,path\na,b,\n", "line 2: path is ''; expected a file"),
         ("a.csv", "track,stem,path\na,b,c.wav\n", "there is no file .*c.wav"),
+        ("a.csv", "track,stem,path,start\na,b,c.wav,nan\n", "line 2: start is 'nan'; expected seconds"),
+        ("a.csv", "track,stem,path,end\na,b,c.wav,inf\n", "line 2: end is 'inf'; expected seconds"),
+        ("a.csv", "track,stem,path\na,b,c.wav\na,b,c.wav\n", "line 3: b of a is made of c.wav twice"),
+        (
+            "a.jsonl",
+            '{"track": "a", "stems": {"b": {"path": "c.wav", "begin": 1}}}',
+            "'begin' is unknown beside a path",
+        ),
         ("a.jsonl", "{oops", "line 1 is not JSON"),
         ("a.jsonl", "3", "line 1 is 3; expected an object"),
         ("a.jsonl", '{"track": "a", "stems": "x"}', "line 1: stems is 'x'; expected stem: path"),
@@ -414,6 +425,22 @@ def test_wrong_manifests(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
         scan(DataSpec(root=str(tmp_path / name)), ("train", "valid", "test")).usable()
+
+
+def test_manifests_as_spreadsheets_save_them(tmp_path):
+    write(tmp_path / "c.wav", noise(1))
+    text = "track,stem,path,artist,strat\nCafé,drums,c.wav,x,0.5\n"
+    (tmp_path / "a.csv").write_bytes(text.encode("utf-8-sig"))
+    found = scan(DataSpec(root=str(tmp_path / "a.csv")), ("train",))
+    assert [t.name for t in found.usable()] == ["Café"]
+    told = f"{tmp_path / 'a.csv'}: columns or keys that are not read: 'artist', 'strat'. Did you mean 'start'?."
+    assert told in found.notes
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"track": "a", "stems": {"drums": "c.wav"}}')
+    assert len(scan(DataSpec(root=str(tmp_path / "a.jsonl")), ("train",)).usable()) == 1
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+        with pytest.raises(DataError, match="a.csv is not UTF-8 .* Save it as UTF-8"):
+            scan(DataSpec(root=str(tmp_path / "a.csv")), ("train",))
 
 
 def test_a_piece_beyond_its_file(tmp_path):
@@ -500,8 +527,6 @@ print([t.name for t in scan(spec, ("train",)).usable()])
 
 @pytest.mark.slow
 def test_a_stream_is_shared_out_over_processes(parquet, tmp_path):
-    import os
-
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(parquet), str(tmp_path / f"hf-{rank}")],
@@ -514,6 +539,145 @@ def test_a_stream_is_shared_out_over_processes(parquet, tmp_path):
     assert [w.communicate(timeout=60)[0].strip() for w in workers] == ["['train-0', 'train-1', 'train-2']"] * 2
     parts = [json.loads(p.read_text()) for p in sorted((tmp_path / "cache" / "decoded").glob("stream-*.json"))]
     assert [len(part) for part in parts] == [2, 1]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_without_a_name_or_audio(tmp_path, monkeypatch, streaming):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    file = write(tmp_path / "x.wav", noise(1))
+    sound, nothing = {"bytes": file.read_bytes(), "path": "x.wav"}, {"bytes": None, "path": None}
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, {"vocals": [sound, sound, nothing], "title": ["a", None, "b"]})
+    found = scan(source("huggingface", root=path, streaming=streaming), ("train",))
+    assert [t.name for t in found.usable()] == ["a", "train-00001"]
+    assert [f.text.split(" in ")[0] for f in found.findings] == ["the track train/b"]
+    with pytest.raises(RecipeError, match="limit is -1; expected a number of rows"):
+        scan(source("huggingface", root=path, limit=-1), ("train",))
+
+
+def test_a_stream_waits_for_what_is_made_anew_and_says_so(parquet, tmp_path, monkeypatch, capsys):
+    """The list of another process is there, but not all that it lists; it comes while this one waits."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setattr(hub_data, "_whole", lambda index: index.is_file() or index.name.endswith("0-of-2.json"))
+        scan(source("huggingface", root=parquet, streaming=True), ("train",))
+    monkeypatch.undo()
+    monkeypatch.setenv("REFINED_BSRNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (other,) = (tmp_path / "cache" / "decoded").glob("stream-*1-of-2.json")
+    gone = Path(json.loads(other.read_text())[0][2])
+    gone.rename(tmp_path / "gone")
+    monkeypatch.setattr(hub_data, "TELL_SECONDS", 0.5)
+
+    def sleep(seconds, turns=[]):  # noqa: B006
+        turns.append(seconds)
+        if len(turns) == 3:
+            (tmp_path / "gone").rename(gone)
+
+    monkeypatch.setattr(hub_data.time, "sleep", sleep)
+    found = scan(source("huggingface", root=parquet, streaming=True), ("train",))
+    assert len(found.usable()) == 3
+    assert capsys.readouterr().err.count("waiting for the rows that process 1 of 2 decodes into") == 1
+
+
+# --- what was asked for and is not there, what is there and was not asked for
+
+
+def test_options_that_match_nothing_are_told(tmp_path):
+    root = write_songs(tmp_path / "songs")
+    with pytest.raises(
+        DataError, match=r"data.sources\[0\].test_tracks: of 4 tracks none is called 'sing-1'. Did you m"
+    ):
+        scan(source("folder", root=root, test_tracks=["song-2", "sing-1"]), ("train",))
+    with pytest.raises(DataError, match=r"no track in .* has a file 'mxture' \(mixture\). Did you mean 'mixture'"):
+        scan(source("folder", root=root, mixture="mxture"), ("train",))
+    write(root / "train" / "song-1" / "mix.wav", noise(1, seconds=2.0))
+    found = scan(source("folder", root=root, mixture="mix"), ("train",))
+    assert "1 tracks have a mixture beside mix: it is not read (song-1)." in found.notes
+    slakh_track(tmp_path / "slakh" / "train" / "Track00001", [("Piano", False)])
+    found = scan(source("slakh", root=tmp_path / "slakh", classes={"keys": ["Pianoo"]}), ("train",))
+    assert "classes: no stem is called 'pianoo'. Did you mean 'piano'?; there are piano." in found.notes
+
+
+def test_files_that_no_metadata_name_are_counted(tmp_path):
+    slakh_track(tmp_path / "slakh" / "train" / "Track00001", [("Piano", False)])
+    write(tmp_path / "slakh" / "train" / "Track00001" / "stems" / "S07.flac", noise(2))
+    found = scan(source("slakh", root=tmp_path / "slakh"), ("train",))
+    told = f"1 audio files of {tmp_path / 'slakh'} are in no metadata and not read: Track00001/S07.flac."
+    assert told in found.notes
+    medley_track(tmp_path / "medley" / "A_Song", [("piano", noise(1))])
+    write(tmp_path / "medley" / "A_Song" / "A_Song_STEMS" / "A_Song_STEM_99.wav", noise(2))
+    found = scan(source("medleydb", root=tmp_path / "medley"), ("train",))
+    assert any("not read: A_Song_STEMS/A_Song_STEM_99.wav." in note for note in found.notes)
+
+
+@pytest.mark.parametrize("stems", [["S00"], {"S00": None}])
+def test_metadata_of_another_shape_are_named(tmp_path, stems):
+    folder = tmp_path / "slakh" / "train" / "Track00001"
+    slakh_track(folder, [("Piano", False)])
+    (folder / "metadata.yaml").write_text(yaml.safe_dump({"stems": stems}))
+    found = scan(source("slakh", root=tmp_path / "slakh"), ("train",))
+    assert ["metadata"] == [f.kind for f in found.findings]
+    assert "no mapping with a mapping for each of its stems" in found.findings[0].text
+
+
+def test_a_track_without_audio_is_named_once(tmp_path):
+    slakh_track(tmp_path / "slakh" / "train" / "Track00001", [("Piano", False)])
+    folder = tmp_path / "slakh" / "train" / "Track00002"
+    slakh_track(folder, [("Piano", False)])
+    shutil.rmtree(folder / "stems")
+    for mix in folder.glob("mix.*"):
+        mix.unlink()
+    found = scan(source("slakh", root=tmp_path / "slakh"), ("train",))
+    assert [f.kind for f in found.findings] == ["missing_file"]
+    (tmp_path / "rows.jsonl").write_text('{"track": "A", "stems": {"drums": []}}\n{"track": "B", "stems": {}}\n')
+    found = scan(source("manifest", root=tmp_path / "rows.jsonl"), ("train",))
+    assert [f.where for f in found.findings] == ["train/A", "train/B"]
+    assert not found.tracks
+
+
+def test_a_link_to_nothing_cannot_be_read(songs):
+    path = songs / "train" / "song-1" / "vocals.wav"
+    path.unlink()
+    path.symlink_to(songs / "annex" / "vocals.wav")
+    with pytest.raises(DataError, match="there is no file .*song-1/vocals.wav"):
+        scan(DataSpec(root=str(songs)), ("train",)).usable()
+
+
+def test_names_that_mean_something_else_or_are_no_unicode(songs):
+    (songs / "train" / "song-1" / "bass.wav").rename(songs / "train" / "song-1" / "rest-of-mixture.wav")
+    with pytest.raises(DataError, match="a stem cannot be called 'rest-of-mixture'"):
+        scan(DataSpec(root=str(songs)), ("train",)).usable()
+    os.rename(os.fsencode(songs / "train" / "song-1"), os.fsencode(songs / "train") + b"/Caf\xe9")
+    with pytest.raises(DataError, match="the name 'Caf.' is no Unicode. Rename it"):
+        scan(DataSpec(root=str(songs)), ("train",)).usable()
+
+
+def test_a_folder_that_cannot_be_read_is_named(songs, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match="songs cannot be read: Permission denied"):
+        scan(source("folder", root=songs), ("train",))
+
+
+def test_a_file_that_a_definition_leaves_out_is_told(songs):
+    write(songs / "train" / "song-1" / "guitar.wav", noise(1, seconds=2.0))
+    write(songs / "train" / "song-1" / "acoustic.wav", noise(2, seconds=2.0))
+    found = scan(DataSpec(root=str(songs), define={"guitar": ("acoustic", "electric")}), ("train",))
+    told = "1 tracks have a file for 'guitar' beside acoustic, electric, whose sum data.define says that it is"
+    assert any(note.startswith(told) for note in found.notes)
+
+
+def test_musdb_folders_in_any_case_and_what_else_lies_there(musdb_root, monkeypatch):
+    (musdb_root / "train").rename(musdb_root / "Train")
+    write(musdb_root / "Train" / "loose.wav", noise(1))
+    found = scan(DataSpec(root=str(musdb_root)), ("train",))
+    assert len(found.usable()) == 1
+    assert f"1 files or folders in {musdb_root} are no .stem.mp4: Train/loose.wav." in found.notes
 
 
 # --- all of them
@@ -555,6 +719,11 @@ def test_sources_are_merged_with_weights_and_equal_names_told_apart(tmp_path):
     assert not again.notes
     tested = scan(spec, ("test",))
     assert [t.name for t in tested.tracks] == ["song-0"]
+    for name in ("a", "b"):
+        shutil.copytree(two, tmp_path / name / "two")
+    sources = [{"root": str(root)} for root in (two, tmp_path / "a" / "two", tmp_path / "b" / "two")]
+    alike = scan(DataSpec(sources=tuple(SourceSpec("folder", 1.0, options) for options in sources)), ("train",))
+    assert [t.name for t in alike.tracks] == ["song-0", "two: song-0", "two: song-0 (2)"]
     assert any("no tracks in" in note and "two" in note for note in tested.notes)
 
 

@@ -184,10 +184,8 @@ def test_a_stem_of_weight_zero_is_neither_heard_nor_counted(songs, tmp_path):
     tracks = tracks_of(track_table(songs, ["train"]))
     parts = make_parts(tracks, ["drums", "vocals"], spec)
     assert parts.songs[1].parts == ("vocals", "bass", "other")
-    assert (
-        "1 training stems are left out and 1 count less; 1 of its lines name no stem of a training track"
-        in parts.notes[0]
-    )
+    assert "1 training stems are left out and 1 count less; 1 of its lines name no stem of" in parts.notes[0]
+    assert "(song-9 / drums)" in parts.notes[0]
     recipe = micro_recipe(songs, targets=["drums", "vocals"], augment={"preset": "none"})
     mixes = RandomMixes(parts, recipe, 30)
     seen = {tuple(mixes[i]["present"].tolist()) for i in range(30)}

@@ -10,6 +10,7 @@ import torch
 from conftest import RATE, STEMS, write_song
 
 from refined_bsrnn.audio import read_audio
+from refined_bsrnn.decoded import content_key
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from refined_bsrnn.sources import (
@@ -19,6 +20,7 @@ from refined_bsrnn.sources import (
     find_sources,
     fingerprint,
     guess,
+    last_written,
     read_stem,
     split_validation,
     table_of,
@@ -173,6 +175,48 @@ def test_validation_errors(songs):
         split_validation(tracks_in(songs), DataSpec(validation_tracks=("*",)))
 
 
+def test_a_name_in_two_splits_is_two_tracks(songs):
+    write_song(songs / "valid" / "song-0", seed=9)
+    train, validation = split_validation(tracks_in(songs, ("train", "valid")), DataSpec())
+    assert [t.name for t in train] == ["song-0", "song-1", "song-2"]
+    assert [(t.split, t.name) for t in validation] == [("valid", "song-0")]
+    with pytest.raises(DataError, match="there is no track to train on"):
+        split_validation(validation, DataSpec())
+
+
+def test_each_validation_track_that_is_named_is_there(songs):
+    (songs / "train" / "song-1").rename(songs / "train" / "[x] {y}")
+    tracks = tracks_in(songs)
+    assert [t.name for t in split_validation(tracks, DataSpec(validation_tracks=("[x] {y}",)))[1]] == ["[x] {y}"]
+    with pytest.raises(DataError, match="none is called 'song-O'. Did you mean 'song-0'"):
+        split_validation(tracks, DataSpec(validation_tracks=("song-2", "song-O")))
+
+
+def test_any_new_writing_of_a_file_is_known(songs, tmp_path):
+    """What is kept on this machine is told apart by it; the fingerprint, which follows the data, is of pieces."""
+    before = tracks_in(songs)
+    samples, rate = soundfile.read(songs / "train" / "song-0" / "bass.wav", dtype="int16")
+    samples[len(samples) // 3] += 1
+    soundfile.write(songs / "train" / "song-0" / "bass.wav", samples, rate)
+    after = tracks_in(songs)
+    assert [a.written == b.written for a, b in zip(after, before, strict=True)] == [False, True, True]
+    assert last_written(after) != last_written(before)
+    songs.rename(tmp_path / "elsewhere")
+    assert tracks_in(tmp_path / "elsewhere")[0].written == after[0].written
+
+
+def test_pieces_of_a_fingerprint_are_from_all_over_a_file(songs):
+    path = songs / "train" / "song-0" / "bass.wav"
+    keys = {content_key([path])}
+    size = path.stat().st_size
+    for place in (100, size // 4, size // 2, 3 * size // 4, size - 1):
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+        keys.add(content_key([path]))
+    assert len(keys) == 6
+
+
 def test_table_survives_json(songs):
     assert json.loads(track_table(songs, ("train",))["files"][0])["bass"][0]["name"] == "bass.wav"
 
@@ -201,6 +245,18 @@ def test_a_stem_is_the_sum_of_its_files_from_where_each_begins(tmp_path):
     tail = made_track(tmp_path, 100, 2, drums=files[1:])
     assert not read_stem(tail, "drums", 40, 60).any()
     assert tracks_of(table_of([track])) == [track]
+
+
+def test_stems_apart_hold_every_file_once():
+    def apart(**files):
+        return made_track(
+            "", 1, 1, **{stem: tuple(StemFile(f, 1) for f in names) for stem, names in files.items()}
+        ).apart
+
+    assert apart(drums=["d"], guitars=["a", "e"], acoustic=["a"], electric=["e"]) == ["drums", "acoustic", "electric"]
+    assert apart(vocals=["v", "c"], choir=["c"], drums=["d"]) == ["vocals", "drums"]  # vocals: [vocals, choir]
+    assert apart(kit=["k", "s"], drums=["k", "s"]) == ["kit"]  # one is the other by another name
+    assert apart(all=["v", "c", "d"], vocals=["v", "c"], choir=["c"]) == ["all"]
 
 
 def test_reading_beyond_a_track(songs):
