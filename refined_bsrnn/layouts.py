@@ -85,7 +85,7 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
     The files of a stem's folder are summed (MoisesDB). ``mixture`` is the name that mixtures have there. Without
     folders for the splits every track is for training.
     """
-    listing, passed, replaced = Listing(), Counter[str](), list[str]()
+    listing, passed, replaced, renamed = Listing(), Counter[str](), list[str](), False
     tracks = _track_folders(_existing(root), splits, listing)
     for place in sorted({track.parent for _, track in tracks}):
         passed.update(f"{path.name} (beside the tracks)" for path in place.iterdir() if _is_audio(path))
@@ -99,11 +99,12 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
             listing.wrong("empty_track", f"{split}/{track.name}", text, stops=in_split)
             continue
         if mixture != MIXTURE and mixture in files:
+            renamed = True
             replaced += [track.name] if MIXTURE in files else []
             files[MIXTURE] = files.pop(mixture)
         folders = any(file.path.parent != track for found in files.values() for file in found)
         listing.tracks.append(Listed(track.name, split, track, files, padded=folders))
-    if listing.tracks and not any(MIXTURE in track.files for track in listing.tracks) and mixture != MIXTURE:
+    if listing.tracks and mixture != MIXTURE and not renamed:
         names = {name for track in listing.tracks for name in track.files}
         raise DataError(f"folder source: no track in {root} has a file {mixture!r} (mixture).{nearest(mixture, names)}")
     if replaced:

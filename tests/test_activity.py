@@ -138,6 +138,14 @@ def test_the_table_is_made_once_and_says_how(long_songs, tmp_path, monkeypatch):
         parts_of(tmp_path / "elsewhere", energy="power")
 
 
+def test_a_damaged_table_is_made_again(long_songs, tmp_path):
+    before = parts_of(long_songs).active
+    (path,) = (tmp_path / "cache" / "activity").glob("*.parquet")
+    path.write_bytes(b"")
+    again = parts_of(long_songs).active
+    assert {key: value.tolist() for key, value in again.items()} == {k: v.tolist() for k, v in before.items()}
+
+
 def test_changed_content_is_another_table(long_songs):
     before = parts_of(long_songs).active
     noisy(long_songs / "train" / "a" / "vocals.wav", (6, 24))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RATE, STEMS, micro_recipe, write_song, write_songs
+from conftest import RATE, STEMS, micro_recipe, micro_values, write_song, write_songs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -24,10 +24,10 @@ from refined_bsrnn.check import (
     track_facts,
 )
 from refined_bsrnn.cli import main
-from refined_bsrnn.data import RandomMixes
+from refined_bsrnn.data import RandomMixes, load_track
 from refined_bsrnn.errors import UserError
 from refined_bsrnn.files import write_text
-from refined_bsrnn.recipe import DataSpec, dump_recipe
+from refined_bsrnn.recipe import DataSpec, dump_recipe, make_recipe
 from refined_bsrnn.sources import scan
 from refined_bsrnn.suggest import alike
 from refined_bsrnn.train import train, training_data
@@ -506,6 +506,52 @@ def recipe_file(tmp_path, root, **values):
     return str(tmp_path / "recipe.yaml")
 
 
+def test_a_definition_of_its_own_name_hides_no_file(songs, tmp_path):
+    for split in ("train", "test"):
+        for song in (songs / split).iterdir():
+            write(song / "choir.wav", 0.25 * read(song / "bass.wav"))
+            write(song / "mixture.wav", sum(read(song / f"{stem}.wav") for stem in (*STEMS, "choir")))
+    values = {"targets": ["vocals", "drums"], "data": {"root": str(songs), "define": {"vocals": ["vocals", "choir"]}}}
+    spec = make_recipe(micro_values(songs, **values)).data
+    assert not [f for f in check(spec).findings if f.kind == "mixture"]
+    for song in (songs / "train").iterdir():
+        (song / "mixture.wav").unlink()
+    track = scan(spec, ("train",)).usable()[0]
+    mixture, _, source_is = load_track(track, ["vocals"])
+    stems = [read(songs / "train" / "song-0" / f"{stem}.wav") for stem in (*STEMS, "choir")]
+    assert source_is == "sum"
+    assert np.allclose(mixture.numpy().T, sum(stems), atol=1e-6)
+    samples = read(songs / "train" / "song-1" / "vocals.wav")
+    samples[-1] = np.nan
+    write(songs / "train" / "song-1" / "vocals.wav", samples, subtype="FLOAT")
+    assert "nan" in {f.kind for f in check(spec).findings}
+
+
+def test_a_sum_of_which_a_mixture_may_hold_more_is_named(songs):
+    for song in (songs / "train").iterdir():
+        (song / "other.wav").unlink()
+    define = {"accompaniment": ["drums", "bass", "other"]}
+    values = {"targets": ["vocals", "accompaniment"], "data": {"root": str(songs), "define": define}}
+    notes = check(make_recipe(micro_values(songs, **values))).scan.notes
+    told = "3 of 3 tracks have only some of the stems that a target is made of, and mixtures that hold more than their "
+    assert any(note.startswith(f"{told}stems (song-0: accompaniment without other;") for note in notes), notes
+
+
+def test_damaged_facts_are_measured_again(songs, tmp_path):
+    before = check(DataSpec(root=str(songs))).facts
+    for i, path in enumerate(sorted((tmp_path / "cache" / "checks").glob("*.json"))):
+        path.write_text(("", "{}", '{"stems": 1}', "[]")[i % 4])
+    assert check(DataSpec(root=str(songs))).facts == before
+
+
+def test_where_nothing_is_to_train_on_training_cannot_start(songs, tmp_path, capsys):
+    shutil.rmtree(songs / "train")
+    assert main(["check-data", str(songs)]) == 1
+    assert "there is no track to train on" in capsys.readouterr().err
+    assert main(["check-data", recipe_file(tmp_path, songs)]) == 1
+    assert "there is no track to train on" in capsys.readouterr().err
+
+
 def test_a_recipes_targets_are_checked(songs, tmp_path, capsys):
     assert main(["check-data", recipe_file(tmp_path, songs)]) == 0
     assert main(["check-data", recipe_file(tmp_path, songs, targets=["vocal"])]) == 1
@@ -531,6 +577,10 @@ def test_wrong_arguments(songs, tmp_path, capsys):
     assert "overrides are for a recipe" in capsys.readouterr().err
     assert main(["check-data", str(tmp_path / "nowhere")]) == 2
     assert f"there is no folder or file '{tmp_path}/nowhere', and there is no recipe" in capsys.readouterr().err
+    assert main(["check-data", ""]) == 2
+    assert "what to check is ''; expected a recipe" in capsys.readouterr().err
+    assert main(["check-data", "micro", "train.steps=0"]) == 2
+    assert "there is no folder" not in capsys.readouterr().err
     (tmp_path / "none").mkdir()
     assert main(["check-data", str(tmp_path / "none"), "--json"]) == 1  # a program reads why, too
     values = json.loads(capsys.readouterr().out)

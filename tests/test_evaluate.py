@@ -142,6 +142,8 @@ def test_a_head_of_another_name_than_its_stem(run, songs):
         (folder / "drums.wav").rename(folder / "kit.wav")
     found = evaluate(run, define={"drums": ("kit",)})
     assert found["data"]["define"] == {"drums": ["kit"]}
+    with pytest.raises(DataError, match="--define drums: no track has a stem 'kid'. Did you mean 'kit'"):
+        evaluate(run, define={"drums": ("bass", "kid")})
     for one, other in zip(found["tracks"], expected["tracks"], strict=True):
         assert one["targets"]["drums"]["estimate"]["usdr"] == other["targets"]["drums"]["estimate"]["usdr"]
     summed = evaluate(run, define={"drums": ("kit", "bass")})["tracks"][0]["targets"]["drums"]["estimate"]
@@ -214,7 +216,7 @@ def test_an_interrupted_evaluation_goes_on(run, songs, separated, monkeypatch):
     assert len(separated) == 3
 
 
-@pytest.mark.parametrize("change", ["weights", "stem", "mixture", "broken", "excerpt"])
+@pytest.mark.parametrize("change", ["weights", "stem", "sample", "mixture", "broken", "excerpt"])
 def test_what_has_changed_is_scored_again(run, songs, separated, change):
     write_song(songs / "test" / "song-1", seed=51)
     before = evaluate(run)
@@ -223,6 +225,10 @@ def test_what_has_changed_is_scored_again(run, songs, separated, change):
         save_weights(run, BSRNN.from_recipe(micro_recipe(songs)))
     elif change == "stem":
         soundfile.write(songs / "test" / "song-0" / "drums.wav", np.full((2 * RATE, 2), 0.1), RATE)
+    elif change == "sample":  # one, in a file of the same size
+        samples, rate = soundfile.read(songs / "test" / "song-0" / "drums.wav")
+        samples[len(samples) // 3] = 0.99
+        soundfile.write(songs / "test" / "song-0" / "drums.wav", samples, rate)
     elif change == "broken":
         (run.path / "evaluation" / "test" / "song-0.json").write_text("{")
     elif change == "excerpt":

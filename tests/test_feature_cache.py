@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import STEMS, in_two_processes, micro_recipe, write_songs
 
@@ -123,6 +124,16 @@ def test_what_changes_the_numbers_is_another_cache(base, change, other):
     transfer_to(base, "first", *CACHED)
     transfer_to(base, "second", *CACHED, *overrides, **change)
     assert len([p for p in (cache_folder() / "features").iterdir() if p.is_dir()]) == (2 if other else 1)
+
+
+def test_a_file_that_is_written_again_is_another_cache(base, tmp_path):
+    transfer_to(base, "first", *CACHED)
+    path = tmp_path / "songs" / "train" / "song-1" / "drums.wav"
+    samples, rate = soundfile.read(path)
+    samples[len(samples) // 3] = 0.9
+    soundfile.write(path, samples, rate)  # of the same size
+    transfer_to(base, "second", *CACHED)
+    assert len([p for p in (cache_folder() / "features").iterdir() if p.is_dir()]) == 2
 
 
 # --- the files

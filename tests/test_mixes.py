@@ -207,6 +207,10 @@ def test_beside_the_rest_of_a_mixture_a_bad_stem_goes_into_the_rest(songs, tmp_p
         ("track,stem,weight\nsong-1,drums,2\n", "line 2: the weight is '2'; expected a number from 0 to 1"),
         ("track,stem,weight\nsong-1,drums,much\n", "the weight is 'much'"),
         ("name,stem\nsong-1,drums\n", "has the columns name, stem; expected track, stem and weight"),
+        (
+            "track,stem,wieght\nsong-1,drums,0.5\n",
+            "has the columns track, stem, wieght; expected track, stem and weight",
+        ),
         ("track,stem\nsong-9,drums\n", "none of the 1 stems in .*suspects.csv .* its first is song-9 / drums"),
     ],
 )

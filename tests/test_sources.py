@@ -188,8 +188,8 @@ def test_each_validation_track_that_is_named_is_there(songs):
     (songs / "train" / "song-1").rename(songs / "train" / "[x] {y}")
     tracks = tracks_in(songs)
     assert [t.name for t in split_validation(tracks, DataSpec(validation_tracks=("[x] {y}",)))[1]] == ["[x] {y}"]
-    with pytest.raises(DataError, match="none is called 'song-O'. Did you mean 'song-0'"):
-        split_validation(tracks, DataSpec(validation_tracks=("song-2", "song-O")))
+    with pytest.raises(DataError, match="none is called 'sing-2'. Did you mean 'song-2'"):
+        split_validation(tracks, DataSpec(validation_tracks=("song-2", "sing-2")))
 
 
 def test_any_new_writing_of_a_file_is_known(songs, tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from conftest import STEMS, in_two_processes, micro_recipe, micro_values, write_song, write_songs
 from safetensors.torch import load_file
@@ -291,6 +292,18 @@ def test_resume_needs_a_state_and_the_same_data(songs):
     run.state.unlink()
     with pytest.raises(RecipeError, match="has no state to resume from"):
         resume(run)
+
+
+def test_a_resumed_run_says_that_files_were_written_again(songs, capsys):
+    run, _ = train(micro_recipe(songs))
+    resume(run)
+    assert "were written again" not in capsys.readouterr().err
+    path = songs / "train" / "song-1" / "drums.wav"
+    samples, rate = soundfile.read(path, dtype="int16")
+    samples[len(samples) // 3] += 1  # beside the pieces that the fingerprint is of
+    soundfile.write(path, samples, rate)
+    resume(run)
+    assert "The data were written again since this run began" in capsys.readouterr().err
 
 
 def test_a_finished_run_resumes_to_nothing(songs):
