@@ -202,7 +202,7 @@ def open_audio(path: str | PathLike[str] | BinaryIO, stream: int = 0) -> AudioRe
     ``stream`` counts the audio streams of an mp4 or video. Raises `AudioError` that says what is there instead.
     """
     if not isinstance(path, str | PathLike):
-        return _FfmpegReader(Path(str(getattr(path, "name", "stream"))), path, stream)
+        return _FfmpegReader(Path(str(getattr(path, "name", "stream"))), _Piped(path), stream)
     path = Path(path)
     try:
         status = path.stat()  # once: a training opens many files for a moment each
@@ -329,16 +329,48 @@ def _decodable(path: Path) -> int:
     return n_samples
 
 
+class _Piped:
+    """A stream for PyAV: it gives what there is without waiting for more, and keeps what is raised meanwhile.
+
+    PyAV calls it from within FFmpeg and drops exceptions, Ctrl-C among them; the reader raises them behind that.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.raised = file, None
+        self.close = file.close
+
+    raised: BaseException | None
+
+    def read(self, n_bytes: int) -> bytes:
+        if self.raised is not None:  # FFmpeg asks again
+            return b""
+        try:
+            return self.file.read1(n_bytes) if hasattr(self.file, "read1") else self.file.read(n_bytes)
+        except BaseException as error:
+            self.raised = error
+            return b""
+
+    def check(self) -> None:
+        if self.raised is not None:
+            raise self.raised
+
+
+# What FFmpeg may read of a stream before it gives the first sample; else it waits for seconds of it.
+PIPE_PROBING = {"probesize": "32768", "analyzeduration": "100000"}  # bytes, microseconds
+
+
 class _FfmpegReader(AudioReader):
     """What FFmpeg decodes: one audio stream of the file."""
 
-    def __init__(self, path: Path, file: BinaryIO, stream: int):
+    def __init__(self, path: Path, file: BinaryIO | _Piped, stream: int):
         self.path, self.n_samples = path, None
         self.resources = ExitStack()
         self.resources.callback(file.close)
+        self.pipe = file if isinstance(file, _Piped) else None
         try:
             # Given an open file and no protocol, a playlist cannot make FFmpeg open anything else.
-            self.container = self.resources.enter_context(av.open(file, options={"protocol_whitelist": "none"}))
+            options = {"protocol_whitelist": "none", **(PIPE_PROBING if self.pipe else {})}
+            self.container = self.resources.enter_context(av.open(file, options=options))
             if len(self.container.streams.audio) <= stream:
                 wanted = "no sound" if stream == 0 else f"no audio stream {stream}"
                 raise AudioError(f"{path} has {wanted}: {_streams(self.container)}.")
@@ -346,6 +378,8 @@ class _FfmpegReader(AudioReader):
             self._describe()
         except (FFmpegError, ValueError) as error:
             self.close()
+            if self.pipe:
+                self.pipe.check()
             size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
             raise AudioError(
                 f"{path}{size} cannot be read as audio: {_ffmpeg_reason(error)}. If it plays elsewhere, export it as "
@@ -391,7 +425,16 @@ class _FfmpegReader(AudioReader):
                 frame.pts = None  # the resampler would fill gaps between time stamps
                 for converted in convert.resample(frame):
                     yield converted.to_ndarray().reshape(-1, self.n_channels).T
+            if self.pipe:
+                self.pipe.check()
         except (FFmpegError, ValueError) as error:
+            if self.pipe:
+                self.pipe.check()
+                if "mp4" in self.format and self.position == 0:
+                    raise AudioError(
+                        f"{self.path} is an mp4 whose index may lie at its end, which cannot be read from a stream; "
+                        "give it as a file, or write it with ffmpeg -movflags +faststart."
+                    ) from None
             raise AudioError(
                 f"{self.path} is damaged: {_ffmpeg_reason(error)}. Copy it again or restore a backup."
             ) from None
@@ -422,12 +465,13 @@ class _FfmpegReader(AudioReader):
 
     def _read(self, n_samples: int) -> np.ndarray:
         parts, there = [self.rest], self.rest.shape[1]
-        # Some frames ahead, to see whether the end is near.
-        while there < n_samples + MP4_FRAME and (frame := next(self.decoded, None)) is not None:
+        # Of an mp4 some frames ahead, to see whether the end is near.
+        wanted = n_samples + (MP4_FRAME if self.end is not None else 0)
+        while there < wanted and (frame := next(self.decoded, None)) is not None:
             parts.append(frame)
             there += frame.shape[1]
         samples = np.concatenate(parts, axis=1)
-        at_end = there < n_samples + MP4_FRAME
+        at_end = there < wanted
         if at_end and self.end is not None and 0 < self.position + there - self.end < MP4_FRAME:
             samples = samples[:, : max(0, self.end - self.position)]
         if at_end and self.position + samples.shape[1] == 0:

@@ -92,13 +92,15 @@ def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | Non
     return round(start_seconds * rate_hz), wanted
 
 
-def read_blocks(reader: AudioReader, start: int = 0, n_samples: int | None = None) -> Iterator[Tensor]:
-    """Samples from ``start`` on, (channels, n) each; then the file is closed."""
+def read_blocks(
+    reader: AudioReader, start: int = 0, n_samples: int | None = None, size: int = BLOCK
+) -> Iterator[Tensor]:
+    """Samples from ``start`` on, (channels, ``size``) each, the last fewer; then the file is closed."""
     with reader:
         reader.skip(start)
         left = n_samples
         while left is None or left > 0:
-            block = reader.read(BLOCK if left is None else min(BLOCK, left))
+            block = reader.read(size if left is None else min(size, left))
             if block.shape[1] == 0:
                 return
             left = None if left is None else left - block.shape[1]

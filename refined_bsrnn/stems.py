@@ -629,12 +629,16 @@ def separate_all(
             yield Result(job, problem=text)
 
 
+PIECES_PER_SECOND = 50  # that a stream is taken in: live blocks do not wait for more
+
+
 def _as_it_comes(job: Job, wanted: Wanted) -> Source:
     """A file, or standard input or a pipe that is read once and never waited for."""
     if job.path is not None and not job.path.is_fifo():
         return open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
     reader = open_audio(sys.stdin.buffer if job.path is None else job.path.open("rb"))
-    blocks = read_blocks(reader, *as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds))
+    part = as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds)
+    blocks = read_blocks(reader, *part, size=max(1, reader.sample_rate_hz // PIECES_PER_SECOND))
     return Source(reader.sample_rate_hz, reader.n_channels, None, lambda: blocks)
 
 

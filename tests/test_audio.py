@@ -238,6 +238,69 @@ def test_what_ffmpeg_reads(tmp_path, name, codec, video, bits, n_samples):
             read_audio(path, start, wanted)
 
 
+class Slow(io.BytesIO):
+    """A pipe that has 1024 bytes whenever it is asked, and how much of it was taken."""
+
+    taken = 0
+
+    def read1(self, size=-1):
+        data = super().read(1024)
+        self.taken += len(data)
+        return data
+
+    read = None
+
+    def seekable(self):
+        return False
+
+
+def test_a_stream_is_heard_as_it_comes(tmp_path):
+    """Of a wav no more is taken than FFmpeg needs to know it, then no more than was asked for."""
+    path = write_audio(tmp_path / "song.wav", torch.rand(2, 20 * RATE) - 0.5, RATE, "PCM_16")
+    pipe = Slow(path.read_bytes())
+    with open_audio(pipe) as reader:
+        reader.read(RATE // 50)
+        assert pipe.taken < 100_000  # half a second
+        before = pipe.taken
+        for _ in range(50):
+            assert reader.read(RATE // 50).shape[1] == RATE // 50
+        assert pipe.taken - before <= 4 * RATE
+        assert sum(block.shape[1] for block in reader.blocks(1 << 16)) == 20 * RATE - 51 * (RATE // 50)
+
+
+@pytest.mark.parametrize("after", [0, 4096, 200_000])
+def test_an_interrupt_while_a_stream_is_read(tmp_path, after):
+    """FFmpeg asks Python for bytes, and what is raised there must come out behind it, once."""
+    path = write_audio(tmp_path / "song.wav", torch.rand(2, 20 * RATE) - 0.5, RATE, "PCM_16")
+
+    class Interrupted(Slow):
+        asked = 0
+
+        def read1(self, size=-1):
+            if self.taken < after:
+                return super().read1(size)
+            self.asked += 1
+            raise KeyboardInterrupt
+
+    pipe = Interrupted(path.read_bytes())
+    with pytest.raises(KeyboardInterrupt), open_audio(pipe) as reader:
+        list(reader.blocks(RATE // 50))
+    assert pipe.asked == 1
+
+
+def test_an_mp4_whose_index_is_at_its_end_is_no_stream(tmp_path):
+    path = tmp_path / "song.m4a"
+    with av.open(str(path), "w") as container:
+        encoded = container.add_stream("aac", rate=44100, layout="stereo")
+        for start in range(0, 1024 * 40, 1024):
+            frame = av.AudioFrame.from_ndarray(np.random.default_rng(0).uniform(-1, 1, (2, 1024)).astype("f4"), "fltp")
+            frame.sample_rate, frame.pts = 44100, start
+            container.mux(encoded.encode(frame))
+        container.mux(encoded.encode())
+    with pytest.raises(AudioError, match="its end, which cannot be read from a stream; give it as a file"):
+        list(open_audio(Slow(path.read_bytes())).blocks(1024))
+
+
 def test_a_stream_that_cannot_go_back(song):
     class Pipe(io.BytesIO):
         def seek(self, *_):
