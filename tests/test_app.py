@@ -25,6 +25,7 @@ from test_stems import make_run, noise
 from refined_bsrnn import app
 from refined_bsrnn.app import Server, Studio, file_name, serve
 from refined_bsrnn.audio import write_audio
+from refined_bsrnn.checkpoint import read_tensors, write_tensors
 from refined_bsrnn.cli import main
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.separate import Separator
@@ -395,7 +396,15 @@ def test_a_head_is_added_where_it_belongs(server):
     assert json.loads(content)["head"] == "bass"
     assert json.loads(server.ask("GET", "/state")[1])["heads"] == ["drums", "vocals", "bass"]
     assert finished(server, post(server, song_bytes(), heads="bass")[1])["stems"][0]["name"] == "bass"
-    for body, problem in ((own, "bass"), (strange, "backbone"), (b"nonsense", "cannot be read as a head")):
+    tensors, metadata = read_tensors(Path("runs/more/heads/bass.safetensors"), "head")
+    write_tensors(Path("bad.safetensors"), tensors, {**metadata, "target": "tuba", "head": "[]"})
+    bad = Path("bad.safetensors").read_bytes()
+    for body, problem in (
+        (own, "bass"),
+        (strange, "backbone"),
+        (b"nonsense", "cannot be read as a head"),
+        (bad, "h.safetensors says head='[]'; expected a JSON object"),
+    ):
         status, content = server.ask("POST", "/heads?name=h.safetensors", body)
         assert status == 400
         assert problem in json.loads(content)["problem"]
