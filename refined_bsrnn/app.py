@@ -45,8 +45,8 @@ MAX_HEADS = 32  # added by users: they stay in memory
 MAX_HEAD_MB = 256
 NAME_BYTES = 180  # of an upload's name: file systems take 255
 PIECE = 1 << 20  # bytes
-GONE = "this song is not here any more. Drop it again."
 LINGER_SECONDS = 5.0  # for how long what is still sent after an early answer is read and forgotten
+GONE = "this song is not here any more. Drop it again."
 
 
 class Refused(UserError):
@@ -98,7 +98,8 @@ class Studio:
     """The songs of all users, separated one at a time in the order they came; a context manager.
 
     ``label``: what the model is called; ``max_mb``: how large an upload may be; ``keep_seconds``: how long a
-    song nobody asks for is kept.
+    song nobody asks for is kept, be it separated or not. Raises `RecipeError` where one of them is not above 0 or not
+    finite.
     """
 
     def __init__(self, separator: Separator, label: str, max_mb: float = 500.0, keep_seconds: float = 3600.0):
