@@ -7,6 +7,7 @@ for them for a while, and all of it when the server ends.
 """
 
 import json
+import math
 import re
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import socket
 import tempfile
 import threading
 import time
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sized
@@ -41,8 +43,10 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src '
 MAX_SONGS = 32  # on disk at a time, over all users
 MAX_HEADS = 32  # added by users: they stay in memory
 MAX_HEAD_MB = 256
+NAME_BYTES = 180  # of an upload's name: file systems take 255
 PIECE = 1 << 20  # bytes
 LINGER_SECONDS = 5.0  # for how long what is still sent after an early answer is read and forgotten
+GONE = "this song is not here any more. Drop it again."
 
 
 class Refused(UserError):
@@ -75,6 +79,7 @@ class Song:
     problem: str = ""
     result: Result | None = None
     dropped: bool = False
+    zipping: threading.Lock = field(default_factory=threading.Lock)  # one archive, however many ask for it
 
     def facts(self, ahead: int) -> dict[str, Any]:
         """What the page shows."""
@@ -93,12 +98,13 @@ class Studio:
     """The songs of all users, separated one at a time in the order they came; a context manager.
 
     ``label``: what the model is called; ``max_mb``: how large an upload may be; ``keep_seconds``: how long a
-    song nobody asks for is kept.
+    song nobody asks for is kept, be it separated or not. Raises `RecipeError` where one of them is not above 0 or not
+    finite.
     """
 
     def __init__(self, separator: Separator, label: str, max_mb: float = 500.0, keep_seconds: float = 3600.0):
-        if not max_mb > 0 or not keep_seconds > 0:
-            raise RecipeError(f"max_mb {max_mb:g}, keep_seconds {keep_seconds:g}; expected more than 0 each.")
+        if not 0 < max_mb < math.inf or not 0 < keep_seconds < math.inf:
+            raise RecipeError(f"max_mb {max_mb:g}, keep_seconds {keep_seconds:g}; expected more than 0, finite.")
         self.separator, self.label, self.max_mb, self.keep_seconds = separator, label, max_mb, keep_seconds
         self.songs: dict[str, Song] = {}
         self.added: list[str] = []
@@ -110,8 +116,9 @@ class Studio:
     def __enter__(self) -> "Studio":
         self.temporary = tempfile.TemporaryDirectory(prefix="refined-bsrnn-app-", ignore_cleanup_errors=True)
         self.folder = Path(self.temporary.name)
-        self.worker = threading.Thread(target=self._work, daemon=True)
-        self.worker.start()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._work, self._watch)]
+        for thread in self.threads:
+            thread.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -120,7 +127,8 @@ class Studio:
             for song in self.songs.values():
                 song.dropped = True
             self.lock.notify_all()
-        self.worker.join()
+        for thread in self.threads:
+            thread.join()
         self.temporary.cleanup()
 
     def facts(self) -> dict[str, Any]:
@@ -145,6 +153,7 @@ class Studio:
         """Keep what ``save`` writes and queue it; raises `UserError` for what cannot be separated: nothing is kept."""
         if not heads:
             raise RecipeError("no heads are chosen; expected at least one.")
+        heads = list(dict.fromkeys(heads))  # a head named twice is one file
         self.separator.model.check_targets(heads)
         if residual and "residual" in heads:
             raise RecipeError("there is a head called residual: choose it or what the heads leave, not both.")
@@ -174,7 +183,7 @@ class Studio:
         with self.lock:
             song = self.songs.get(key)
             if song is None or song.dropped:
-                raise Refused(HTTPStatus.NOT_FOUND, "this song is not here any more. Drop it again.")
+                raise Refused(HTTPStatus.NOT_FOUND, GONE)
             song.asked = time.monotonic()
             earlier = list(self.songs.values())
             ahead = [s for s in earlier[: earlier.index(song)] if s.state in ("waiting", "working")]
@@ -194,18 +203,31 @@ class Studio:
         song, _ = self.song(key)
         paths = {path.name: path for path in song.result.paths.values()} if song.result else {}
         if name == "all.zip" and paths:
-            with self.lock:
-                archive = song.folder / name
-                if not archive.exists():
-                    with zipfile.ZipFile(archive, "w") as zipped:  # stored: audio is hardly smaller when compressed
-                        for path in paths.values():
-                            zipped.write(path, f"{song.path.stem}/{path.name}")
-            return archive
+            with song.zipping:
+                return self._archive(song, song.folder / name)
         if name not in paths:
             raise Refused(
                 HTTPStatus.NOT_FOUND, f"there is no file {name!r}; expected {', '.join(paths) or 'none yet'}."
             )
         return paths[name]
+
+    def _archive(self, song: Song, archive: Path) -> Path:
+        """The archive of a song's stems, made unless it is there; it has its name only when it is whole."""
+        if archive.exists():
+            return archive
+        assert song.result is not None
+        part = archive.with_suffix(".part")
+        try:
+            with zipfile.ZipFile(part, "w") as zipped:  # stored: audio is hardly smaller when compressed
+                for path in song.result.paths.values():
+                    zipped.write(path, f"{song.path.stem}/{path.name}")
+            return part.replace(archive)
+        except FileNotFoundError:  # dropped meanwhile
+            raise Refused(HTTPStatus.NOT_FOUND, GONE) from None
+        finally:
+            part.unlink(missing_ok=True)
+            with self.lock:
+                self._delete(song)  # again, where it was dropped: the folder may have got a file since
 
     def add_head(self, name: str, save: Callable[[Path], None]) -> str:
         """Attach the head in a file, for all users until the server ends; the file is not kept."""
@@ -231,10 +253,9 @@ class Studio:
             with self.lock:
                 if self.closing:
                     return
-                self._forget()
                 song = next((s for s in self.songs.values() if s.state == "waiting"), None)
                 if song is None:
-                    self.lock.wait(min(5.0, self.keep_seconds))
+                    self.lock.wait()
                     continue
                 song.state, song.started = "working", time.monotonic()
             with self.network:
@@ -261,14 +282,17 @@ class Studio:
             song.problem = f"an error in the program: {type(error).__name__}: {error}"
         with self.lock:
             song.path.unlink(missing_ok=True)  # the upload has served its purpose
-            song.state, song.asked = state, time.monotonic()
+            song.state = state
             self._delete(song)
 
-    def _forget(self) -> None:
-        """Delete what nobody asked for in a while."""
-        for song in list(self.songs.values()):
-            song.dropped |= time.monotonic() - song.asked > self.keep_seconds
-            self._delete(song)
+    def _watch(self) -> None:
+        """Delete what nobody asked for in a while, whatever the worker does; what it works on, at the next chunk."""
+        with self.lock:
+            while not self.closing:
+                for song in list(self.songs.values()):
+                    song.dropped |= time.monotonic() - song.asked > self.keep_seconds
+                    self._delete(song)
+                self.lock.wait(min(5.0, self.keep_seconds))
 
     def _delete(self, song: Song) -> None:
         if song.dropped and song.state != "working":
@@ -277,10 +301,19 @@ class Studio:
 
 
 def file_name(text: str) -> str:
-    """What an upload is called here: the last part of its name, without what a file system or a shell could mistake."""
-    name = re.sub(r"[^\w .()&+'-]", "_", Path(text.replace("\\", "/")).name).strip(". ")
-    stem, suffix = Path(name).stem[:80], Path(name).suffix[:12]
-    return (stem or "song") + suffix
+    """What an upload is called here: the last part of its name, without what a file system or a shell could mistake.
+
+    Letters of all scripts with their marks, digits and some signs are kept, as NFC, in at most `NAME_BYTES` of UTF-8.
+    """
+    whole = unicodedata.normalize("NFC", Path(text.replace("\\", "/")).name)
+    kept = "".join(c if c in "_ .()&+'-" or unicodedata.category(c)[0] in "LMN" else "_" for c in whole)
+    name = Path(kept.strip(". "))
+    suffix = _cut(name.suffix, 12)
+    return (_cut(name.stem, NAME_BYTES - len(suffix.encode())) or "song") + suffix
+
+
+def _cut(text: str, n_bytes: int) -> str:
+    return text.encode()[:n_bytes].decode(errors="ignore")  # no half characters
 
 
 def _without(text: str, folder: Path) -> str:
@@ -300,6 +333,7 @@ class Server(ThreadingHTTPServer):
     """A studio on a port; ``url``: where."""
 
     daemon_threads = True
+    request_queue_size = 128  # who comes while so many wait to be let in is cut off
 
     def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860):
         self.studio, self.host = studio, host
@@ -350,13 +384,8 @@ class Handler(BaseHTTPRequestHandler):
         """Names of users' songs are nobody's business."""
 
     def _answer(self, work: Callable[[list[str], dict[str, list[str]]], None]) -> None:
-        url = urlsplit(self.path)
-        parts = [unquote(part) for part in url.path.split("/") if part]
         try:
-            host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-            if not self.server.knows(host) or (origin and urlsplit(origin).netloc != host):
-                raise Refused(HTTPStatus.FORBIDDEN, f"requests for {host} from {origin} are refused.")
-            work(parts, parse_qs(url.query))
+            work(*self._understood())
         except (ConnectionError, TimeoutError):
             self.close_connection = True  # the page has gone
         except Refused as error:
@@ -365,6 +394,18 @@ class Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.BAD_REQUEST, str(error))
         except OSError as error:
             self._fail(HTTPStatus.INSUFFICIENT_STORAGE, f"the file cannot be kept here: {error.strerror or error}.")
+
+    def _understood(self) -> tuple[list[str], dict[str, list[str]]]:
+        """The parts of the path and the query; `Refused` for what is no address, and for other sites."""
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        try:
+            url = urlsplit(self.path)
+            known = self.server.knows(host) and (not origin or urlsplit(origin).netloc == host)
+        except ValueError as error:  # such as a bracket that is not closed
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the address, Host or Origin cannot be read: {error}.") from None
+        if not known:
+            raise Refused(HTTPStatus.FORBIDDEN, f"requests for {host} from {origin} are refused.")
+        return [unquote(part) for part in url.path.split("/") if part], parse_qs(url.query)
 
     def _fail(self, status: HTTPStatus, text: str) -> None:
         self.close_connection = True  # some of the request may not have been read
@@ -431,12 +472,13 @@ class Handler(BaseHTTPRequestHandler):
         text = self.headers.get("Content-Length", "")
         if not text.isdecimal():
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request does not say how long it is.")
-        if int(text) == 0:
+        size = float(text)  # int refuses thousands of digits
+        if size == 0:
             raise AudioError("the file is empty.")
-        if int(text) > max_mb * 1e6:
+        if size > max_mb * 1e6:
             raise Refused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the file has {int(text) / 1e6:.1f} MB; expected at most {max_mb:g} MB.",
+                f"the file has {size / 1e6:.1f} MB; expected at most {max_mb:g} MB.",
             )
         return int(text)
 
@@ -459,7 +501,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             file = path.open("rb")
         except FileNotFoundError:
-            raise Refused(HTTPStatus.NOT_FOUND, "this song is not here any more. Drop it again.") from None
+            raise Refused(HTTPStatus.NOT_FOUND, GONE) from None
         with file:
             size = path.stat().st_size
             start, stop = byte_range(self.headers.get("Range", ""), size) or (0, size)
@@ -495,13 +537,16 @@ def byte_range(text: str, size: int) -> tuple[int, int] | None:
     the end.
     """
     found = re.fullmatch(r"bytes=(\d*)-(\d*)", text.strip())
-    first, last = found.groups() if found else ("", "")
-    if (not first and not last) or (first and last and int(last) < int(first)):
+    # float: int refuses thousands of digits
+    first, last = (float(digits) if digits else None for digits in found.groups()) if found else (None, None)
+    if (first is None and last is None) or (first is not None and last is not None and last < first):
         return None
-    start = int(first) if first else max(0, size - int(last))
+    start = max(0, size - (last or 0)) if first is None else first
     if start >= size:
-        raise Refused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file ends at byte {size}, {text} is behind it.")
-    return start, min(size, int(last) + 1) if first and last else size
+        raise Refused(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file ends at byte {size}, what is asked for is behind it."
+        )
+    return int(start), size if first is None or last is None else int(min(size, last + 1))
 
 
 def serve(server: Server, say: Callable[[str], None]) -> None:

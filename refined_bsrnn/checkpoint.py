@@ -93,6 +93,30 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
 
 
+def said(path: Path, metadata: Mapping[str, str], key: str, **fields: type | tuple[type, ...]) -> dict[str, Any]:
+    """The JSON object that a file's metadata hold under a key, {} where they hold none.
+
+    `CheckpointError` for anything else, and for one that has not got each of ``fields``, of its type.
+    """
+    value = _json_value(path, metadata, key, {})
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), kind) for name, kind in fields.items()):
+        with_them = f" with {', '.join(fields)}" if fields else ""
+        raise CheckpointError(
+            f"{path} says {key}={metadata.get(key, '')[:80]!r}; expected a JSON object{with_them}. "
+            "Copy it again or restore a backup."
+        )
+    return value
+
+
+def _json_value(path: Path, metadata: Mapping[str, str], key: str, default: Any) -> Any:
+    try:
+        return json.loads(metadata[key]) if key in metadata else default
+    except (ValueError, RecursionError):
+        raise CheckpointError(
+            f"{path} says {key}={metadata[key][:80]!r}, which is no JSON. Copy it again or restore a backup."
+        ) from None
+
+
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load every tensor into the module; a missing, extra or misshapen one is a `CheckpointError`."""
     check_tensors(module.state_dict(), tensors, where)
@@ -141,7 +165,7 @@ DEFAULTS: dict[str, Any] = {"backbone": BackboneSpec(), "input": InputSpec()}
 
 def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:
     for key, ours in describe_backbone(model).items():
-        theirs = json.loads(metadata.get(key, "null"))
+        theirs = _json_value(where, metadata, key, None)
         if key in DEFAULTS and isinstance(theirs, dict | None):
             theirs = {**asdict(DEFAULTS[key]), **(theirs or {})}  # what is younger than the file has its default
         if key != "bands" and theirs != json.loads(json.dumps(ours)):  # the edges count, not the scheme's name
@@ -213,17 +237,22 @@ def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
 def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None = None) -> None:
     """Attach the head in a file as ``target``, with its adapter; refused where it belongs to another backbone.
 
+    Raises `CheckpointError` for whatever is wrong with the file, and then the model is as it was.
     ``backbone_sha256`` saves hashing the model's backbone again when several heads are loaded.
     """
     tensors, metadata = read_tensors(path, "head")
     check_backbone(path, metadata, model, backbone_sha256)
-    spec = json.loads(metadata["head"])
+    found = said(path, metadata, "head", kind=str, options=dict)
+    spec = HeadSpec(found["kind"], found["options"])
     own = {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}
     _check_hash(path, own, metadata.get("sha256"))
-    adapter = json.loads(metadata.get("adapter", "null"))
-    if adapter:
+    adapter = None
+    if "adapter" in metadata:
+        adapter = said(path, metadata, "adapter", rank=int, alpha=(int, float), sha256=str)
         _check_hash(path, _own(tensors), adapter["sha256"])
-    head = model.add_head(target, HeadSpec(spec["kind"], spec["options"]))
+    facts: dict[str, Any] = {key: said(path, metadata, key) for key in ("trained", "score") if key in metadata}
+    _check_shapes(path, model, target, spec, own)
+    head = model.add_head(target, spec)
     try:
         load_strict(head, own, str(path))
         if adapter:
@@ -231,11 +260,25 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
     except CheckpointError:
         model.drop_head(target)  # nothing is left at random
         raise
-    model.head_facts[target] = {key: json.loads(metadata[key]) for key in ("trained", "score") if key in metadata}
+    model.head_facts[target] = facts
+
+
+def _check_shapes(path: Path, model: BSRNN, target: str, spec: HeadSpec, tensors: Tensors) -> None:
+    """`CheckpointError` unless such a head has these tensors: before it takes the memory that the file asks for."""
+    try:
+        with torch.device("meta"):
+            head = model.add_head(target, spec)
+    except (RecipeError, RuntimeError, TypeError) as error:  # the last two: more than can be counted
+        why = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} holds a head that cannot be made here: {why}") from None
+    model.drop_head(target)
+    check_tensors(head.state_dict(), tensors, str(path))
 
 
 def _attach_adapter(path: Path, model: BSRNN, target: str, facts: Mapping[str, Any], tensors: Tensors) -> None:
     name = facts["sha256"]
+    if facts["rank"] < 1:
+        raise CheckpointError(f"{path} has an adapter of rank {facts['rank']}; expected 1 or more.")
     if name in model.adapters:  # heads that were trained together share it
         model.adapter_of[target] = name
     else:

@@ -4,7 +4,6 @@ A head is one file beside a backbone (see `checkpoint`); everything here works o
 others, and the backbone, bit for bit as they were.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from .checkpoint import (
     load_head,
     load_model,
     read_tensors,
+    said,
     write_tensors,
 )
 from .errors import CheckpointError, RecipeError, UserError
@@ -45,7 +45,7 @@ class HeadFacts:
 
 
 def head_facts(path: Path, name: str | None = None) -> HeadFacts:
-    """The facts in a head's file; only its header is read."""
+    """The facts in a head's file; only its header is read. `CheckpointError` for one that is no head or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -54,16 +54,19 @@ def head_facts(path: Path, name: str | None = None) -> HeadFacts:
         raise CheckpointError(f"{path} cannot be read as a head: {error}. Copy it again or restore a backup.") from None
     if metadata.get("kind") != "head":
         raise CheckpointError(f"{path} is a {metadata.get('kind', 'file of another format')}; expected a head.")
+    for key in ("target", "backbone_sha256"):
+        if key not in metadata:
+            raise CheckpointError(f"{path} does not say its {key}; expected a head. Copy it again or restore a backup.")
     adapter = sum(size for key, size in sizes.items() if key.startswith(ADAPTER))
     return HeadFacts(
         name=name or metadata["target"],
-        kind=json.loads(metadata["head"])["kind"],
+        kind=said(path, metadata, "head", kind=str)["kind"],
         parameters=sum(sizes.values()) - adapter,
         adapter_parameters=adapter,
         backbone_sha256=metadata["backbone_sha256"],
-        bands=json.loads(metadata["bands"])["kind"],
-        trained=json.loads(metadata.get("trained", "{}")),
-        score=json.loads(metadata.get("score", "{}")),
+        bands=said(path, metadata, "bands", kind=str)["kind"],
+        trained=said(path, metadata, "trained"),
+        score=said(path, metadata, "score"),
     )
 
 

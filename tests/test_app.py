@@ -1,8 +1,10 @@
 """The page that separates songs: what the server keeps, refuses and forgets, and what a browser does with it."""
 
+import errno
 import http.client
 import io
 import json
+import math
 import os
 import socket
 import threading
@@ -23,6 +25,7 @@ from test_stems import make_run, noise
 from refined_bsrnn import app
 from refined_bsrnn.app import Server, Studio, file_name, serve
 from refined_bsrnn.audio import write_audio
+from refined_bsrnn.checkpoint import read_tensors, write_tensors
 from refined_bsrnn.cli import main
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.separate import Separator
@@ -131,12 +134,83 @@ def test_the_upload_goes_when_it_is_separated_and_the_stems_when_they_are_droppe
     assert gone(server)
 
 
+def test_an_archive_is_whole_or_not_there(server, monkeypatch):
+    _, song = post(server, song_bytes())
+    finished(server, song)
+    before, place = kept(server), f"/songs/{song['id']}/all.zip"
+    write = zipfile.ZipFile.write
+
+    def full(zipped, path, name):
+        write(zipped, path, name)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "write", full)
+        status, content = server.ask("GET", place)
+        assert (status, b"No space left" in content) == (507, True)
+        assert kept(server) == before
+    status, content = server.ask("GET", place)
+    assert status == 200
+    with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+        assert zipped.testzip() is None
+        assert len(zipped.namelist()) == 2
+
+
+def test_others_need_not_wait_for_an_archive_and_a_song_that_is_dropped_meanwhile_is_gone(server, monkeypatch):
+    _, song = post(server, song_bytes())
+    finished(server, song)
+    begun, go_on, answers = threading.Event(), threading.Event(), []
+    write = zipfile.ZipFile.write
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(10)
+        write(*arguments)
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", slow)
+    place = f"/songs/{song['id']}"
+    asking = threading.Thread(target=lambda: answers.append(server.ask("GET", f"{place}/all.zip")))
+    asking.start()
+    try:
+        assert begun.wait(10)
+        assert server.studio.lock.acquire(timeout=0.5), "the lock of all users"
+        server.studio.lock.release()
+        assert server.ask("DELETE", place)[0] == 200
+    finally:
+        go_on.set()
+        asking.join()
+    assert (answers[0][0], b"not here any more" in answers[0][1]) == (404, True)
+    assert gone(server)
+
+
 def test_what_nobody_asks_for_is_forgotten():
     with running(keep_seconds=0.5) as server:
         assert json.loads(server.ask("GET", "/state")[1])["keep_seconds"] == 0.5  # for the page to ask in time
         _, song = post(server, song_bytes())
         finished(server, song)
         assert gone(server)
+
+
+def test_what_nobody_asks_for_is_forgotten_while_another_song_is_separated():
+    with running(keep_seconds=0.5) as server:
+        _, done = post(server, song_bytes())
+        finished(server, done)
+        with server.studio.network:  # the worker has the next one in hand
+            working, waiting = (server.studio.songs[post(server, song_bytes())[1]["id"]] for _ in range(2))
+            assert until(lambda: list(server.studio.songs) == [working.id])
+            assert not [path for path in kept(server) if path.parent.name == "stems"]
+            assert until(lambda: working.dropped)
+        assert gone(server)
+        assert working.result is None, "it is not separated to the end"
+        assert waiting.state == "waiting", "it is not begun"
+
+
+def test_a_song_that_is_asked_for_waits_as_long_as_it_takes():
+    with running(keep_seconds=0.5) as server, server.studio.network:
+        songs = [post(server, song_bytes())[1] for _ in range(2)]
+        for _ in range(40):
+            assert [server.ask("GET", f"/songs/{song['id']}")[0] for song in songs] == [200, 200]
+            time.sleep(0.02)
 
 
 def test_nothing_is_left_when_the_server_ends():
@@ -155,6 +229,11 @@ def test_songs_wait_for_each_other_and_one_that_is_dropped_makes_way(server):
         server.ask("DELETE", f"/songs/{songs[1]['id']}")
         assert json.loads(server.ask("GET", f"/songs/{songs[2]['id']}")[1])["ahead"] == 1
     assert finished(server, songs[2])["state"] == "done"
+
+
+def test_a_head_that_is_named_twice_is_one_stem(server):
+    facts = finished(server, post(server, song_bytes(), heads="drums,vocals,drums", residual=1)[1])
+    assert [stem["name"] for stem in facts["stems"]] == ["drums", "vocals", "residual"]
 
 
 def test_a_damaged_song_fails_alone(server):
@@ -212,6 +291,13 @@ def test_songs_and_heads_on_their_way_take_places(server, monkeypatch):
     assert server.ask("POST", "/heads?name=h.safetensors", b"x")[0] == 400
 
 
+def test_many_may_come_at_once():
+    make_run("mtl", ["vocals"])
+    with Server(Studio(Separator.from_pretrained("mtl"), "mtl"), port=0) as server:  # it lets nobody in yet
+        for _ in range(40):
+            socket.create_connection(server.server_address, timeout=0.5).close()
+
+
 def test_paths_lead_nowhere_but_to_the_stems(server):
     _, song = post(server, song_bytes(), name="../../etc/passwd.wav")
     assert finished(server, song)["track"] == "passwd"
@@ -222,6 +308,26 @@ def test_paths_lead_nowhere_but_to_the_stems(server):
     assert server.ask("POST", "/nowhere", b"x")[0] == 404
     assert server.ask("DELETE", "/state")[0] == 404
     assert server.ask("POST", "/songs?heads=vocals", iter([b"x"]))[0] == 411  # chunked: no length
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "problem"),
+    [
+        ("http://[", {}, 400, "cannot be read"),
+        ("/state", {"Host": "["}, 400, "cannot be read"),
+        ("/state", {"Origin": "http://["}, 400, "cannot be read"),
+        ("/songs?heads=vocals", {"Content-Length": "9" * 5000}, 413, "expected at most 500 MB"),
+    ],
+)
+def test_requests_that_make_no_sense_get_a_sentence(server, path, headers, status, problem):
+    headers = {"Host": "localhost", **headers}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    with closing(socket.create_connection(server.server_address, timeout=30)) as connection:
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        connection.shutdown(socket.SHUT_WR)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert (response.status, problem in json.loads(response.read())["problem"]) == (status, True)
 
 
 def test_an_early_answer_reaches_who_is_still_sending(server):
@@ -243,12 +349,14 @@ def test_players_seek_in_stems(server):
         ("bytes=100-", whole[100:]),
         ("bytes=-10", whole[-10:]),
         (f"bytes=5-{len(whole) + 5}", whole[5:]),
+        (f"bytes=5-{'9' * 5000}", whole[5:]),
     ):
         assert server.ask("GET", place, Range=text) == (206, expected)
     for text in ("bytes=-", "bytes=9-5", "bytes=0-1,3-4", "seconds=0-1", f"bytes=-{len(whole) + 1}"):
         assert server.ask("GET", place, Range=text) == (200, whole)
-    status, content = server.ask("GET", place, Range=f"bytes={len(whole)}-")
-    assert (status, b"ends at byte" in content) == (416, True)
+    for first in (str(len(whole)), "9" * 5000):
+        status, content = server.ask("GET", place, Range=f"bytes={first}-")
+        assert (status, b"ends at byte" in content) == (416, True)
 
 
 def test_other_sites_are_refused(server):
@@ -270,7 +378,10 @@ def test_other_sites_are_refused(server):
         ("..", "song"),
         (".wav", "wav"),
         ("Ärger<b>\n.flac", "Ärger_b__.flac"),
-        ("x" * 300 + ".wav", "x" * 80 + ".wav"),
+        ("x" * 300 + ".wav", "x" * 176 + ".wav"),
+        ("Cafe\u0301 नमस्ते 5.wav", "Café नमस्ते 5.wav"),
+        ("\U00020000" * 70 + ".wav", "\U00020000" * 44 + ".wav"),
+        ("ä" * 200 + "." + "ä" * 200, "ä" * 84 + "." + "ä" * 5),
     ],
 )
 def test_file_names(name, expected):
@@ -285,7 +396,15 @@ def test_a_head_is_added_where_it_belongs(server):
     assert json.loads(content)["head"] == "bass"
     assert json.loads(server.ask("GET", "/state")[1])["heads"] == ["drums", "vocals", "bass"]
     assert finished(server, post(server, song_bytes(), heads="bass")[1])["stems"][0]["name"] == "bass"
-    for body, problem in ((own, "bass"), (strange, "backbone"), (b"nonsense", "cannot be read as a head")):
+    tensors, metadata = read_tensors(Path("runs/more/heads/bass.safetensors"), "head")
+    write_tensors(Path("bad.safetensors"), tensors, {**metadata, "target": "tuba", "head": "[]"})
+    bad = Path("bad.safetensors").read_bytes()
+    for body, problem in (
+        (own, "bass"),
+        (strange, "backbone"),
+        (b"nonsense", "cannot be read as a head"),
+        (bad, "h.safetensors says head='[]'; expected a JSON object"),
+    ):
         status, content = server.ask("POST", "/heads?name=h.safetensors", body)
         assert status == 400
         assert problem in json.loads(content)["problem"]
@@ -304,8 +423,10 @@ def test_the_port_must_be_free_and_the_host_this_machine(capsys):
     assert main(["app", "--model", "mtl", "--device", "cpu", "--port", "99999999"]) == 2
     assert main(["app", "--model", "mtl", "--device", "cpu", "--max-mb", "0"]) == 2
     assert main(["app", "--model", "nobody", "--device", "cpu"]) == 2
-    with pytest.raises(RecipeError, match="expected more than 0"):
-        Studio(None, "mtl", keep_seconds=0)
+    for wrong in (0, -1, math.inf, math.nan):
+        for option in ("max_mb", "keep_seconds"):
+            with pytest.raises(RecipeError, match="expected more than 0, finite"):
+                Studio(None, "mtl", **{option: wrong})
 
 
 def test_it_listens_to_this_machine_alone_unless_told_otherwise(monkeypatch):

@@ -181,6 +181,40 @@ def test_other_weights_of_the_same_bands_are_refused(tmp_path, monkeypatch):
         load_model(run)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("head", None, r"head=''; expected a JSON object with kind, options"),
+        ("head", "{", "head='{', which is no JSON"),
+        ("head", "[]", r"head='\[\]'; expected a JSON object"),
+        ("head", "[" * 100_000, "which is no JSON"),
+        ("head", '{"kind": "mlp_mask", "options": 7}', "expected a JSON object with kind, options"),
+        ("head", '{"kind": "nope", "options": {}}', "cannot be made here: head.kind='nope' is unknown"),
+        ("head", json.dumps({"kind": "mlp_mask", "options": {"hidden_factor": 10**12}}), "has shape .*, the network"),
+        ("head", json.dumps({"kind": "mlp_mask", "options": {"hidden_factor": 10**30}}), "cannot be made here"),
+        ("adapter", '{"rank": 4}', "expected a JSON object with rank, alpha, sha256"),
+        ("adapter", json.dumps({"rank": 0, "alpha": 1, "sha256": tensors_sha256({})}), "an adapter of rank 0"),
+        ("trained", "{", "trained='{', which is no JSON"),
+        ("score", "nope", "score='nope', which is no JSON"),
+        ("stft", "{", "stft='{', which is no JSON"),
+        ("ranges", None, "was made for ranges None"),
+        ("backbone", "7", "was made for backbone 7"),
+    ],
+)
+def test_what_a_heads_file_says_is_checked_and_a_bad_one_leaves_nothing_behind(run, key, value, message):
+    def change(_, metadata):
+        metadata.pop(key, None)
+        if value is not None:
+            metadata[key] = value
+
+    rewrite(run.head("drums"), change)
+    model = load_model(run, ["vocals"])
+    with pytest.raises(CheckpointError, match=f"drums.safetensors .*{message}"):
+        load_head(run.head("drums"), model, "drums")
+    assert model.targets == ["vocals"]
+    assert not model.adapters
+
+
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_truncated_file_is_refused(run, size):
     data = run.head("drums").read_bytes()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import STEMS, micro_recipe, write_songs
+from test_stems import make_run
 
 from refined_bsrnn.checkpoint import RunFolder, load_model, read_tensors, write_tensors
 from refined_bsrnn.cli import main
@@ -91,6 +92,30 @@ def test_a_head_of_another_backbone_is_refused_with_both_hashes(base, guitar):
 
 def _seed(run, seed):
     return {"train": replace(run.load_recipe().train, seed=seed)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("target", None, "does not say its target"),
+        ("backbone_sha256", None, "does not say its backbone_sha256"),
+        ("head", None, "expected a JSON object with kind"),
+        ("bands", None, "expected a JSON object with kind"),
+        ("trained", "{", "trained='{', which is no JSON"),
+        ("score", "[]", "score='[]'; expected a JSON object"),
+        ("adapter", '{"rank": 4}', "expected a JSON object with rank, alpha, sha256"),
+    ],
+)
+def test_a_file_that_is_no_whole_head_is_not_added(key, value, message, capsys):
+    run = make_run("mtl", ["vocals"])
+    tensors, metadata = read_tensors(run.head("vocals"), "head")
+    metadata.pop(key, None)
+    write_tensors(Path("bad.safetensors"), tensors, {**metadata, **({key: value} if value else {})})
+    assert main(["heads", "add", "mtl", "bad.safetensors", "--as", "new"]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "bad.safetensors" in error
+    assert message in error
+    assert run.head_names() == ["vocals"]
 
 
 def test_names_are_not_taken_twice(base, guitar, capsys):
