@@ -552,8 +552,10 @@ def _check_augment(augment: AugmentSpec) -> None:
 
 def check_target_name(name: str) -> str:
     """A target's name becomes a file name and a log key; refuse what cannot be one."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name == "mixture":
-        raise RecipeError(f"{name!r} cannot name a target; expected letters, digits, '_' and '-', and not 'mixture'.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name) or name == "mixture":
+        raise RecipeError(
+            f"{name[:120]!r} cannot name a target; expected up to 100 letters, digits, '_' and '-', and not 'mixture'."
+        )
     return name
 
 

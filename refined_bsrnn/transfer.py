@@ -6,7 +6,6 @@ By default the backbone is frozen and the heads alone are kept. `METHODS` says w
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoint import ADAPTER, RunFolder, backbone_file, base_of, find_run, load_backbone, load_strict, read_tensors
+from .checkpoint import (
+    ADAPTER,
+    RunFolder,
+    backbone_file,
+    base_of,
+    find_run,
+    load_backbone,
+    load_strict,
+    read_tensors,
+    said,
+)
 from .errors import RecipeError
 from .model import BSRNN
 from .progress import say
@@ -160,7 +169,7 @@ def start_from(head: nn.Module, base: RunFolder, name: str, spec: HeadSpec) -> N
             f"base.init_from: {base.path} has no head {name!r}.{nearest(name, names)} Heads: {', '.join(names)}."
         )
     tensors, metadata = read_tensors(base.head(name), "head")
-    found = json.loads(metadata["head"])
+    found = said(base.head(name), metadata, "head", kind=str, options=dict)
     if HeadSpec(found["kind"], found["options"]) != spec:
         raise RecipeError(f"base.init_from: the head {name!r} is {found}; the new head is {asdict(spec)}.")
     load_strict(head, {key: t for key, t in tensors.items() if not key.startswith(ADAPTER)}, str(base.head(name)))

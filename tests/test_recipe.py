@@ -66,6 +66,7 @@ def test_single_target_recipes_differ_from_the_multi_target_one_as_their_names_s
         ({"targets": ["drums", "drums"]}, "names one twice"),
         ({"targets": ["../drums"]}, "cannot name a target"),
         ({"targets": ["mixture"]}, "cannot name a target"),
+        ({"targets": [101 * "a"]}, "cannot name a target; expected up to 100 letters"),
         ({"loss": {"target_weights": {"flute": 1}}}, "'flute', which is no target"),
         ({"loss": {"target_weights": {"drums": -1}}}, "loss.target_weights.drums is -1; expected 0"),
         ({"loss": {"wave_l1": -0.5}}, "loss.wave_l1 is -0.5; expected 0"),
