@@ -431,7 +431,8 @@ def _decoded_files(tracks: Sequence[Listed], all_lossy: bool, found: Scan) -> di
 def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: list[Finding]) -> Track | None:
     """The track with what its headers say; None and findings where they cannot be read or disagree."""
     where, before = f"{track.split}/{track.name}", len(findings)
-    if not any(track.files.values()):
+    track = replace(track, files={stem: files for stem, files in track.files.items() if files})
+    if not track.files:
         if not any(finding.where == where for finding in findings):
             text = f"the track {where} in {track.folder} has no audio and is left out."
             findings.append(Finding("empty_track", where, text, stops=False))

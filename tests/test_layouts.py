@@ -638,6 +638,9 @@ def test_a_track_without_audio_is_named_once(tmp_path):
     found = scan(source("manifest", root=tmp_path / "rows.jsonl"), ("train",))
     assert [f.where for f in found.findings] == ["train/A", "train/B"]
     assert not found.tracks
+    write(tmp_path / "a.wav", noise(1))
+    (tmp_path / "rows.jsonl").write_text('{"track": "A", "stems": {"drums": [], "bass": "a.wav"}}')
+    assert [t.stems for t in scan(source("manifest", root=tmp_path / "rows.jsonl"), ("train",)).usable()] == [["bass"]]
 
 
 def test_a_link_to_nothing_cannot_be_read(songs):
