@@ -335,7 +335,7 @@ def rounded(block: Sequence[Tensor], parts: Sequence[Output], subtype: str) -> l
         if part.residual:
             inside = [j for j, p in enumerate(parts) if not p.mixture and set(p.shares) <= set(part.shares)]
             heads = [j for j in inside if len(parts[j].shares) == 1]
-            for several in (heads, inside):
+            for several in (heads, [j for j in inside if j not in heads], inside):
                 if sum(len(parts[j].shares) for j in several) == len(part.shares):  # each head once
                     missing = sum((block[j] - result[j] for j in several), torch.zeros(()))
                     result[k] = quantise(block[k] + missing, subtype)
