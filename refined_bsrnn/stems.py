@@ -400,11 +400,11 @@ def separate_song(
     progress: Progress = lambda share: None,
     of: Callable[..., Iterator[Tensor]] = Separator.estimates,
     source: Source | None = None,
-    kept: Collection[tuple[int, int] | None] = (),
+    inputs: Collection[tuple[int, int] | None] = (),
 ) -> Result:
     """Separate one song into files; raises `UserError`, and then nothing of it is left.
 
-    ``kept``: files, by `file_id`, that are not overwritten whatever is wanted.
+    ``inputs``: other songs, by `file_id`, which are not overwritten either.
     """
     started = time.perf_counter()
     suffix, subtype = subtype_for(job.path, wanted)
@@ -418,7 +418,7 @@ def separate_song(
         for what, it_is in (
             ("a folder", path.is_dir()),
             ("the song itself", job.path is not None and there == file_id(job.path)),
-            ("one of the songs to separate", there in kept),
+            ("one of the songs to separate", there in inputs),
         ):
             if it_is:
                 raise AudioError(f"{path} is {what}, which is not overwritten. Take another --out or --name.")
@@ -740,7 +740,7 @@ def separate_all(
             f"two stems would be called {same!r}: a head is called so, or a sum is there twice. Choose other heads, "
             "or leave out --residual, --accompaniment or --sum."
         )
-    songs = {file_id(job.path) for job in jobs if job.path}
+    inputs = {file_id(job.path) for job in jobs if job.path}
     taken: dict[Path, str] = {}
     for i, job in enumerate(jobs, 1):
         paths = [_path(part, job.track, wanted, "") for part in parts]
@@ -751,7 +751,7 @@ def separate_all(
         try:
             if clash:
                 raise AudioError(f"{job.label} would be written over the stems of {clash}. Give it another --out.")
-            yield _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of, songs)
+            yield _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of, inputs)
             taken |= dict.fromkeys(paths, job.label)
         except (UserError, OSError, MemoryError) as error:
             if isinstance(error, RecipeError):
@@ -777,7 +777,7 @@ def _one(
     bar: Any,
     text: str,
     of: Any,
-    songs: Collection[tuple[int, int] | None],
+    inputs: Collection[tuple[int, int] | None],
 ) -> Result:
     if job.path is not None and job.path.is_dir():
         raise AudioError(f"{job.path} holds no audio files.")
@@ -785,12 +785,12 @@ def _one(
         source = _as_it_comes(job, wanted)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
             here = replace(job, path=None) if job.path and job.path.is_fifo() else job
-            result = separate_song(here, ensemble, wanted, parts, progress, of, source, songs)
+            result = separate_song(here, ensemble, wanted, parts, progress, of, source, inputs)
             result.job = job
             return result
     with _on_disk(job) as (here, path):
         source = open_source(path, 0, wanted.start_seconds, wanted.duration_seconds)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
-            result = separate_song(here, ensemble, wanted, parts, progress, source=source, kept=songs)
+            result = separate_song(here, ensemble, wanted, parts, progress, source=source, inputs=inputs)
             result.job = job
             return result
