@@ -9,7 +9,9 @@ import errno
 import io
 import math
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -456,8 +458,9 @@ class _FfmpegReader(AudioReader):
         That is exact but for noise that an AAC decoder is told to make up.
         """
         target, preroll = self.position + n_samples, round(PREROLL_SECONDS * self.sample_rate_hz)
-        if self.end is not None and self.scale == 1 and n_samples > 2 * preroll:
-            self.container.seek(target - preroll + (self.stream.start_time or 0), stream=self.stream)
+        entry = min(target, self.end or 0) - preroll  # FFmpeg takes no place far behind the end
+        if self.end is not None and self.scale == 1 and entry > self.position + preroll:
+            self.container.seek(entry + (self.stream.start_time or 0), stream=self.stream)
             self.decoded = self._frames()
             self.rest = next(self.decoded, self.rest[:, :0])
             self.position = self.frame_pts - (self.stream.start_time or 0)
@@ -569,6 +572,10 @@ SUBTYPES: dict[str, dict[str, str]] = {
 INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24}
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 MOST_CHANNELS = {"mp3": 2, "flac": 8}
+ID3_FRAMES = {
+    **{"title": "TIT2", "artist": "TPE1", "album": "TALB", "date": "TDRC", "genre": "TCON", "tracknumber": "TRCK"},
+    **{"comment": "COMM", "copyright": "TCOP", "license": "TXXX"},
+}
 
 
 def quantise(audio: Tensor, subtype: str) -> Tensor:
@@ -635,9 +642,10 @@ class AudioWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self.path, AudioError))
             with self._problems():
+                temporary.touch()  # where that fails the system says why; libsndfile does not
                 self._file = soundfile.SoundFile(_named(temporary), "w", **self._options)
             stack.callback(self._close, temporary)
-            for name, text in self._tags.items():
+            for name, text in self._tags.items() if self._options["format"] != "MP3" else ():
                 with suppress(soundfile.LibsndfileError):  # a tag that this format does not have
                     setattr(self._file, name, text)
             self._stack = stack.pop_all()
@@ -672,13 +680,15 @@ class AudioWriter:
         except AssertionError:  # how soundfile says that fewer samples were written than it was given
             why = "the disk is full"
         except OSError as error:
-            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise unwritable(self.path, error) from error
         if why:
             raise AudioError(f"{self.path} cannot be written: {why}. Free some space or choose another folder.")
 
     def _close(self, temporary: Path) -> None:
         with self._problems():
             self._file.close()
+            if self._options["format"] == "MP3" and self._tags:
+                _put_before(temporary, id3(self._tags))
             if self._options["format"] == "RF64" and temporary.stat().st_size <= WAV_LIMIT:
                 _shorten(temporary)
 
@@ -686,6 +696,39 @@ class AudioWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+
+def unwritable(path: Path, error: OSError) -> AudioError:
+    """What to tell a person where the system lets no file be made."""
+    if error.errno == errno.ENAMETOOLONG:
+        return AudioError(f"{path} cannot be written: its name is too long. Choose a shorter one.")
+    why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    return AudioError(f"{path} cannot be written: {why}. Free some space or choose another folder.")
+
+
+def id3(tags: Mapping[str, str]) -> bytes:
+    """An ID3v2.4 tag in UTF-8, to stand before an mp3; libsndfile's own says that its UTF-8 were Latin-1."""
+    body = b""
+    for name, text in tags.items():
+        described = {"COMM": b"XXX\0", "TXXX": name.encode() + b"\0"}  # a comment's language; then a description each
+        content = b"\x03" + described.get(ID3_FRAMES[name], b"") + text.encode(errors="replace")
+        body += ID3_FRAMES[name].encode() + _seven_bits(len(content)) + b"\0\0" + content
+    return b"ID3\x04\0\0" + _seven_bits(len(body)) + body
+
+
+def _seven_bits(n: int) -> bytes:
+    """ID3's numbers: four bytes, the highest bit of each left free."""
+    return bytes(n >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+
+def _put_before(path: Path, head: bytes) -> None:
+    """Put bytes before all that is in a file."""
+    with path.open("rb+") as file, tempfile.TemporaryFile(dir=path.parent) as whole:
+        whole.write(head)
+        shutil.copyfileobj(file, whole)
+        file.seek(0)
+        whole.seek(0)
+        shutil.copyfileobj(whole, file)
 
 
 def _container(suffix: str, n_channels: int, n_samples: int | None) -> str:

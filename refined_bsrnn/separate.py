@@ -36,6 +36,8 @@ Block = dict[str, Tensor]  # {head: (channels, n)}
 Progress = Callable[[float], None]  # called with the share that is done, up to 1.0
 
 BLOCK = 1 << 16  # samples read at a time
+MOST_SAMPLES = 2.0**48  # longer than any audio, and a number that everything here can calculate with
+LOUDEST = 1e12  # full scale is 1; of a million times as much sums of squares leave float32: wrong numbers, then NaN
 RATES_HZ = (1_000, 1_000_000)  # beyond them a header is damaged, or the audio is no music
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -88,8 +90,8 @@ def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | Non
     """Where to begin and how many samples to take (None: all); `RecipeError` for what lies before the beginning."""
     if not 0 <= start_seconds < float("inf") or not (duration_seconds is None or 0 < duration_seconds < float("inf")):
         raise RecipeError(f"start {start_seconds} s, duration {duration_seconds} s; expected at least 0, more than 0.")
-    wanted = None if duration_seconds is None else max(1, round(duration_seconds * rate_hz))
-    return round(start_seconds * rate_hz), wanted
+    wanted = None if duration_seconds is None else max(1, round(min(duration_seconds * rate_hz, MOST_SAMPLES)))
+    return round(min(start_seconds * rate_hz, MOST_SAMPLES)), wanted
 
 
 def read_blocks(
@@ -340,7 +342,7 @@ class Separator:
             raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
         self.device = check_device(device)
         self.model = model.to(self.device).eval()
-        self.chunk = max(1, round(chunk_seconds * model.sample_rate_hz))
+        self.chunk = max(1, round(min(chunk_seconds * model.sample_rate_hz, MOST_SAMPLES)))
         self.overlap = min(round(overlap * self.chunk), self.chunk - 1)
         self.shifts, self.batch, self.precision = shifts, batch, PRECISIONS[precision]
 
@@ -362,7 +364,9 @@ class Separator:
         ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
         """
         run = find_model(path_or_id, root, revision)
-        return cls(load_model(run, None if heads is None else list(heads)), device, **options)  # type: ignore[arg-type]
+        if heads is not None:
+            heads = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
+        return cls(load_model(run, heads), device, **options)  # type: ignore[arg-type]
 
     @property
     def heads(self) -> list[str]:
@@ -482,6 +486,11 @@ class Separator:
             nonlocal n_read
             for block in blocks:
                 n_read += block.shape[1]
+                if block.numel() and (peak := float(block.abs().max())) > LOUDEST:
+                    raise AudioError(
+                        f"the audio reaches {peak:g}, too much to calculate with; expected full scale at ±1, and no "
+                        f"sample above {LOUDEST:g}. Lower its level."
+                    )
                 yield block
 
         last: Tensor | None = None

@@ -5,13 +5,17 @@
 A job that fails leaves nothing behind and does not stop the others.
 """
 
+import errno
 import glob
 import math
+import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import tee
@@ -31,6 +35,7 @@ from .audio import (
     open_audio,
     quantise,
     read_tags,
+    unwritable,
 )
 from .checkpoint import tensors_sha256
 from .errors import AudioError, RecipeError, UserError
@@ -240,7 +245,7 @@ class Output:
 
 
 def outputs(ensemble: Ensemble, wanted: Wanted) -> list[Output]:
-    """Every file of a song: heads, sums, accompaniments, residuals.
+    """Every file of a song: heads, sums, accompaniments, residuals (the mixture without all heads in any of these).
 
     Raises `RecipeError` for a sum of heads that no group has.
     """
@@ -255,13 +260,13 @@ def outputs(ensemble: Ensemble, wanted: Wanted) -> list[Output]:
             raise RecipeError(f"--sum {'+'.join(names)}: no run has all of these heads.")
         for found in map(list, (p.values() for p in places)):
             result.append(Output(_model(voices, found), "+".join(names), 0.0, dict.fromkeys(found, 1.0)))
+    used = {i for part in result for i in part.shares}
     for i in chosen if wanted.accompaniment else ():
         alone = sum(voices[j].model == voices[i].model for j in chosen) == 1
         name = "accompaniment" if alone else f"{voices[i].head}-accompaniment"
         result.append(Output(voices[i].model, name, 1.0, {i: -1.0}))
-    summed = [i for i, voice in enumerate(voices) if any(voice.head in names for names in wanted.sums)]
     for group in groups if wanted.residual else ():
-        mine = [i for i in group if i in (chosen or summed)]
+        mine = [i for i in group if i in used]
         if mine:
             result.append(Output(_model(voices, mine), "residual", 1.0, dict.fromkeys(mine, -1.0), residual=True))
     return result
@@ -311,7 +316,8 @@ def subtype_for(path: Path | None, wanted: Wanted) -> tuple[str, str]:
     if path is not None:
         with open_audio(path) as reader:
             bits, format_ = reader.lossless_bits, reader.format
-    suffix = wanted.format or ("flac" if format_ == "FLAC" else "wav")
+    fits = not wanted.bits or wanted.bits in SUBTYPES["flac"]  # which holds no floats
+    suffix = wanted.format or ("flac" if format_ == "FLAC" and fits else "wav")
     known = SUBTYPES[suffix]
     own = "32f" if bits in (None, 32) else str(bits)
     return suffix, known[wanted.bits] if wanted.bits else known.get(own, next(iter(known.values())))
@@ -328,10 +334,12 @@ def rounded(block: Sequence[Tensor], parts: Sequence[Output], subtype: str) -> l
     for k, part in enumerate(parts):
         if part.residual:
             inside = [j for j, p in enumerate(parts) if not p.mixture and set(p.shares) <= set(part.shares)]
-            heads = [j for j in inside if len(parts[j].shares) == 1] or inside
-            if sum(len(parts[j].shares) for j in heads) == len(part.shares):  # each of them once
-                missing = sum((block[j] - result[j] for j in heads), torch.zeros(()))
-                result[k] = quantise(block[k] + missing, subtype)
+            heads = [j for j in inside if len(parts[j].shares) == 1]
+            for several in (heads, [j for j in inside if j not in heads], inside):
+                if sum(len(parts[j].shares) for j in several) == len(part.shares):  # each head once
+                    missing = sum((block[j] - result[j] for j in several), torch.zeros(()))
+                    result[k] = quantise(block[k] + missing, subtype)
+                    break
     return result
 
 
@@ -392,16 +400,28 @@ def separate_song(
     progress: Progress = lambda share: None,
     of: Callable[..., Iterator[Tensor]] = Separator.estimates,
     source: Source | None = None,
+    inputs: Collection[tuple[int, int] | None] = (),
 ) -> Result:
-    """Separate one song into files; raises `UserError`, and then nothing of it is left."""
+    """Separate one song into files; raises `UserError`, and then nothing of it is left.
+
+    ``inputs``: other songs, by `file_id`, which are not overwritten either.
+    """
     started = time.perf_counter()
     suffix, subtype = subtype_for(job.path, wanted)
     paths = [_path(part, job.track, wanted, suffix) for part in parts]
     for path in paths:
-        if path.exists() and not wanted.overwrite:
+        there = file_id(path)
+        if there is None:
+            continue
+        if not wanted.overwrite:
             raise AudioError(f"{path} is there already. Take another --out or --name, or --overwrite it.")
-        if path.exists() and job.path and path.samefile(job.path):
-            raise AudioError(f"{path} is the song itself, which is not overwritten. Take another --out or --name.")
+        for what, it_is in (
+            ("a folder", path.is_dir()),
+            ("the song itself", job.path is not None and there == file_id(job.path)),
+            ("one of the songs to separate", there in inputs),
+        ):
+            if it_is:
+                raise AudioError(f"{path} is {what}, which is not overwritten. Take another --out or --name.")
     if source is None:
         assert job.path is not None
         source = open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
@@ -409,6 +429,7 @@ def separate_song(
     result = Result(job)
     stems = _Stems(paths, parts, source, subtype, tags, wanted.clip)
     with _no_empty_folders(paths, wanted.out), stems:
+        stems.open()
         n = 0
         for block in estimate(ensemble, source, wanted, of):
             stems.write([_mix(part, block) for part in parts])
@@ -435,10 +456,43 @@ def _no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
         folders = {
             folder for path in paths for folder in path.parents if out in folder.parents or (new and folder == out)
         }
-        for folder in sorted(folders, key=lambda p: -len(p.parts)):
-            with suppress(OSError):  # not empty, or never made
-                folder.rmdir()
+        with uninterrupted():
+            for folder in sorted(folders, key=lambda p: -len(p.parts)):
+                with suppress(OSError):  # not empty, or never made
+                    folder.rmdir()
         raise
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C, and other signals that Python code catches, wait for the end of the block; for what takes a moment.
+
+    Only the main thread gets signals: in others nothing has to wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
+            if number is not None and callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """What a file is known by under all its names; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _path(part: Output, track: str, wanted: Wanted, suffix: str) -> Path:
@@ -473,22 +527,33 @@ class _Stems:
         self.peak = 0.0
         # Before the end nobody knows the peak: what may have to be lowered is kept as float until then.
         self.kept = self.clip == "rescale"
+        self.made: list[Path] = []
+        self.floats: list[Path] = []
         self.stack = ExitStack()
 
     def __enter__(self) -> "_Stems":
-        with ExitStack() as stack:
-            self.finals = [stack.enter_context(self._writer(path, self.subtype)) for path in self.paths]
-            self.writers = self.finals
-            if self.kept:
-                self.paths[0].parent.mkdir(parents=True, exist_ok=True)
-                folder = Path(
-                    stack.enter_context(tempfile.TemporaryDirectory(prefix=".stems-", dir=self.paths[0].parent))
-                )
-                self.floats = [folder / f"{i}.wav" for i in range(len(self.paths))]
-                self.writing = stack.enter_context(ExitStack())
-                self.writers = [self.writing.enter_context(self._writer(path, "FLOAT")) for path in self.floats]
-            self.stack = stack.pop_all()
         return self
+
+    def open(self) -> None:
+        """Begin all files, each in a hidden folder beside its place."""
+        folders: dict[Path, Path] = {}
+        for path in self.paths:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.parent not in folders:
+                    hidden = tempfile.TemporaryDirectory(prefix=".stems-", dir=path.parent)
+                    folders[path.parent] = Path(self.stack.enter_context(hidden))
+            except OSError as error:
+                raise unwritable(path, error) from error
+        self.made = [folders[path.parent] / path.name for path in self.paths]
+        self.floats = [path.parent / "float" / f"{i}.wav" for i, path in enumerate(self.made)]
+        self.stack.push(self._publish)
+        self.completing = self.stack.enter_context(ExitStack())
+        self.finals = [self.completing.enter_context(self._writer(path, self.subtype)) for path in self.made]
+        self.writers = self.finals
+        if self.kept:
+            self.keeping = self.stack.enter_context(ExitStack())
+            self.writers = [self.keeping.enter_context(self._writer(path, "FLOAT")) for path in self.floats]
 
     def _writer(self, path: Path, subtype: str) -> AudioWriter:
         source = self.source
@@ -514,19 +579,53 @@ class _Stems:
         return 20 * math.log10(self.peak) if self.clip == "clamp" and self.peak > 1 else 0.0
 
     def finish(self) -> float:
-        """Write what was kept, lowered where it must be; returns by how many dB."""
-        if not self.kept:
-            return 0.0
-        self.writing.close()
-        gain = min(1.0, 1.0 / self.peak) if self.peak else 1.0
-        for block in zip(*(read_blocks(open_audio(path)) for path in self.floats), strict=True):
-            scaled = [x * gain for x in block]
-            for writer, x in zip(self.finals, rounded(scaled, self.parts, self.subtype), strict=True):
-                writer.write(x)
-        return -20 * math.log10(gain)
+        """Write what was kept, lowered where it must be, and complete all files; returns by how many dB."""
+        gain = 1.0
+        if self.kept:
+            self.keeping.close()
+            gain = min(1.0, 1.0 / self.peak) if self.peak else 1.0
+            for block in zip(*(read_blocks(open_audio(path)) for path in self.floats), strict=True):
+                scaled = [x * gain for x in block]
+                for writer, x in zip(self.finals, rounded(scaled, self.parts, self.subtype), strict=True):
+                    writer.write(x)
+        self.completing.close()
+        return -20 * math.log10(gain) if gain < 1 else 0.0
 
-    def __exit__(self, *error: Any) -> None:
-        self.stack.__exit__(*error)
+    def _publish(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Move all files to their places; where one cannot be, those before it are taken back."""
+        if kind is not None:
+            return
+        moved: list[tuple[Path, Path]] = []
+
+        def move(from_: Path, to: Path) -> None:
+            from_.replace(to)
+            moved.append((from_, to))
+
+        for made, path in zip(self.made, self.paths, strict=True):
+            try:
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                if path.exists():
+                    move(path, made.with_name(f"{made.name}.old"))
+                move(made, path)
+            except OSError as error:
+                for from_, to in reversed(moved):
+                    with suppress(OSError):
+                        to.replace(from_)
+                raise unwritable(path, error) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        with uninterrupted():
+            self.stack.__exit__(kind, error, trace)
+        if isinstance(error, AudioError) and (text := self._told(str(error))) != str(error):
+            raise AudioError(text) from error
+
+    def _told(self, text: str) -> str:
+        """What is said of the hidden files, about the files that they become."""
+        for hidden in (self.made, self.floats):
+            for made, path in zip(hidden, self.paths, strict=False):  # there are none where they could not be begun
+                text = text.replace(str(made), str(path))
+        return text
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -535,33 +634,52 @@ class _Stems:
 def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
     """Files, the audio and video files in folders, what globs match, and ``-`` for standard input, each once.
 
-    A track is named as its file is, in a folder with the path from there; files that would share a name keep their
-    suffix. Files that are not there become jobs too, which fail when their turn comes. Stems in ``out`` are no songs.
+    A track is named as its file is, in a folder with the path from there; where several would share a name, they keep
+    their suffixes, or, where that does not tell them apart, the folder's name comes before it. Files that are not there
+    and folders without songs become jobs too, which fail when their turn comes. Stems in ``out`` are no songs.
     """
-    jobs: dict[Path | None, str] = {}
+    jobs: dict[str | None, Job] = {}  # by where a file really is, however it was named
+
+    def add(path: Path, track: str) -> None:
+        jobs.setdefault(os.path.realpath(path), Job(path, track))
+
     for text in map(str, inputs):
         path = Path(text)
         if text == "-":
-            jobs.setdefault(None, "stdin")
+            jobs.setdefault(None, Job(None, "stdin"))
         elif path.is_dir():
             songs = [
                 p for p in sorted(path.rglob("*")) if _is_song(p, path) and out.resolve() not in p.resolve().parents
             ]
-            if not songs:
-                raise AudioError(f"{path} holds no audio files.")
             for song in songs:
-                jobs.setdefault(song, song.relative_to(path).with_suffix("").as_posix())
+                add(song, song.relative_to(path).with_suffix("").as_posix())
+            if not songs:
+                add(path, f"{path}/")  # no file's name
         else:
             matches = [] if path.exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (absolute too)
-            for song in map(Path, matches or [text]):
-                if not song.is_dir():
-                    jobs.setdefault(song, song.stem)
-    tracks = list(jobs.values())
-    named = [
-        Job(path, track if tracks.count(track) == 1 or path is None else f"{track}{path.suffix}")
-        for path, track in jobs.items()
-    ]
-    return named
+            for song in [p for p in map(Path, matches) if not p.is_dir()] or [path]:
+                add(song, song.stem)
+    return _told_apart(list(jobs.values()))
+
+
+def _told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with a name for each track, as far as suffixes and folders' names make a difference."""
+    names = [job.track for job in jobs]
+    places = [Path(os.path.abspath(job.path)) if job.path else Path() for job in jobs]  # noqa: PTH100 (without ..)
+    folders = [[*place.parts[1 : -len(Path(job.track).parts)]] for job, place in zip(jobs, places, strict=True)]
+    while True:
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            groups.setdefault(name, []).append(i)
+        before = list(names)
+        for same in (several for several in groups.values() if len(several) > 1):
+            suffixes = {i: places[i].suffix for i in same}
+            apart = len(set(suffixes.values())) == len(same)
+            for i in same:
+                names[i] = names[i] + suffixes[i] if apart else "/".join([*folders[i][-1:], names[i]])
+                del folders[i][-1:]
+        if names == before:
+            return [replace(job, track=name) for job, name in zip(jobs, names, strict=True)]
 
 
 def _is_song(path: Path, root: Path) -> bool:
@@ -594,7 +712,13 @@ def _on_disk(job: Job) -> Iterator[tuple[Job, Path]]:
 
 def _stream(job: Job) -> AbstractContextManager[BinaryIO]:
     """Standard input, or a pipe with a name (``<(command)`` of a shell, /dev/stdin)."""
-    return nullcontext(sys.stdin.buffer) if job.path is None else job.path.open("rb")
+    return nullcontext(_standard_input()) if job.path is None else job.path.open("rb")
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise AudioError("standard input is closed; expected audio from it, as `... | refined-bsrnn separate -` gives.")
+    return sys.stdin.buffer
 
 
 def separate_all(
@@ -610,6 +734,13 @@ def separate_all(
     Raises `RecipeError` where outputs could not be told apart.
     """
     parts = outputs(ensemble, wanted)
+    names = [(part.model, part.name) for part in parts]
+    if same := next((name for model, name in names if names.count((model, name)) > 1), None):
+        raise RecipeError(
+            f"two stems would be called {same!r}: a head is called so, or a sum is there twice. Choose other heads, "
+            "or leave out --residual, --accompaniment or --sum."
+        )
+    inputs = {file_id(job.path) for job in jobs if job.path}
     taken: dict[Path, str] = {}
     for i, job in enumerate(jobs, 1):
         paths = [_path(part, job.track, wanted, "") for part in parts]
@@ -620,7 +751,7 @@ def separate_all(
         try:
             if clash:
                 raise AudioError(f"{job.label} would be written over the stems of {clash}. Give it another --out.")
-            yield _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of)
+            yield _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of, inputs)
             taken |= dict.fromkeys(paths, job.label)
         except (UserError, OSError, MemoryError) as error:
             if isinstance(error, RecipeError):
@@ -636,23 +767,34 @@ def _as_it_comes(job: Job, wanted: Wanted) -> Source:
     """A file, or standard input or a pipe that is read once and never waited for."""
     if job.path is not None and not job.path.is_fifo():
         return open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
-    reader = open_audio(sys.stdin.buffer if job.path is None else job.path.open("rb"))
+    reader = open_audio(_standard_input() if job.path is None else job.path.open("rb"))
     part = as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds)
     blocks = read_blocks(reader, *part, size=max(1, reader.sample_rate_hz // PIECES_PER_SECOND))
     return Source(reader.sample_rate_hz, reader.n_channels, None, lambda: blocks)
 
 
-def _one(job: Job, ensemble: Ensemble, wanted: Wanted, parts: Sequence[Output], bar: Any, text: str, of: Any) -> Result:
+def _one(
+    job: Job,
+    ensemble: Ensemble,
+    wanted: Wanted,
+    parts: Sequence[Output],
+    bar: Any,
+    text: str,
+    of: Any,
+    inputs: Collection[tuple[int, int] | None],
+) -> Result:
+    if job.path is not None and job.path.is_dir():
+        raise AudioError(f"{job.path} holds no audio files.")
     if of is not None:
         source = _as_it_comes(job, wanted)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
             here = replace(job, path=None) if job.path and job.path.is_fifo() else job
-            result = separate_song(here, ensemble, wanted, parts, progress, of, source)
+            result = separate_song(here, ensemble, wanted, parts, progress, of, source, inputs)
             result.job = job
             return result
     with _on_disk(job) as (here, path):
         source = open_source(path, 0, wanted.start_seconds, wanted.duration_seconds)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
-            result = separate_song(here, ensemble, wanted, parts, progress, source=source)
+            result = separate_song(here, ensemble, wanted, parts, progress, source=source, inputs=inputs)
             result.job = job
             return result

@@ -236,6 +236,8 @@ def test_what_ffmpeg_reads(tmp_path, name, codec, video, bits, n_samples):
     for start, wanted in ((-1, 4), (n_samples, 1), (n_samples - 3, 4), (n_samples, None)):
         with pytest.raises(AudioError, match=r"has .*; samples .* were asked for"):
             read_audio(path, start, wanted)
+    with open_audio(path) as reader:
+        assert reader.skip(10**20) == n_samples  # more than FFmpeg has numbers for
 
 
 class Slow(io.BytesIO):
@@ -452,6 +454,12 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(song, monkeypatch, where
     assert list(song.parent.iterdir()) == [song]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names may be longer here")
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(AudioError, match=r"x.wav cannot be written: its name is too long. Choose a shorter one"):
+        write_audio(tmp_path / f"{'x' * 250}.wav", torch.zeros(1, 10), RATE)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(AudioError, match="cannot be written"):
@@ -491,7 +499,9 @@ def test_lossy_files_have_the_length_that_was_written(tmp_path, suffix, length):
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
 def test_tags_are_carried(tmp_path, suffix):
-    tags = {"title": "Ein Lied", "artist": "Jemand", "album": "Lieder", "date": "2001", "genre": "Folk"}
+    tags = {"title": "Ein Lied für 日本", "artist": "Jemand", "album": "Lieder", "date": "2001", "genre": "Folk"}
+    if suffix == "mp3":  # which says how its texts are coded, and has a frame of its own kind for some
+        tags |= {"tracknumber": "7", "comment": "schön", "copyright": "©", "license": "CC-BY 4.0 – frei"}
     with AudioWriter(tmp_path / f"a.{suffix}", RATE, 1, tags={**tags, "unknown": "x"}) as writer:
         writer.write(torch.zeros(1, 5000))
     assert read_tags(tmp_path / f"a.{suffix}") == tags

@@ -1,5 +1,6 @@
 """The separator: lengths, rates, channels, seams."""
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -194,9 +195,11 @@ def test_a_part_of_a_file(tmp_path):
     torch.testing.assert_close(part, mixture[:, RATE : RATE + RATE // 2])
     to_the_end = joined(s.stream(mixture, start_seconds=2.5, duration_seconds=9))["drums"]
     torch.testing.assert_close(to_the_end, mixture[:, RATE * 5 // 2 :])
+    assert torch.equal(joined(s.stream(mixture, duration_seconds=1e306))["drums"], s.separate(mixture)["drums"])
     for audio, name in ((tmp_path / "a.wav", "a.wav"), (mixture, "the audio")):
-        with pytest.raises(AudioError, match=f"{name} has ended before 3 s"):
-            list(s.stream(audio, start_seconds=3.0))
+        for start in (3.0, 1e15, 1e306):
+            with pytest.raises(AudioError, match=re.escape(f"{name} has ended before {start:g} s")):
+                list(s.stream(audio, start_seconds=start))
     with pytest.raises(RecipeError, match="start -1 s"):
         s.stream(mixture, start_seconds=-1)
 
@@ -314,6 +317,19 @@ def test_one_chunk_equals_the_model():
         assert torch.allclose(s.separate(mixture)["vocals"], s.model(mixture[None])["vocals"][0], atol=1e-6)
 
 
+def test_a_chunk_may_be_longer_than_any_audio():
+    mixture = noise(2, RATE)
+    whole = separator(chunk_seconds=1e6).separate(mixture)["drums"]
+    longest = separator(chunk_seconds=1e300).separate(mixture)["drums"]
+    torch.testing.assert_close(longest, whole, atol=1e-6, rtol=0)
+
+
+def test_heads_that_are_loaded(tmp_path):
+    separator().save_pretrained(tmp_path / "both")
+    assert Separator.from_pretrained(tmp_path / "both", heads="drums").heads == ["drums"]
+    assert Separator.from_pretrained(tmp_path / "both", heads=["drums", "drums"]).heads == ["drums"]
+
+
 def test_only_the_heads_asked_for_run():
     s = separator()
     s.model.heads["drums"].planes = None  # calling it would fail
@@ -347,11 +363,19 @@ def test_progress_ends_at_one():
         ),
         (torch.zeros(2, 100, dtype=torch.int32), "type torch.int32; expected floats"),
         (np.zeros((2, 100), complex), "type complex128; expected floats"),
+        (np.full((1, 5000), 1e30), r"reaches 1e\+30, too much to calculate with; expected full scale at ±1"),
+        (torch.full((1, 5000), 2e12), r"no sample above 1e\+12. Lower its level"),
     ],
 )
 def test_audio_that_cannot_be_used(audio, message):
     with pytest.raises(AudioError, match=message):
         separator().separate(audio)
+
+
+def test_what_is_just_not_too_loud_is_separated_as_if_it_were_quiet():
+    s, quiet = separator(), noise(2, RATE)
+    loud = s.separate(quiet / quiet.abs().max() * 1e12)["drums"]
+    torch.testing.assert_close(loud * quiet.abs().max() / 1e12, s.separate(quiet)["drums"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("rate", [0, -1, 22050.5, float("nan")])

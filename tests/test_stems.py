@@ -25,6 +25,7 @@ from refined_bsrnn.files import write_text
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.separate import Separator
+from refined_bsrnn.stems import find_jobs
 
 
 def make_run(name, targets, seed=0, backbone_of=None, **values):
@@ -76,12 +77,35 @@ def test_every_kind_of_output(mtl, song):
     torch.testing.assert_close(stem("vocals"), estimates["vocals"], **close)
     torch.testing.assert_close(stem("drums+bass"), estimates["drums"] + estimates["bass"], **close)
     torch.testing.assert_close(stem("drums-accompaniment"), mixture - estimates["drums"], **close)
-    assert (stem("vocals") + stem("drums") + stem("residual") - mixture).abs().max() < 1e-6
+    assert (stem("vocals") + stem("drums+bass") + stem("residual") - mixture).abs().max() < 1e-6
     separate(song, "--model", "mtl", "--sum", "vocals+drums", "--residual", "--out", "sums")
     assert sorted(p.stem for p in Path("sums/mtl/song").iterdir()) == ["residual", "vocals+drums"]
     separate(song, "--model", "mtl", "--head", "bass", "--accompaniment", "--out", "one")
     assert sorted(p.stem for p in Path("one/mtl/song").iterdir()) == ["accompaniment", "bass"]
     assert not leftovers()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "disjoint"),
+    [
+        (["--head", "bass", "--sum", "drums+vocals"], ["bass", "drums+vocals"]),
+        (["--head", "bass", "--sum", "bass+vocals"], ["bass+vocals"]),
+        (["--sum", "bass+vocals"], ["bass+vocals"]),
+        (["--head", "all", "--sum", "bass+vocals"], ["bass", "drums", "vocals"]),
+    ],
+)
+@pytest.mark.parametrize("bits", ["16", "32f"])
+def test_the_residual_is_what_no_stem_holds(mtl, arguments, disjoint, bits):
+    mixture = read_audio(write_audio("song.wav", noise(2, RATE), RATE, "PCM_16"))[0]
+    separate("song.wav", "--model", "mtl", *arguments, "--residual", "--bits", bits)
+    total = sum(stem(name) for name in (*disjoint, "residual"))
+    assert (total - mixture).abs().max() < 1e-6
+
+
+def test_a_run_without_the_heads_of_a_sum_has_no_residual(mtl, song):
+    make_run("again", ["drums", "vocals"], seed=1, backbone_of="mtl")
+    separate(song, "--model", "mtl", "again", "--sum", "drums+bass", "--residual")
+    assert sorted(p.stem for p in Path("separated").rglob("*.wav")) == ["drums+bass", "residual"]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -160,6 +184,8 @@ def test_integers_that_would_clip_are_lowered_together(mtl, tmp_path, capsys):
         ("flac", "PCM_24", ["--format", "mp3"], ("MP3", "MPEG_LAYER_III")),
         ("flac", "PCM_24", ["--format", "ogg"], ("OGG", "VORBIS")),
         ("flac", "PCM_24", ["--format", "wav"], ("WAV", "PCM_24")),
+        ("flac", "PCM_16", ["--bits", "24"], ("FLAC", "PCM_24")),
+        ("flac", "PCM_16", ["--bits", "32f"], ("WAV", "FLOAT")),
     ],
 )
 def test_the_format_is_the_inputs_where_that_is_lossless(mtl, suffix, subtype, arguments, wanted):
@@ -271,6 +297,17 @@ def test_a_song_is_never_written_over(mtl, song, capsys):
     assert song.read_bytes() == before
 
 
+def test_no_other_song_is_written_over(mtl, song, tmp_path, capsys):
+    vocals = write_audio(tmp_path / "vocals.wav", noise(1, 500), RATE)
+    before = vocals.read_bytes()
+    options = ["--head", "vocals", "--out", tmp_path, "--name", "{head}", "--overwrite"]
+    separate(song, vocals, "--model", "mtl", *options, code=1)
+    assert f"{vocals} is one of the songs to separate, which is not overwritten" in capsys.readouterr().err
+    assert vocals.read_bytes() == before
+    separate(song, "--model", "mtl", *options)
+    assert vocals.read_bytes() != before
+
+
 @pytest.mark.skipif(os.name != "posix", reason="names of files are Unicode here")
 def test_names_that_are_no_unicode_do_not_stop_the_others(mtl, song, capsys):
     Path("in").mkdir()
@@ -282,10 +319,37 @@ def test_names_that_are_no_unicode_do_not_stop_the_others(mtl, song, capsys):
 
 
 def test_two_inputs_for_one_name(mtl, tmp_path, capsys):
-    for name in ("x/a.wav", "y/a.wav"):
+    for name in ("x/a.wav", "y/a.wav", "y/a.flac", "u/d/a.wav", "v/d/a.wav", "v/d/b.wav"):
         write_audio(tmp_path / name, noise(1, 500), RATE)
-    separate("x/a.wav", "y/a.wav", "--model", "mtl", code=1)
+    options = ["--model", "mtl", "--head", "bass"]
+    separate("x", "y/../y/a.wav", *options)
+    assert sorted(map(str, Path("separated/mtl").glob("*/a/bass.wav"))) == [
+        "separated/mtl/x/a/bass.wav",
+        "separated/mtl/y/a/bass.wav",
+    ]
+    jobs = find_jobs(["x/a.wav", "y/a.wav", "y/a.flac", "u", "v", "x/../x/a.wav"], Path("separated"))
+    assert [job.track for job in jobs] == ["x/a", "y/a.wav", "y/a.flac", "u/d/a", "v/d/a", "d/b"]
+    assert [job.track for job in find_jobs(["u/d/a.wav", "v/d/a.wav"], Path("separated"))] == ["u/d/a", "v/d/a"]
+    separate("x/a.wav", "y/a.wav", *options, "--out", "flat", "--name", "{head}", code=1)
     assert "y/a.wav would be written over the stems of x/a.wav" in capsys.readouterr().err
+
+
+def test_a_file_is_separated_once_whatever_it_is_called(song, tmp_path):
+    Path("in").mkdir()
+    shutil.copy(song, "in/a.wav")
+    Path("in/loop").symlink_to(tmp_path / "in")
+    jobs = find_jobs(["in", str(tmp_path / "in/a.wav"), "in/**/*.wav", "in/*.wav"], Path("separated"))
+    assert [(str(job.path), job.track) for job in jobs] == [("in/a.wav", "a")]
+
+
+def test_a_folder_without_songs_does_not_stop_the_others(mtl, song, capsys):
+    Path("empty").mkdir()
+    separate("empty", song, "--model", "mtl", "--head", "bass", code=1)
+    err = capsys.readouterr().err
+    assert err.count("Failed: empty holds no audio files.") == 2  # when it happens and in the summary
+    assert stem("bass").shape == (2, 2 * RATE)
+    separate("empt*", "--model", "mtl", code=1)
+    assert "there is no file empt*." in capsys.readouterr().err
 
 
 def test_a_part(mtl, song):
@@ -329,6 +393,14 @@ def test_standard_input_that_is_no_audio(mtl, monkeypatch, capsys, content, mess
     assert not Path("separated").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--live"]])
+def test_standard_input_that_is_closed(monkeypatch, capsys, options):
+    make_run("mtl", ["vocals"], backbone={"features": 4, "repeats": 1, "causal": True, "norm": "cumulative"})
+    monkeypatch.setattr("sys.stdin", None)  # as Python starts with `<&-`
+    separate("-", "--model", "mtl", *options, code=1)
+    assert "Failed: standard input is closed; expected audio from it" in capsys.readouterr().err
+
+
 def test_standard_input_that_does_not_fit_on_the_disk(mtl, song, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(song.read_bytes())))
     monkeypatch.setattr("shutil.copyfileobj", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -365,12 +437,32 @@ def test_standard_input_that_does_not_fit_on_the_disk(mtl, song, monkeypatch, ca
         (["--name", "{track}/"], "the name '{track}/' cannot be used"),
         (["--name", "{head.__class__}"], "the name '{head.__class__}' cannot be used"),
         (["--ensemble", "mtl"], "the run mtl is named twice"),
+        (["--live", "--shifts", "3"], "leave out --shifts and --wiener, which look ahead"),
+        (["--live", "--wiener"], "leave out --shifts and --wiener, which look ahead"),
+        (["--sum", "bass+drums", "--sum", "bass+drums"], "two stems would be called 'bass+drums'"),
     ],
 )
 def test_command_lines_that_cannot_be_done(mtl, song, arguments, message, capsys):
     separate(song, "--model", "mtl", *arguments, code=2)
     assert message in capsys.readouterr().err
     assert not Path("separated").exists() or not list(Path("separated").rglob("*.*"))
+
+
+def test_a_head_called_residual(song, capsys):
+    make_run("mtl", ["residual", "bass"])
+    separate(song, "--model", "mtl", "--residual", code=2)
+    assert "two stems would be called 'residual': a head is called so" in capsys.readouterr().err
+    separate(song, "--model", "mtl", "--residual", "--head", "bass")
+    separate(song, "--model", "mtl", "--out", "without")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names may be longer here")
+@pytest.mark.parametrize("name", ["{head}-" + 250 * "x", 300 * "x" + "/{head}"])
+def test_a_name_that_is_too_long(mtl, song, name, capsys):
+    separate(song, "--model", "mtl", "--name", name, code=1)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "wav cannot be written: its name is too long. Choose a shorter one." in line
+    assert not Path("separated").exists()
 
 
 # --- hostile files
@@ -408,6 +500,7 @@ HOSTILE = {
     "random.m4a": (np.random.default_rng(1).bytes(20000), ""),
     "nan.wav": (with_values(0.1, np.nan), "NaN or infinite samples, the first at 0.000 s"),
     "inf.wav": (with_values(np.inf), "NaN or infinite"),
+    "loud.wav": (with_values(1e30), "the audio reaches 1e+30, too much to calculate with"),
     "no-channels.wav": (patched(22, b"\0\0"), ""),
     "many-channels.wav": (patched(22, b"\xff\xff"), ""),
     "no-rate.wav": (patched(24, bytes(4)), ""),
@@ -432,7 +525,7 @@ def test_hostile_files_get_a_sentence(mtl, name, capsys):
     Path(name).write_bytes(content)
     separate(name, "--model", "mtl", code=1)
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"Failed: {name} ")
+    assert line.startswith((f"Failed: {name} ", f"Failed: {name}: "))
     assert message in line
     assert not Path("separated").exists() or not [p for p in Path("separated").rglob("*") if not p.is_dir()]
     assert not leftovers()
@@ -501,12 +594,90 @@ def test_sigterm_and_a_closed_terminal_leave_nothing(mtl, song, monkeypatch, nam
         signal.signal(number, before)
 
 
-def test_a_full_disk_gets_a_sentence(mtl, song, monkeypatch, capsys):
+@pytest.mark.parametrize("arguments", [[], ["--bits", "16"]])
+def test_a_full_disk_gets_a_sentence(mtl, song, monkeypatch, capsys, arguments):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("refined_bsrnn.audio.soundfile.SoundFile.write", full)
-    separate(song, "--model", "mtl", code=1)
+    separate(song, "--model", "mtl", *arguments, code=1)
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "bass.wav cannot be written: the disk is full. Free some space" in line
+    assert line.startswith(
+        "Failed: " + f"{song}: separated/mtl/song/bass.wav cannot be written: the disk is full. Free"
+    )
     assert not list(Path("separated").rglob("*"))
+
+
+# --- all stems or none
+
+
+@pytest.fixture
+def replaced(mtl, song, monkeypatch):
+    """Stems of which two are there; and a function to be called whenever one comes into its place."""
+    for name in ("bass", "vocals"):
+        path = Path(f"separated/mtl/song/{name}.wav")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    replace = Path.replace
+
+    def when(call):
+        def replace_and_call(path, target):
+            if ".stems-" in str(path) and ".stems-" not in str(target):
+                call(Path(target).name)
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", replace_and_call)
+
+    return when
+
+
+def there():
+    return {p.name: p.stat().st_size for p in Path("separated/mtl/song").iterdir()}
+
+
+def test_a_stem_that_cannot_come_into_its_place_takes_the_others_back(replaced, song, capsys):
+    def fail(name, calls=[]):  # noqa: B006 (it remembers)
+        calls.append(name)
+        if calls == ["bass.wav", "drums.wav", "vocals.wav"]:
+            raise OSError(5, "Input/output error")
+
+    replaced(fail)
+    separate(song, "--model", "mtl", "--overwrite", code=1)
+    assert "separated/mtl/song/vocals.wav cannot be written: Input/output error" in capsys.readouterr().err
+    assert there() == {"bass.wav": 4, "vocals.wav": 4}
+
+
+def test_a_folder_in_the_place_of_a_stem(mtl, song, capsys):
+    Path("separated/mtl/song/drums.wav").mkdir(parents=True)
+    Path("separated/mtl/song/drums.wav/mine").touch()
+    separate(song, "--model", "mtl", "--overwrite", code=1)
+    assert "song/drums.wav is a folder, which is not overwritten" in capsys.readouterr().err
+    assert [str(p.relative_to("separated/mtl/song")) for p in Path("separated").rglob("*.*")] == ["drums.wav"]
+    assert Path("separated/mtl/song/drums.wav/mine").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signals_wait_until_all_stems_are_in_their_places(replaced, song, name):
+    number = getattr(signal, name)
+    replaced(lambda _: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    separate(song, "--model", "mtl", "--overwrite", code=130)
+    sizes = there()
+    assert sorted(sizes) == ["bass.wav", "drums.wav", "vocals.wav"]
+    assert min(sizes.values()) > 4
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_does_not_stop_the_cleaning(mtl, song, monkeypatch):
+    def impatient(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return rmtree(*args, **kwargs)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", impatient)
+    monkeypatch.setattr(BSRNN, "_features", interrupted)
+    separate(song, "--model", "mtl", "--bits", "16", code=130)
+    assert not Path("separated").exists()
