@@ -174,6 +174,8 @@ def separate(args: argparse.Namespace) -> int:
     wanted.check()
     if args.live and (args.shifts != 1 or args.wiener):
         raise RecipeError("--live works on what has come in so far: leave out --shifts and --wiener, which look ahead.")
+    if args.live and args.precision != "float32":
+        raise RecipeError(f"--live computes in float32: leave out --precision {args.precision}.")
     runs = [*(name for names in args.model for name in names), *args.ensemble]
     options = {"device": args.device, "root": args.root, "chunk_seconds": args.chunk_seconds, "overlap": args.overlap}
     options |= {"shifts": args.shifts, "batch": args.batch, "precision": args.precision}

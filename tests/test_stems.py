@@ -439,6 +439,7 @@ def test_standard_input_that_does_not_fit_on_the_disk(mtl, song, monkeypatch, ca
         (["--ensemble", "mtl"], "the run mtl is named twice"),
         (["--live", "--shifts", "3"], "leave out --shifts and --wiener, which look ahead"),
         (["--live", "--wiener"], "leave out --shifts and --wiener, which look ahead"),
+        (["--live", "--precision", "bf16"], "computes in float32: leave out --precision bf16"),
         (["--sum", "bass+drums", "--sum", "bass+drums"], "two stems would be called 'bass+drums'"),
     ],
 )
