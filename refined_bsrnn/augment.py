@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy import fft
-from scipy.signal import fftconvolve
 from torch import Tensor
 from torchaudio.functional import bass_biquad, equalizer_biquad, treble_biquad
 
@@ -158,6 +157,8 @@ def reverb(audio: Tensor, room: tuple[float, float, int], sample_rate_hz: int) -
     convolved by scipy.
     """
     seconds, level_db, seed = room
+    from scipy.signal import fftconvolve  # a second to load, for those who reverberate
+
     n_samples = max(1, round(seconds * sample_rate_hz))
     time = np.arange(n_samples) / sample_rate_hz
     noise = np.random.default_rng(seed).standard_normal((len(audio), n_samples))

@@ -20,7 +20,6 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-import wandb
 
 from .checkpoint import RunFolder
 from .errors import UserError
@@ -111,6 +110,8 @@ class Tracker:
         mode = wandb_mode(recipe.log)
         if mode == "disabled":
             return
+        import wandb  # here and below: half a second that runs without it need not wait
+
         options: dict[str, Any] = {
             "mode": mode,
             "project": recipe.log.project,
@@ -155,6 +156,8 @@ class Tracker:
     ) -> None:
         """Audio (channels, samples) and pictures (H, W, 3) by name; to wandb only."""
         if self.wandb:
+            import wandb
+
             sounds = {f"audio/{k}": wandb.Audio(x.T, sample_rate=sample_rate_hz) for k, x in audio.items()}
             images = {f"spectrogram/{k}": wandb.Image(x) for k, x in pictures.items()}
             self.wandb.log({**sounds, **images}, step=step)
@@ -163,6 +166,8 @@ class Tracker:
         """The summary table and last provenance values; closes the log."""
         self.save_provenance(**values)
         if self.wandb:
+            import wandb
+
             self.wandb.log({"summary": wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
             self.wandb.summary.update({key: v for key, v in values.items() if isinstance(v, int | float | str)})
             self.wandb.finish()

@@ -42,7 +42,6 @@ from .checkpoint import (
 from .data import Parts, RandomMixes, begin_worker, load_track, make_parts
 from .errors import RecipeError, UserError
 from .feature_cache import GB, CachedMixes, FeatureCache, Remembered, cache_key, example_arrays, fill
-from .figures import plot_spectrograms
 from .files import atomic_write, write_text
 from .losses import MultiTargetLoss
 from .metrics import usdr
@@ -545,6 +544,8 @@ class Trainer:
         seconds = self.recipe.log.audio_seconds
         if not (self.tracker.wandb and seconds and self.data.validation):
             return
+        from .figures import plot_spectrograms  # Matplotlib takes a while to load
+
         track = self.data.validation[0]
         mixture, stems, _ = load_track(track, self.recipe.targets)
         middle, length = track.n_samples // 2, round(seconds * track.sample_rate_hz)
