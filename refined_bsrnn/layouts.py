@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import yaml
 from .audio import AUDIO_SUFFIXES
 from .decoded import STEM_MP4, decode, decoded_file, musdb_stems
 from .errors import DataError, RecipeError, UserError
-from .suggest import nearest
+from .suggest import nearest, queried
 from .synth import builtin_root
 
 SPLITS = ("train", "valid", "test")
@@ -222,8 +222,7 @@ def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = 
     A stem's name is its instrument class (``Synth Lead`` → ``synth_lead``), or what ``classes`` maps to it:
     ``{keys: [Piano, Organ]}``. Stems that the metadata list as not rendered have no file; they are counted.
     """
-    listing, unrendered, unnamed, met = Listing(), 0, list[str](), set[str]()
-    names = {slug(c): name for name, listed in (classes or {}).items() for c in _names(listed)}
+    listing, unrendered, instruments = Listing(), 0, Instruments("classes", classes)
     for split, track in _track_folders(_existing(root, "slakh"), splits, listing):
         where = f"{split}/{track.name}"
         metadata = _yaml(track / "metadata.yaml", where, listing)
@@ -233,7 +232,7 @@ def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = 
         folder = track / str(metadata.get("audio_dir", "stems"))
         there = [p for p in _visible(folder) if _is_audio(p)] if folder.is_dir() else []
         stems = _stem_facts(metadata)
-        unnamed += [f"{track.name}/{p.name}" for p in there if p.stem not in stems]
+        instruments.unnamed += [f"{track.name}/{p.name}" for p in there if p.stem not in stems]
         for key, stem in sorted(stems.items()):
             found = [p for p in there if p.stem == key]
             if not stem.get("audio_rendered", True) and not found:
@@ -241,15 +240,13 @@ def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = 
             elif not found:
                 listing.wrong("missing_file", where, f"{track}: metadata.yaml names the stem {key}, which has no file.")
             else:
-                name = slug("Drums" if stem.get("is_drum") else str(stem.get("inst_class", key)))
-                met.add(name)
-                files.setdefault(names.get(name, name), []).append(File(found[0]))
+                name = instruments.name("Drums" if stem.get("is_drum") else str(stem.get("inst_class", key)))
+                files.setdefault(name, []).append(File(found[0]))
         mixes = sorted(p for p in track.glob("mix.*") if _is_audio(p))
         listing.tracks.append(_listed(track.name, split, track, files, mixes))
     if unrendered:
         listing.notes.append(f"{unrendered} stems of {root} were never rendered, as their metadata.yaml say.")
-    _tell_unnamed(listing, root, unnamed)
-    _tell_idle(listing, "classes", names, met)
+    instruments.tell(listing, root)
     return listing
 
 
@@ -259,16 +256,28 @@ def _stem_facts(metadata: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(key): facts for key, facts in stems.items()}
 
 
-def _tell_unnamed(listing: Listing, root: str, unnamed: Sequence[str]) -> None:
-    if unnamed:
-        listing.notes.append(f"{len(unnamed)} audio files of {root} are in no metadata and not read: {first(unnamed)}.")
+class Instruments:
+    """What the stems of a collection are called: as its metadata say, or as an option maps that (name: instruments)."""
 
+    def __init__(self, option: str, mapping: Mapping[str, Any] | None):
+        self.option = option
+        self.given = {slug(i): name for name, listed in (mapping or {}).items() for i in _names(listed)}
+        self.met: set[str] = set()
+        self.unnamed: list[str] = []  # audio files that are in no metadata
 
-def _tell_idle(listing: Listing, option: str, names: Mapping[str, str], met: Collection[str]) -> None:
-    """Say which keys of an option that renames stems are those of no stem."""
-    idle = [f"{key!r}.{nearest(key, met)}".rstrip(".") for key in names if key not in met]
-    if idle and met:
-        listing.notes.append(f"{option}: no stem is called {first(idle)}; there are {first(sorted(met), 12)}.")
+    def name(self, instrument: str) -> str:
+        self.met.add(slug(instrument))
+        return self.given.get(slug(instrument), slug(instrument))
+
+    def tell(self, listing: Listing, root: str) -> None:
+        """Note what was not read, and which instruments of the option no stem has."""
+        if self.unnamed:
+            told = f"{len(self.unnamed)} audio files of {root} are in no metadata and not read: {first(self.unnamed)}."
+            listing.notes.append(told)
+        idle = [queried(key, self.met) for key in self.given if key not in self.met]
+        if idle and self.met:
+            there = first(sorted(self.met), 12)
+            listing.notes.append(f"{self.option}: no stem is called {first(idle)}; there are {there}.")
 
 
 def slug(name: str) -> str:
@@ -321,8 +330,7 @@ def medleydb(
     if bleed not in ("keep", "skip"):
         raise RecipeError(f"medleydb source: bleed is {bleed!r}; expected keep or skip.")
     listing, path, bleeding, others = Listing(), _existing(root, "medleydb"), [], []
-    unnamed, met = list[str](), set[str]()
-    names = {slug(i): name for name, listed in (instruments or {}).items() for i in _names(listed)}
+    known = Instruments("instruments", instruments)
     audio = path / "Audio" if (path / "Audio").is_dir() else path
     for track in _folders(audio) if "train" in splits else []:
         if not ((track / f"{track.name}_STEMS").is_dir() or (track / f"{track.name}_RAW").is_dir()):
@@ -336,11 +344,10 @@ def medleydb(
             bleeding.append(track.name)
             if bleed == "skip":
                 continue
-        files = _medley_files(track, metadata, raw, names, where, listing, unnamed, met)
+        files = _medley_files(track, metadata, raw, known, where, listing)
         mixes = [p for p in [track / str(metadata.get("mix_filename", f"{track.name}_MIX.wav"))] if p.is_file()]
         listing.tracks.append(_listed(track.name, "train", track, files, mixes))
-    _tell_unnamed(listing, root, unnamed)
-    _tell_idle(listing, "instruments", names, met)
+    known.tell(listing, root)
     if others:
         listing.notes.append(
             f"{len(others)} folders in {audio} have no _STEMS or _RAW and are not read: {first(others)}."
@@ -358,16 +365,8 @@ def _medley_metadata(track: Path, root: Path) -> Path:
 
 
 def _medley_files(
-    track: Path,
-    metadata: Mapping[str, Any],
-    raw: bool,
-    names: Mapping[str, str],
-    where: str,
-    listing: Listing,
-    unnamed: list[str],
-    met: set[str],
+    track: Path, metadata: Mapping[str, Any], raw: bool, known: Instruments, where: str, listing: Listing
 ) -> dict[str, list[File]]:
-    """stem → its files; ``unnamed`` and ``met`` are added to: files in no metadata, instruments there are."""
     files: dict[str, list[File]] = {}
     folder = track / str(metadata.get("raw_dir" if raw else "stem_dir", f"{track.name}_{'RAW' if raw else 'STEMS'}"))
     left = {p for p in _visible(folder) if _is_audio(p)} if folder.is_dir() else set()
@@ -378,13 +377,11 @@ def _medley_files(
             path = folder / str(source.get("filename"))
             left.discard(path)
             instrument = source.get("instrument") or stem.get("instrument") or "unlabeled"
-            name = slug(str(_names(instrument)[0]))
-            met.add(name)
             if path.is_file():
-                files.setdefault(names.get(name, name), []).append(File(path))
+                files.setdefault(known.name(str(_names(instrument)[0])), []).append(File(path))
             else:
                 listing.wrong("missing_file", where, f"{track}: its metadata name {path.name}, which is not there.")
-    unnamed += [f"{folder.name}/{path.name}" for path in sorted(left)]
+    known.unnamed += [f"{folder.name}/{path.name}" for path in sorted(left)]
     return files
 
 
@@ -439,7 +436,7 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
         for (split, name), files in sorted(tracks.items())
         if split in splits
     ]
-    told = first([f"{column!r}.{nearest(column, MANIFEST_COLUMNS)}".rstrip(".") for column in unread])
+    told = first([queried(column, MANIFEST_COLUMNS) for column in unread])
     return Listing(found, notes=[f"{path}: columns or keys that are not read: {told}."] if unread else [])
 
 

@@ -44,7 +44,7 @@ from .layouts import (
 )
 from .progress import printable
 from .recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec, bind_options
-from .suggest import fits, nearest, pick
+from .suggest import fits, pick, queried
 
 MAX_TOLD = 8  # problems in one message
 BUILTIN = "builtin"  # as data.root: the built-in stems, whatever the environment says
@@ -283,7 +283,7 @@ def _check_patterns(where: str, patterns: Iterable[str], names: Sequence[str]) -
     """`DataError` for names or patterns that fit none: a misspelt one would change which tracks are used, unsaid."""
     idle = [pattern for pattern in patterns if not any(fits(name, [pattern]) for name in names)]
     if idle:
-        told = ", ".join(f"{pattern!r}.{nearest(pattern, names)}".rstrip(".") for pattern in idle)
+        told = " or ".join(queried(pattern, names) for pattern in idle)
         raise DataError(f"{where}: of {len(names)} tracks none is called {told}.")
 
 

@@ -16,6 +16,12 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def queried(word: str, choices: Iterable[str]) -> str:
+    """The word in quotes and, where one is close, in brackets what may have been meant: ``'drum' (drums?)``."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f"{word!r} ({close[0]}?)" if close else repr(word)
+
+
 def fits(name: str, patterns: Iterable[str]) -> bool:
     """Whether a name is one of these, or fits one that is a pattern (``*``, ``?``, ``[...]``)."""
     return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -60,6 +60,9 @@ CASES = [
 ]
 
 
+PROGRAM_CASE = next(case for case in CASES if case.id == "rope")
+
+
 def test_every_registered_component_is_among_the_cases():
     cases = [case.values[0] for case in CASES]
     backbones = [case.get("backbone", {}) for case in cases]
@@ -108,10 +111,10 @@ def test_adapters_are_merged_into_the_core():
     assert torch.equal(net.backbone.planes(as_planes(net.stft(mixture))), net.features(mixture))
 
 
-# ONNX is made of the same trace: there every case is tried.
+# ONNX is made of the same trace: there all the others are tried.
 @torch.no_grad()
 def test_torch_export_gives_the_same():
-    net = model({"backbone": ROPE})
+    net = model(PROGRAM_CASE.values[0])
     program = make_program(net).module()
     for planes in inputs(net):
         for ours, theirs in zip(MaskCore(net)(planes), program(planes), strict=True):
@@ -134,7 +137,7 @@ def test_a_program_is_read_without_this_package(tmp_path):
     assert (facts["targets"], facts["n_fft"], facts["hop"]) == (["vocals", "drums"], 256, 64)
 
 
-@pytest.mark.parametrize("values", CASES)
+@pytest.mark.parametrize("values", [case for case in CASES if case is not PROGRAM_CASE])
 @torch.no_grad()
 def test_onnxruntime_gives_the_same(values, tmp_path):
     pytest.importorskip("onnxscript")

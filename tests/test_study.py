@@ -116,13 +116,13 @@ def test_the_plan_is_every_combination_bases_first(write):
 @pytest.mark.slow
 def test_the_command_runs_each_in_its_own_process(write, capfd):
     path = write(seeds=[0], bases={"drums": {"targets": ["drums"]}})
-    override = "transfers=[{bases: [drums], targets: [zither, bass], settings: {train: {steps: 1}}}]"
+    override = "transfers=[{bases: [drums], targets: [zither], settings: {train: {steps: 1}}}]"
     assert main(["compare", str(path), override, "--jobs", "2"]) == 1
     said = capfd.readouterr().err
     assert "drums-to-zither.s0: failed: refined-bsrnn: no track has a stem 'zither'" in said
     assert "(exit code 1, log runs/small/logs/drums-to-zither.s0.txt)" in said
     _, runs = planned(path, override)
-    assert [state_of(run) for run in runs] == ["evaluated", "new", "evaluated"]
+    assert [state_of(run) for run in runs] == ["evaluated", "new"]
 
 
 def test_a_study_runs_to_its_end_resumes_and_reports_what_the_results_say(write, tmp_path):
