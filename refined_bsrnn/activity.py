@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 from torch import Tensor
 
@@ -77,8 +79,9 @@ def active_segments(parts: Sequence[Part], energy: str, folder: Path | None = No
         with FileLock(f"{path}.lock"):
             found = _kept(path)
             if found is None:
-                _write(path, _build(parts, energy))
-                found = _kept(path) or {}
+                rows = list(_build(parts, energy))
+                _write(path, rows)
+                found = {row["content"]: row["starts"] for row in rows}
     except OSError as problem:
         raise DataError(
             f"{folder} cannot be written ({problem.strerror}); set REFINED_BSRNN_CACHE to a folder that can."
@@ -93,11 +96,11 @@ def _kept(path: Path) -> dict[str, list[int]] | None:
     try:
         rows = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
         return dict(zip(rows["content"][:], rows["starts"][:], strict=True))
-    except Exception:  # of pyarrow and of datasets, which wraps it
+    except (ValueError, KeyError, OSError, DatasetGenerationError):  # pyarrow's ArrowInvalid is a ValueError
         return None
 
 
-def _build(parts: Sequence[Part], energy: str) -> Iterable[Mapping[str, object]]:
+def _build(parts: Sequence[Part], energy: str) -> Iterable[Mapping[str, Any]]:
     distinct = list({part.content: part for part in parts}.values())
     for part in show_progress(distinct, len(distinct), "looking for active segments"):
         energies = chunk_energies(part.read, part.n_samples, part.sample_rate_hz, energy)
@@ -114,8 +117,8 @@ def _build(parts: Sequence[Part], energy: str) -> Iterable[Mapping[str, object]]
         }
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    table = datasets.Dataset.from_list(list(rows))
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = datasets.Dataset.from_list([dict(row) for row in rows])
     datasets.disable_progress_bars()  # it is written in no time
     with atomic_write(path, DataError) as temporary:
         table.to_parquet(temporary)

@@ -5,7 +5,6 @@ does not read (m4a, video, mp3 that does not tell its length, ...) is decoded by
 their Python packages: no system package is needed. soxr resamples.
 """
 
-import errno
 import io
 import math
 import os
@@ -32,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .errors import AudioError
-from .files import atomic_write
+from .files import atomic_write, is_unicode, unwritable
 
 AUDIO_SUFFIXES = (
     ".wav",
@@ -238,8 +237,7 @@ class _SoundFile(soundfile.SoundFile):
 
 def _named(path: Path) -> Path | bytes:
     """A path as soundfile takes it: it refuses names that are no Unicode, which Linux allows, but as bytes."""
-    name = str(path)
-    return os.fsencode(path) if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name) else path
+    return path if is_unicode(str(path)) else os.fsencode(path)
 
 
 class _SoundfileReader(AudioReader):
@@ -680,7 +678,7 @@ class AudioWriter:
         except AssertionError:  # how soundfile says that fewer samples were written than it was given
             why = "the disk is full"
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise unwritable(self.path, error, AudioError) from error
         if why:
             raise AudioError(f"{self.path} cannot be written: {why}. Free some space or choose another folder.")
 
@@ -696,14 +694,6 @@ class AudioWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
-
-
-def unwritable(path: Path, error: OSError) -> AudioError:
-    """What to tell a person where the system lets no file be made."""
-    if error.errno == errno.ENAMETOOLONG:
-        return AudioError(f"{path} cannot be written: its name is too long. Choose a shorter one.")
-    why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-    return AudioError(f"{path} cannot be written: {why}. Free some space or choose another folder.")
 
 
 def id3(tags: Mapping[str, str]) -> bytes:

@@ -691,7 +691,8 @@ def check(data: Recipe | DataSpec, jobs: int | None = None) -> Check:
         findings += recipe_findings(data, found, {(f.split, f.track) for f in facts if f.problems})
     else:
         findings += [*name_findings(found.tracks, (), data), *mixed_rates(found.tracks)]
-        if not any(track.split == "train" and track.stems for track in found.tracks) and not found.findings:
+        to_train_on = [track for track in found.tracks if track.split == "train" and track.stems]
+        if not (to_train_on or any(finding.stops for finding in found.findings)):  # what stops may be why
             text = "there is no track to train on: none with a stem is in a folder train/, or of that split in a table."
             findings.append(Finding("validation", "train", text))
     return Check(found, facts, in_order(findings, facts), data.targets if isinstance(data, Recipe) else ())

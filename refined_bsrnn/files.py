@@ -42,11 +42,23 @@ def atomic_write(path: Path, error: type[UserError] = UserError) -> Iterator[Pat
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as problem:
-        why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
-        raise error(f"{path} cannot be written: {why}. Free some space or choose another folder.") from problem
+        raise unwritable(path, problem, error) from problem
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def unwritable(path: Path, problem: OSError, error: type[UserError] = UserError) -> UserError:
+    """What to tell a person where the system lets no file be made."""
+    if problem.errno == errno.ENAMETOOLONG:
+        return error(f"{path} cannot be written: its name is too long. Choose a shorter one.")
+    why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
+    return error(f"{path} cannot be written: {why}. Free some space or choose another folder.")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a file's name is text: Linux allows any bytes, which Python gives as surrogates."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

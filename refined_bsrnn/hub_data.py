@@ -24,7 +24,7 @@ from .suggest import nearest
 
 TRACK_COLUMNS = ("track", "track_name", "name", "title", "id")  # the first there is names the tracks
 WAIT_SECONDS = 0.5  # between looks at what another process has done
-TELL_SECONDS = 20.0  # of waiting, before it is said
+TELL_AFTER = 40  # such looks in vain it is said
 
 
 def huggingface(
@@ -168,16 +168,16 @@ class _Rows:
                 yield from ((name, result) for _, name, result in results)
                 return
             write_json(indexes[rank], [[i, name, str(result)] for i, name, result in results])
-        waited = 0.0
+        looks = 0
         while missing := [i for i, index in enumerate(indexes) if not _whole(index)]:
-            if waited >= TELL_SECONDS and waited - WAIT_SECONDS < TELL_SECONDS:
+            looks += 1
+            if looks == TELL_AFTER:
                 told = ", ".join(map(str, missing))
                 say(
                     f"waiting for the rows that process {told} of {n_processes} decodes into {folder}; machines that "
                     f"train together must share that folder ({CACHE_VARIABLE})."
                 )
             time.sleep(WAIT_SECONDS)
-            waited += WAIT_SECONDS
         rows = sorted((row for index in indexes for row in read_json(index)), key=lambda row: row[:2])
         yield from ((name, Path(result)) for _, name, result in rows)
 

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -355,7 +355,7 @@ class Separator:
         heads: Iterable[str] | None = None,
         root: str = "runs",
         revision: str | None = None,
-        **options: float | int | str,
+        **options: Any,
     ) -> "Separator":
         """A separator from a run's name or folder, an exported folder or a model ``owner/name`` of the hub.
 
@@ -366,7 +366,7 @@ class Separator:
         run = find_model(path_or_id, root, revision)
         if heads is not None:
             heads = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
-        return cls(load_model(run, heads), device, **options)  # type: ignore[arg-type]
+        return cls(load_model(run, heads), device, **options)
 
     @property
     def heads(self) -> list[str]:

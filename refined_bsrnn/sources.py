@@ -25,6 +25,7 @@ from torch import Tensor
 from .audio import AudioInfo, audio_info, fold_channels, read_audio
 from .decoded import STEM_MP4, content_key, decode, decoded_file, of_file, writing
 from .errors import DataError, RecipeError, UserError
+from .files import is_unicode
 from .hub_data import huggingface
 from .layouts import (
     MIXTURE,
@@ -437,7 +438,7 @@ def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: 
             text = f"the track {where} in {track.folder} has no audio and is left out."
             findings.append(Finding("empty_track", where, text, stops=False))
         return None
-    if odd := [text for text in (track.name, *track.files) if not _is_unicode(text)]:
+    if odd := [text for text in (track.name, *track.files) if not is_unicode(text)]:
         shown = odd[0].encode(errors="surrogateescape").decode(errors="replace")
         text = f"{track.folder.parent}: the name {shown!r} is no Unicode. Rename it."
         findings.append(Finding("unreadable", printable(where), printable(text)))
@@ -528,10 +529,6 @@ def _track(
         content_key(paths) + cut,
         written=writing(paths) + cut,
     )
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def kind_of(error: UserError) -> str:

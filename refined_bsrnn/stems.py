@@ -35,10 +35,10 @@ from .audio import (
     open_audio,
     quantise,
     read_tags,
-    unwritable,
 )
 from .checkpoint import tensors_sha256
 from .errors import AudioError, RecipeError, UserError
+from .files import unwritable
 from .model import BSRNN
 from .separate import Batch, Progress, Separator, Source, aligned, as_samples, open_source, overlap_add, read_blocks
 from .suggest import nearest
@@ -544,7 +544,7 @@ class _Stems:
                     hidden = tempfile.TemporaryDirectory(prefix=".stems-", dir=path.parent)
                     folders[path.parent] = Path(self.stack.enter_context(hidden))
             except OSError as error:
-                raise unwritable(path, error) from error
+                raise unwritable(path, error, AudioError) from error
         self.made = [folders[path.parent] / path.name for path in self.paths]
         self.floats = [path.parent / "float" / f"{i}.wav" for i, path in enumerate(self.made)]
         self.stack.push(self._publish)
@@ -612,7 +612,7 @@ class _Stems:
                 for from_, to in reversed(moved):
                     with suppress(OSError):
                         to.replace(from_)
-                raise unwritable(path, error) from error
+                raise unwritable(path, error, AudioError) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         with uninterrupted():

@@ -572,9 +572,10 @@ def test_a_stream_waits_for_what_is_made_anew_and_says_so(parquet, tmp_path, mon
     (other,) = (tmp_path / "cache" / "decoded").glob("stream-*1-of-2.json")
     gone = Path(json.loads(other.read_text())[0][2])
     gone.rename(tmp_path / "gone")
-    monkeypatch.setattr(hub_data, "TELL_SECONDS", 0.5)
+    monkeypatch.setattr(hub_data, "TELL_AFTER", 2)
+    turns = []
 
-    def sleep(seconds, turns=[]):  # noqa: B006
+    def sleep(seconds):
         turns.append(seconds)
         if len(turns) == 3:
             (tmp_path / "gone").rename(gone)

@@ -637,7 +637,9 @@ def there():
 
 
 def test_a_stem_that_cannot_come_into_its_place_takes_the_others_back(replaced, song, capsys):
-    def fail(name, calls=[]):  # noqa: B006 (it remembers)
+    calls = []
+
+    def fail(name):
         calls.append(name)
         if calls == ["bass.wav", "drums.wav", "vocals.wav"]:
             raise OSError(5, "Input/output error")
