@@ -203,10 +203,13 @@ def shared_tracks(device: str) -> Iterator[tuple[int, int, str, Callable[[], Non
         return
     from accelerate import PartialState
 
+    from .processes import taking_part
+
     # Songs differ in length: nobody gives up on the others before a week has passed.
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
     own = "cpu" if state.device.type == "cpu" else str(state.device)
-    yield state.process_index, state.num_processes, own, state.wait_for_everyone
+    with taking_part():
+        yield state.process_index, state.num_processes, own, state.wait_for_everyone
 
 
 def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: Sources, options: Options) -> list[Track]:

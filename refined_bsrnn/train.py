@@ -6,7 +6,6 @@ One optimiser step consumes `train.batch_size` examples, whose indices follow fr
 out over the processes: the loss curve does not depend on how many there are, and a resumed run continues exactly.
 """
 
-import atexit
 import json
 import math
 import os
@@ -46,6 +45,7 @@ from .files import atomic_write, write_text
 from .losses import MultiTargetLoss
 from .metrics import usdr
 from .model import BSRNN, count_parameters
+from .processes import taking_part
 from .progress import Bar, say
 from .recipe import Recipe, TrainSpec, default_run_name, dump_recipe
 from .separate import Separator
@@ -691,11 +691,6 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     )
 
 
-def leave_processes() -> None:
-    """Part from the other processes of the job, as PyTorch wants it of each before it ends."""
-    PartialState().destroy_process_group()
-
-
 def new_run(recipe: Recipe, sources: Sources) -> tuple[Recipe, RunFolder]:
     """The folder of a new run (not made yet), and the recipe with its name in it; refused where it exists."""
     name = recipe.run.name or default_run_name(recipe, sources.is_builtin)
@@ -775,6 +770,7 @@ def write_run(run: RunFolder, recipe: Recipe, data: TrainingData) -> None:
         data.table.to_parquet(temporary)
 
 
+@taking_part()
 def run_training(
     recipe: Recipe, make_model: Callable[[Recipe], BSRNN], resume: RunFolder | None = None
 ) -> tuple[RunFolder, bool]:
@@ -782,7 +778,6 @@ def run_training(
 
     ``make_model`` is called with the seed set, the same in every process.
     """
-    atexit.unregister(leave_processes)  # they would wait for one that failed
     accelerator = make_accelerator(recipe)
     set_seed(recipe.train.seed)
     objective = Objective(make_model(recipe), recipe)  # a typo in the recipe fails here, before any data are read
@@ -800,9 +795,7 @@ def run_training(
         if recipe.base is not None and recipe.owns_backbone and objective.model.backbone_is_frozen:
             save_backbone(run.backbone, objective.model)  # random: what it was cannot be found out later
     trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None, cache)
-    finished = trainer.fit()
-    atexit.register(leave_processes)  # not now: another training may follow in these processes
-    return run, finished
+    return run, trainer.fit()
 
 
 def train(recipe: Recipe) -> tuple[RunFolder, bool]:
