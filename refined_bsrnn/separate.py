@@ -568,18 +568,28 @@ class Separator:
                 highest = torch.maximum(highest, block.abs().amax())
         return self.model.track_level(highest.to(self.device))  # a track's peak is that of its blocks' peaks
 
-    def features(self, waveform: Tensor | np.ndarray, sample_rate_hz: int | None = None) -> Tensor:
-        """The universal features (B, C, K, T, N) of (B, C, L), (C, L) or (L,), on the separator's device.
+    def features(
+        self,
+        waveform: Tensor | np.ndarray,
+        sample_rate_hz: int | None = None,
+        channels: Literal["mean", "apart"] = "mean",
+    ) -> Tensor:
+        """The universal features (B, K, T, N) of (B, C, L), (C, L) or (L,), on the separator's device.
 
-        B is 1 where there was none. All in one piece: memory grows with the length.
+        B is 1 where there was none. ``channels``: the backbone reads each channel by itself (or with its neighbours,
+        as the recipe says): ``mean`` is the mean of what it says of them, ``apart`` gives all, (B, C, K, T, N), which
+        is what heads read. All in one piece: memory grows with the length.
         """
+        if channels not in ("mean", "apart"):
+            raise RecipeError(f"channels {channels!r}; expected 'mean' or 'apart'.")
         audio = as_float32(waveform)
         audio = audio if audio.ndim == 3 else check_waveform(audio)[None]
         if audio.ndim != 3 or 0 in audio.shape or not torch.isfinite(audio).all():
             raise AudioError(f"audio of the shape {tuple(audio.shape)}; expected finite (items, channels, samples).")
         inner = torch.cat(list(resample_blocks([audio], self._rate_hz(sample_rate_hz), self.model.sample_rate_hz)), -1)
         with torch.no_grad():  # not inference mode: others may train on them
-            return self.model.features(inner.to(self.device))
+            features = self.model.features(inner.to(self.device))
+            return features.mean(1) if channels == "mean" else features
 
 
 def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:

@@ -270,16 +270,21 @@ def test_several_threads_use_one_separator():
 
 def test_features():
     s = separator()
-    assert s.features(np.zeros(1000)).shape == (1, 1, 3, 16, 4)
+    assert s.features(np.zeros(1000)).shape == (1, 3, 16, 4)
     batch = noise(2, 3000)[None].repeat(3, 1, 1)
-    features = s.features(batch)
-    assert features.shape == (3, 2, 3, 47, 4)
+    apart = s.features(batch, channels="apart")
+    assert apart.shape == (3, 2, 3, 47, 4)
     with torch.no_grad():
-        assert torch.equal(features, s.model.features(batch))
+        assert torch.equal(apart, s.model.features(batch))
+    features = s.features(batch)
+    assert torch.equal(features, (apart[:, 0] + apart[:, 1]) / 2)
+    assert torch.equal(s.features(batch[0, :1]), s.features(batch[0, :1], channels="apart")[:, 0])  # mono: the same
     assert not features.is_inference()  # others may train on them
-    assert s.features(batch, 2 * RATE).shape == (3, 2, 3, 24, 4)
+    assert s.features(batch, 2 * RATE).shape == (3, 3, 24, 4)
     with pytest.raises(AudioError, match="shape"):
         s.features(torch.zeros(1, 0, 5))
+    with pytest.raises(RecipeError, match="channels 'each'; expected 'mean' or 'apart'"):
+        s.features(batch, channels="each")
 
 
 MEMORY = """
