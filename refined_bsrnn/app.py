@@ -1,60 +1,51 @@
-"""Separation in a browser: one page, served from this machine, that needs nothing but the standard library.
+"""Separation in a browser, with Gradio: a song goes up, waits its turn and comes back as stems in a mixer.
 
-    page ──song──> queue ──one at a time──> stems in a temporary folder ──> players, downloads ──> deleted
+    page ──song──> queue ──one at a time──> stems in a temporary folder ──> mixer, downloads ──> deleted
 
-What is uploaded lies in a temporary folder only: a song and its stems go when the page is left, when nobody has asked
-for them for a while, and all of it when the server ends.
+`Studio` knows what lies on the disk and for whom, and nothing of pages; `Page` is what a browser shows; `App` serves
+it. What is uploaded lies in a temporary folder only: it goes when the page is left, when nothing has been heard of the
+page for a while, and all of it when the server ends.
 """
 
-import json
+import html
 import math
-import re
+import os
 import secrets
 import shutil
 import socket
 import tempfile
 import threading
 import time
-import unicodedata
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
+from .audio import audio_info
 from .errors import AudioError, RecipeError, UserError
 from .separate import Separator, open_source
 from .stems import Ensemble, Job, Result, Voice, Wanted, outputs, separate_song
 
-FOLDER = Path(__file__).parent / "app_page"
-PAGES = {
-    "/": ("app.html", "text/html; charset=utf-8"),
-    "/app.css": ("app.css", "text/css; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-}
-TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".zip": "application/zip"}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self'; img-src data:"
-MAX_SONGS = 32  # on disk at a time, over all users
+try:
+    import gradio as gr
+    from starlette.middleware import Middleware
+except ImportError as error:
+    raise RecipeError(
+        f"the app needs the package {error.name}, which is not here: pip install 'refined-bsrnn[app]'."
+    ) from None
+
+PAGE = Path(__file__).parent / "app_page"
+MAX_SONGS = 32  # on disk, and again as many waiting, over all users
 MAX_HEADS = 32  # added by users: they stay in memory
 MAX_HEAD_MB = 256
-NAME_BYTES = 180  # of an upload's name: file systems take 255
-PIECE = 1 << 20  # bytes
-LINGER_SECONDS = 5.0  # for how long what is still sent after an early answer is read and forgotten
+SEEN_SECONDS = 20.0  # how often an open page says that it is there
+SHOWN_SECONDS = 30.0  # for how long a message stays
 GONE = "this song is not here any more. Drop it again."
-
-
-class Refused(UserError):
-    """A request that cannot be fulfilled, with its HTTP status."""
-
-    def __init__(self, status: HTTPStatus, text: str):
-        super().__init__(text)
-        self.status = status
+PROGRESS = gr.Progress()  # Gradio knows a parameter for progress by its default
 
 
 class _Dropped(Exception):
@@ -63,298 +54,473 @@ class _Dropped(Exception):
 
 @dataclass
 class Song:
-    """One upload and what becomes of it."""
+    """What becomes of one upload; ``folder``: of its stems, with a name that nobody can guess."""
 
     folder: Path
-    path: Path
-    heads: list[str]
-    residual: bool
-    seconds: float | None  # of audio, where the file says
-    n_channels: int
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
-    state: str = "waiting"  # then working; then done or failed
-    share: float = 0.0
-    started: float = 0.0
-    asked: float = field(default_factory=time.monotonic)  # when the page was last heard of
-    problem: str = ""
-    result: Result | None = None
+    track: str
     dropped: bool = False
+    working: bool = True
+    result: Result | None = None
     zipping: threading.Lock = field(default_factory=threading.Lock)  # one archive, however many ask for it
 
-    def facts(self, ahead: int) -> dict[str, Any]:
-        """What the page shows."""
-        facts = {"id": self.id, "track": self.path.stem, "state": self.state, "share": self.share, "ahead": ahead}
-        if self.state == "working" and self.share > 0:
-            facts["seconds_left"] = (time.monotonic() - self.started) * (1 - self.share) / self.share
-        if self.problem:
-            facts["problem"] = self.problem
-        if self.result:
-            facts |= {"seconds": self.result.seconds, "channels": self.n_channels, "level_db": self.result.level_db}
-            facts["stems"] = [{"name": name, "file": path.name} for name, path in self.result.paths.items()]
-        return facts
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+
+@dataclass
+class Visit:
+    """What an open page has here."""
+
+    seen: float = field(default_factory=time.monotonic)
+    upload: Path | None = None
+    song: Song | None = None
 
 
 class Studio:
-    """The songs of all users, separated one at a time in the order they came; a context manager.
+    """The songs of all users and where they lie; a context manager.
 
-    ``label``: what the model is called; ``max_mb``: how large an upload may be; ``keep_seconds``: how long a
-    song nobody asks for is kept, be it separated or not. Raises `RecipeError` where one of them is not above 0 or not
-    finite.
+    ``label``: what the model is called; ``max_mb``: how large an upload may be; ``keep_seconds``: for how long what a
+    page has here is kept when nothing is heard of the page. Raises `RecipeError` where one of them is not above 0, or
+    not finite.
     """
 
     def __init__(self, separator: Separator, label: str, max_mb: float = 500.0, keep_seconds: float = 3600.0):
         if not 0 < max_mb < math.inf or not 0 < keep_seconds < math.inf:
             raise RecipeError(f"max_mb {max_mb:g}, keep_seconds {keep_seconds:g}; expected more than 0, finite.")
         self.separator, self.label, self.max_mb, self.keep_seconds = separator, label, max_mb, keep_seconds
-        self.songs: dict[str, Song] = {}
-        self.added: list[str] = []
-        self.arriving: Counter[str] = Counter()  # uploads that are not complete
-        self.lock = threading.Condition()
+        self.visits: dict[str, Visit] = {}
+        self.n_added = 0
+        self.lock = threading.RLock()
         self.network = threading.Lock()  # heads are not added while the network runs
-        self.closing = False
+        self.closing = threading.Event()
 
     def __enter__(self) -> "Studio":
         self.temporary = tempfile.TemporaryDirectory(prefix="refined-bsrnn-app-", ignore_cleanup_errors=True)
-        self.folder = Path(self.temporary.name)
-        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._work, self._watch)]
-        for thread in self.threads:
-            thread.start()
+        self.folder = Path(self.temporary.name).resolve()
+        self.uploads, self.songs = self.folder / "uploads", self.folder / "songs"
+        self.uploads.mkdir()
+        self.songs.mkdir()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with self.lock:
-            self.closing = True
-            for song in self.songs.values():
-                song.dropped = True
-            self.lock.notify_all()
-        for thread in self.threads:
-            thread.join()
-        self.temporary.cleanup()
+        self.closing.set()
+        for session in list(self.visits):
+            self.leave(session)
+        self.watcher.join()
+        with self.network:  # what is being separated ends at its next chunk
+            self.temporary.cleanup()
 
-    def facts(self) -> dict[str, Any]:
-        """What the page must know before anything is dropped on it."""
-        limits = {"max_mb": self.max_mb, "keep_seconds": self.keep_seconds}
-        return {"model": self.label, "heads": self.separator.heads, "added": self.added, **limits}
+    # --- what pages ask for ------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _room(self, kind: str, here: Sized, limit: int, problem: str) -> Iterator[None]:
-        """Keep a place for an upload beside what is here and on its way; `Refused` where none is left."""
+    def visit(self, session: str) -> Visit:
+        """What the page of that session has here, which is there now."""
         with self.lock:
-            if len(here) + self.arriving[kind] >= limit:
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, problem)
-            self.arriving[kind] += 1
+            visit = self.visits.setdefault(session, Visit())
+            visit.seen = time.monotonic()
+            return visit
+
+    def arrived(self, session: str, path: Path) -> str:
+        """An upload, in words; raises `AudioError` for what cannot be separated, which is not kept."""
+        visit = self.visit(session)
+        if visit.upload != path:
+            self._forget_upload(visit)
+        visit.upload = path
         try:
-            yield
-        finally:
-            with self.lock:
-                self.arriving[kind] -= 1
+            if not path.is_file():
+                raise AudioError(GONE)
+            if not path.stat().st_size:
+                raise AudioError(f"{path.name} is empty.")
+            source = open_source(path, 0)
+        except UserError as error:
+            self._forget_upload(visit)
+            raise AudioError(plain(error, path.parent)) from None
+        channels = {1: "mono", 2: "stereo"}.get(source.n_channels, f"{source.n_channels} channels")
+        length = [] if source.n_samples is None else [clock(source.n_samples / source.sample_rate_hz)]
+        return ", ".join([*length, f"{source.sample_rate_hz} Hz", channels])
 
-    def receive(self, name: str, heads: list[str], residual: bool, save: Callable[[Path], None]) -> Song:
-        """Keep what ``save`` writes and queue it; raises `UserError` for what cannot be separated: nothing is kept."""
+    def separate(
+        self, session: str, path: Path | None, heads: list[str], residual: bool, progress: Callable[[float], None]
+    ) -> Song | None:
+        """The stems of an upload; None where nobody wants them any more.
+
+        Raises `UserError` for what cannot be separated.
+        """
+        if path is None:
+            raise AudioError("there is no song yet. Drop one first.")
         if not heads:
             raise RecipeError("no heads are chosen; expected at least one.")
-        heads = list(dict.fromkeys(heads))  # a head named twice is one file
         self.separator.model.check_targets(heads)
         if residual and "residual" in heads:
             raise RecipeError("there is a head called residual: choose it or what the heads leave, not both.")
-        with self._room("songs", self.songs, MAX_SONGS, f"{MAX_SONGS} songs are here already. Try again later."):
-            song = self._received(name, heads, residual, save)
-            with self.lock:
-                self.songs[song.id] = song
-                self.lock.notify_all()
-        return song
+        song = self._begin(session, path)
 
-    def _received(self, name: str, heads: list[str], residual: bool, save: Callable[[Path], None]) -> Song:
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        try:
-            path = folder / file_name(name)
-            save(path)
-            source = open_source(path, 0)
-            seconds = None if source.n_samples is None else source.n_samples / source.sample_rate_hz
-            return Song(folder, path, heads, residual, seconds, source.n_channels)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, UserError):
-                raise type(error)(*_arguments(error, folder)) from None
-            raise
-
-    def song(self, key: str) -> tuple[Song, int]:
-        """A song and how many come before it; it is kept for a while from now on."""
-        with self.lock:
-            song = self.songs.get(key)
-            if song is None or song.dropped:
-                raise Refused(HTTPStatus.NOT_FOUND, GONE)
-            song.asked = time.monotonic()
-            earlier = list(self.songs.values())
-            ahead = [s for s in earlier[: earlier.index(song)] if s.state in ("waiting", "working")]
-            return song, len(ahead)
-
-    def drop(self, key: str) -> None:
-        """Forget a song and delete what there is of it, at the next chunk where it is worked on."""
-        with self.lock:
-            song = self.songs.get(key)
-            if song is not None:
-                song.dropped = True
-                self._delete(song)
-            self.lock.notify_all()
-
-    def file(self, key: str, name: str) -> Path:
-        """A stem, or all of them as ``all.zip``."""
-        song, _ = self.song(key)
-        paths = {path.name: path for path in song.result.paths.values()} if song.result else {}
-        if name == "all.zip" and paths:
-            with song.zipping:
-                return self._archive(song, song.folder / name)
-        if name not in paths:
-            raise Refused(
-                HTTPStatus.NOT_FOUND, f"there is no file {name!r}; expected {', '.join(paths) or 'none yet'}."
-            )
-        return paths[name]
-
-    def _archive(self, song: Song, archive: Path) -> Path:
-        """The archive of a song's stems, made unless it is there; it has its name only when it is whole."""
-        if archive.exists():
-            return archive
-        assert song.result is not None
-        part = archive.with_suffix(".part")
-        try:
-            with zipfile.ZipFile(part, "w") as zipped:  # stored: audio is hardly smaller when compressed
-                for path in song.result.paths.values():
-                    zipped.write(path, f"{song.path.stem}/{path.name}")
-            return part.replace(archive)
-        except FileNotFoundError:  # dropped meanwhile
-            raise Refused(HTTPStatus.NOT_FOUND, GONE) from None
-        finally:
-            part.unlink(missing_ok=True)
-            with self.lock:
-                self._delete(song)  # again, where it was dropped: the folder may have got a file since
-
-    def add_head(self, name: str, save: Callable[[Path], None]) -> str:
-        """Attach the head in a file, for all users until the server ends; the file is not kept."""
-        full = f"{MAX_HEADS} heads were added already; expected no more."
-        with (
-            self._room("heads", self.added, MAX_HEADS, full),
-            tempfile.TemporaryDirectory(dir=self.folder) as text,
-        ):
-            path = Path(text) / file_name(name)
-            save(path)
-            try:
-                with self.network:
-                    head = self.separator.load_head(path)
-            except UserError as error:
-                raise type(error)(*_arguments(error, Path(text))) from None
-            self.added.append(head)
-        return head
-
-    # --- the worker -------------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while True:
-            with self.lock:
-                if self.closing:
-                    return
-                song = next((s for s in self.songs.values() if s.state == "waiting"), None)
-                if song is None:
-                    self.lock.wait()
-                    continue
-                song.state, song.started = "working", time.monotonic()
-            with self.network:
-                self._separate(song)
-
-    def _separate(self, song: Song) -> None:
-        def progress(share: float) -> None:
-            song.share = share
+        def on(share: float) -> None:
+            progress(share)
             if song.dropped:
                 raise _Dropped
 
-        voices = [Voice(self.label, name, (i,)) for i, name in enumerate(song.heads)]
-        ensemble = Ensemble([(self.separator, song.heads)], voices)
-        wanted = Wanted(tuple(song.heads), residual=song.residual, out=song.folder / "stems", name="{head}")
-        job, parts, state = Job(song.path, song.path.stem), outputs(ensemble, wanted), "failed"
+        voices = [Voice(self.label, name, (i,)) for i, name in enumerate(heads)]
+        ensemble = Ensemble([(self.separator, heads)], voices)
+        wanted = Wanted(tuple(heads), residual=residual, out=song.folder, name="{track} - {head}")
         try:
-            song.result = separate_song(job, ensemble, wanted, parts, progress)
-            state = "done"
+            with self.network:
+                song.result = separate_song(Job(path, song.track), ensemble, wanted, outputs(ensemble, wanted), on)
+            return song
         except _Dropped:
-            pass
+            return None
         except (UserError, OSError, MemoryError) as error:
-            song.problem = _without(str(error) or "the memory is used up", song.folder)
-        except Exception as error:  # one song's trouble must not end the queue
-            song.problem = f"an error in the program: {type(error).__name__}: {error}"
-        with self.lock:
-            song.path.unlink(missing_ok=True)  # the upload has served its purpose
-            song.state = state
+            self.drop(session)
+            raise AudioError(plain(error, path.parent, song.folder) or "the memory is used up.") from None
+        except BaseException:
+            self.drop(session)
+            raise
+        finally:
+            song.working = False
             self._delete(song)
 
-    def _watch(self) -> None:
-        """Delete what nobody asked for in a while, whatever the worker does; what it works on, at the next chunk."""
+    def _begin(self, session: str, path: Path) -> Song:
+        """The place of a new song, which replaces what the page had."""
+        if not path.is_file():
+            raise AudioError(GONE)
+        self.drop(session)
         with self.lock:
-            while not self.closing:
-                for song in list(self.songs.values()):
-                    song.dropped |= time.monotonic() - song.asked > self.keep_seconds
-                    self._delete(song)
-                self.lock.wait(min(5.0, self.keep_seconds))
+            if sum(visit.song is not None for visit in self.visits.values()) >= MAX_SONGS:
+                raise RecipeError(f"{MAX_SONGS} songs are here already. Try again later.")
+            folder = self.songs / secrets.token_urlsafe(16)
+            folder.mkdir()
+            song = self.visit(session).song = Song(folder, path.stem)
+        return song
+
+    def archive(self, key: str) -> Path:
+        """The stems of the song of that key as one zip, made when it is first asked for."""
+        song = next((v.song for v in list(self.visits.values()) if v.song and v.song.key == key), None)
+        if song is None or song.result is None:
+            raise AudioError(GONE)
+        track = song.track
+        archive = song.folder / f"{track}.zip"
+        part = archive.with_suffix(".part")
+        with song.zipping:
+            try:
+                if not archive.exists():  # it has its name only when it is whole
+                    with zipfile.ZipFile(part, "w") as zipped:  # stored: audio is hardly smaller when compressed
+                        for name, path in song.result.paths.items():
+                            zipped.write(path, f"{track}/{name}{path.suffix}")
+                    part.replace(archive)
+                return archive
+            except FileNotFoundError:  # dropped meanwhile
+                raise AudioError(GONE) from None
+            except OSError as error:
+                raise AudioError(f"the archive cannot be written here: {error.strerror or error}.") from None
+            finally:
+                part.unlink(missing_ok=True)
+                self._delete(song)  # again, where it was dropped: the folder may have got a file since
+
+    def drop(self, session: str) -> None:
+        """Forget the page's song and delete what there is of it, at the next chunk where it is worked on."""
+        with self.lock:
+            visit = self.visits.get(session, Visit())
+            song, visit.song = visit.song, None
+        if song is not None:
+            song.dropped = True
+            self._delete(song)
+
+    def leave(self, session: str) -> None:
+        """Forget all that a page has here."""
+        self.drop(session)
+        with self.lock:
+            visit = self.visits.pop(session, Visit())
+        self._forget_upload(visit)
+
+    def forget_upload(self, session: str) -> None:
+        """Delete what a page has uploaded, not what was made of it."""
+        self._forget_upload(self.visit(session))
+
+    def add_head(self, path: Path) -> str:
+        """Attach the head in a file, for all users until the server ends; the file is not kept."""
+        try:
+            if path.stat().st_size > MAX_HEAD_MB * 1e6:
+                raise RecipeError(f"{path.name} has more than {MAX_HEAD_MB} MB: that is no head.")
+            with self.network:
+                if self.n_added >= MAX_HEADS:
+                    raise RecipeError(f"{MAX_HEADS} heads were added already; expected no more.")
+                head = self.separator.load_head(path)
+                self.n_added += 1
+            return head
+        except UserError as error:
+            raise RecipeError(plain(error, path.parent)) from None
+        finally:
+            path.unlink(missing_ok=True)
+
+    # --- what lies on the disk ---------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Delete what belongs to pages of which nothing is heard any more, and uploads that were broken off."""
+        while not self.closing.wait(min(5.0, self.keep_seconds)):
+            long_ago = time.monotonic() - self.keep_seconds
+            for session, visit in list(self.visits.items()):
+                if visit.seen < long_ago:
+                    self.leave(session)
+            ours = {visit.upload for visit in list(self.visits.values())}
+            for path in [path for path in self.uploads.rglob("*") if path.is_file()]:
+                with suppress(FileNotFoundError):
+                    if path not in ours and time.time() - path.stat().st_mtime > self.keep_seconds:
+                        self._unlink_upload(path)
+
+    def _forget_upload(self, visit: Visit) -> None:
+        """The same file dropped by two users is one file here: it goes with the last of them."""
+        with self.lock:
+            path, visit.upload = visit.upload, None
+            if path is not None and all(other.upload != path for other in self.visits.values()):
+                self._unlink_upload(path)
+
+    def _unlink_upload(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if path.parent != self.uploads:
+            with suppress(OSError):  # another file is there
+                path.parent.rmdir()
 
     def _delete(self, song: Song) -> None:
-        if song.dropped and song.state != "working":
-            self.songs.pop(song.id, None)
+        if song.dropped and not song.working:
             shutil.rmtree(song.folder, ignore_errors=True)
 
 
-def file_name(text: str) -> str:
-    """What an upload is called here: the last part of its name, without what a file system or a shell could mistake.
+def plain(error: BaseException, *folders: Path) -> str:
+    """A message without temporary folders, of which the user knows nothing."""
+    text = str(error)
+    for folder in folders:
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text
 
-    Letters of all scripts with their marks, digits and some signs are kept, as NFC, in at most `NAME_BYTES` of UTF-8.
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, such as ``3:07``."""
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """A sentence for the user as Gradio's message; whose text is HTML."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(html.escape(str(error)), duration=SHOWN_SECONDS, print_exception=False) from None
+
+
+def make_mixer(archive: Callable[[str], dict[str, str]]) -> gr.HTML:
+    """Stems that play from one clock, each through its own gain, with their waveforms; its parts are in `app_page`.
+
+    Its value is None, or what `facts` gives. ``archive``: a song's key → ``{"path": ...}`` or ``{"problem": ...}``.
     """
-    whole = unicodedata.normalize("NFC", Path(text.replace("\\", "/")).name)
-    kept = "".join(c if c in "_ .()&+'-" or unicodedata.category(c)[0] in "LMN" else "_" for c in whole)
-    name = Path(kept.strip(". "))
-    suffix = _cut(name.suffix, 12)
-    return (_cut(name.stem, NAME_BYTES - len(suffix.encode())) or "song") + suffix
+
+    def archive_of(key: str) -> dict[str, str]:  # Gradio marks what a page may call: no bound method can be
+        return archive(key)
+
+    template, style, script = ((PAGE / f"mixer.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    return gr.HTML(html_template=template, css_template=style, js_on_load=script, server_functions=[archive_of])
 
 
-def _cut(text: str, n_bytes: int) -> str:
-    return text.encode()[:n_bytes].decode(errors="ignore")  # no half characters
+def facts(song: Song) -> dict[str, Any]:
+    """What the mixer must know of a song that is separated."""
+    assert song.result is not None
+    return {
+        "key": song.key,
+        "track": song.track,
+        "seconds": song.result.seconds,
+        "channels": audio_info(next(iter(song.result.paths.values()))).n_channels,
+        "level_db": song.result.level_db,
+        "stems": [{"name": name, "path": path.as_posix()} for name, path in song.result.paths.items()],
+    }
 
 
-def _without(text: str, folder: Path) -> str:
-    """A message without the temporary folder, of which the user knows nothing."""
-    return text.replace(f"{folder}/", "")
+class Page:
+    """The page and what its parts do; ``blocks``: as Gradio serves it."""
+
+    def __init__(self, studio: Studio):
+        self.studio = studio
+        self.reads = f"Whatever FFmpeg reads, up to {studio.max_mb:g} MB. Rate, channels and length stay as they are."
+        heads = studio.separator.heads
+        with gr.Blocks(title="Separate a song", analytics_enabled=False) as self.blocks:
+            gr.Markdown(
+                f"# Separate a song\nModel **{studio.label}**. The song is separated by the machine that shows this "
+                "page, and deleted afterwards."
+            )
+            with gr.Row():
+                with gr.Column():
+                    self.song = gr.File(label="Song", height=160)
+                    self.about = gr.Markdown(self.reads)
+                with gr.Column():
+                    self.heads = gr.CheckboxGroup(heads, value=heads, label="Stems")
+                    self.residual = gr.Checkbox(label="and what they leave of the song")
+                    self.head = gr.UploadButton("Add a head", file_types=[".safetensors"], size="sm")
+            with gr.Row():
+                self.go = gr.Button("Separate", variant="primary")
+                self.stop = gr.Button("Cancel", visible=False)
+            self.work = gr.HTML("", min_height=120, visible=False)
+            self.mixer = make_mixer(self.archive)
+            self.delete = gr.Button("Delete from the server", visible=False, size="sm")
+            self.timer = gr.Timer(min(SEEN_SECONDS, studio.keep_seconds / 3))
+            self._connect()
+
+    def _connect(self) -> None:
+        now: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        queued: dict[str, Any] = {"queue": True, "api_visibility": "private"}
+        self.blocks.load(self.show_heads, outputs=self.heads, **now)
+        self.timer.tick(self.seen, **now)
+        self.blocks.unload(self.leave)
+        self.song.upload(
+            self.arrived,
+            self.song,
+            [self.song, self.about],
+            concurrency_limit=None,
+            show_progress="minimal",
+            **queued,
+        )
+        self.song.clear(self.cleared, outputs=self.about, **now)
+        self.head.upload(
+            self.add_head,
+            [self.head, self.heads],
+            self.heads,
+            concurrency_id="heads",
+            show_progress_on=self.heads,
+            **queued,
+        )
+        state = [self.stop, self.work, self.delete]
+        begun = self.go.click(self.begin, outputs=[*state, self.mixer], **now)
+        working = begun.then(
+            self.separate,
+            [self.song, self.heads, self.residual],
+            self.mixer,
+            concurrency_id="songs",
+            concurrency_limit=1,
+            show_progress_on=self.work,
+            **queued,
+        )
+        working.then(self.end, outputs=state, **now)
+        self.stop.click(self.cancel, outputs=state, cancels=working, **now)
+        self.delete.click(self.forget, outputs=[*state, self.mixer, self.song, self.about], **now)
+
+    # Each of these is called by Gradio: with the values of its inputs, the request, and what shows progress.
+
+    def show_heads(self) -> Any:
+        """The heads that are there now: others may have added some."""
+        heads = self.studio.separator.heads
+        return gr.CheckboxGroup(heads, value=heads)
+
+    def seen(self, request: gr.Request) -> None:
+        """The page is open."""
+        self.studio.visit(_session(request))
+
+    def leave(self, request: gr.Request) -> None:
+        """The page is closed, or loaded again."""
+        self.studio.leave(_session(request))
+
+    def arrived(self, song: str, request: gr.Request) -> tuple[Any, str]:
+        """An upload is complete; what cannot be separated is not kept."""
+        try:
+            return gr.skip(), self.studio.arrived(_session(request), Path(song))
+        except UserError as error:
+            gr.Warning(html.escape(str(error)), duration=SHOWN_SECONDS)
+            return None, self.reads
+
+    def cleared(self, request: gr.Request) -> str:
+        """The upload is not wanted any more."""
+        self.studio.forget_upload(_session(request))
+        return self.reads
+
+    def add_head(self, file: str, chosen: list[str], waiting: gr.Progress = PROGRESS) -> Any:
+        """A head's file was uploaded."""
+        waiting(0, desc=f"Adding {Path(file).name}. A song that is being separated comes first.")
+        with _errors_shown():
+            head = self.studio.add_head(Path(file))
+        return gr.CheckboxGroup(self.studio.separator.heads, value=[*chosen, head])
+
+    def begin(self, request: gr.Request) -> tuple[Any, ...]:
+        """What was separated before goes; the page shows how far the next is."""
+        self.studio.drop(_session(request))
+        return *self._shown(working=True), None
+
+    def separate(
+        self,
+        song: str | None,
+        heads: list[str],
+        residual: bool,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> Any:
+        """A song whose turn it is."""
+        started = time.monotonic()
+
+        def on(share: float) -> None:
+            left = (time.monotonic() - started) * (1 - share) / share if share else None
+            progress(share, desc="Separating" if left is None else f"Separating, {clock(left)} left")
+
+        on(0.0)
+        with _errors_shown():
+            done = self.studio.separate(_session(request), Path(song) if song else None, heads, residual, on)
+        return gr.skip() if done is None else facts(done)
+
+    def end(self, request: gr.Request) -> tuple[Any, ...]:
+        """Separated, failed or dropped."""
+        return self._shown(there=self.studio.visit(_session(request)).song is not None)
+
+    def cancel(self, request: gr.Request) -> tuple[Any, ...]:
+        """Neither the song that is separated nor the one that waits is wanted any more."""
+        self.studio.drop(_session(request))
+        return self._shown()
+
+    def forget(self, request: gr.Request) -> tuple[Any, ...]:
+        """All that this page has on the server is deleted."""
+        self.studio.leave(_session(request))
+        return *self._shown(), None, None, self.reads
+
+    def archive(self, key: str) -> dict[str, str]:
+        """Where all stems of a song are as one file, or what is wrong."""
+        try:
+            return {"path": self.studio.archive(str(key)).as_posix()}
+        except UserError as error:
+            return {"problem": str(error)}
+
+    @staticmethod
+    def _shown(working: bool = False, there: bool = False) -> tuple[Any, ...]:
+        return gr.Button(visible=working), gr.HTML(visible=working), gr.Button(visible=there)
 
 
-def _arguments(error: UserError, folder: Path) -> tuple[Any, ...]:
-    text = _without(str(error), folder)
-    return (error.status, text) if isinstance(error, Refused) else (text,)
+def _session(request: gr.Request) -> str:
+    return str(request.session_hash)
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
-class Server(ThreadingHTTPServer):
-    """A studio on a port; ``url``: where."""
+class KnownHosts:
+    """Refuses requests under other names, or from other sites' pages: they would see what only this machine may see."""
 
-    daemon_threads = True
-    request_queue_size = 128  # who comes while so many wait to be let in is cut off
+    def __init__(self, app: Any, host: str):
+        self.app, self.host = app, host
 
-    def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860):
-        self.studio, self.host = studio, host
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request (ASGI)."""
+        headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
+        if scope["type"] == "http" and not self.knows(headers.get(b"host", ""), headers.get(b"origin", "")):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"Requests under this name, or from there, are refused."})
+        else:
+            await self.app(scope, receive, send)
+
+    def knows(self, host: str, origin: str) -> bool:
+        """Whether a request's Host is this server, and its Origin, where it has one, this server's page."""
         try:
-            super().__init__((host, port), Handler)
-        except (OSError, OverflowError) as error:
-            raise RecipeError(
-                f"cannot listen on port {port} of {host}: {str(error.args[-1]).rstrip('.')}. "
-                "Give another --port (0: any that is free) or --host."
-            ) from None
-
-    @property
-    def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.server_address[1]}/"
-
-    def knows(self, host: str) -> bool:
-        """Whether a request's Host is this server: no other site's name leads to what only this machine sees."""
-        name = urlsplit(f"//{host}").hostname or ""
-        return not is_local(self.host) or name == self.host or is_local(name)
+            name = urlsplit(f"//{host}").hostname or ""
+            own = not is_local(self.host) or name == self.host or is_local(name)
+            return own and (not origin or urlsplit(origin).netloc == host)
+        except ValueError:  # such as a bracket that is not closed
+            return False
 
 
 def is_local(host: str) -> bool:
@@ -364,195 +530,83 @@ def is_local(host: str) -> bool:
     return host == "localhost"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Requests → the studio; every error as one sentence in JSON."""
+class App:
+    """A studio's page on a port, as long as the context lasts; ``url``: where. `RecipeError` where none can be had."""
 
-    server: Server
-    protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds without a byte
+    def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860):
+        self.studio, self.host, self.port = studio, host, free_port(host, port)
 
-    def do_GET(self) -> None:
-        self._answer(self._get)
-
-    def do_POST(self) -> None:
-        self._answer(self._post)
-
-    def do_DELETE(self) -> None:
-        self._answer(self._delete)
-
-    def log_message(self, *values: Any) -> None:
-        """Names of users' songs are nobody's business."""
-
-    def _answer(self, work: Callable[[list[str], dict[str, list[str]]], None]) -> None:
-        try:
-            work(*self._understood())
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True  # the page has gone
-        except Refused as error:
-            self._fail(error.status, str(error))
-        except UserError as error:
-            self._fail(HTTPStatus.BAD_REQUEST, str(error))
-        except OSError as error:
-            self._fail(HTTPStatus.INSUFFICIENT_STORAGE, f"the file cannot be kept here: {error.strerror or error}.")
-
-    def _understood(self) -> tuple[list[str], dict[str, list[str]]]:
-        """The parts of the path and the query; `Refused` for what is no address, and for other sites."""
-        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        try:
-            url = urlsplit(self.path)
-            known = self.server.knows(host) and (not origin or urlsplit(origin).netloc == host)
-        except ValueError as error:  # such as a bracket that is not closed
-            raise Refused(HTTPStatus.BAD_REQUEST, f"the address, Host or Origin cannot be read: {error}.") from None
-        if not known:
-            raise Refused(HTTPStatus.FORBIDDEN, f"requests for {host} from {origin} are refused.")
-        return [unquote(part) for part in url.path.split("/") if part], parse_qs(url.query)
-
-    def _fail(self, status: HTTPStatus, text: str) -> None:
-        self.close_connection = True  # some of the request may not have been read
-        with suppress(OSError):  # the page may have gone
-            self._json({"problem": text}, status)
-            self._linger()
-
-    def _linger(self) -> None:
-        """Say that the answer is complete, then read on until the other side has understood.
-
-        Closed while something unread is on its way, a connection is reset, and with it the answer may be lost.
-        """
-        self.wfile.flush()
-        self.connection.shutdown(socket.SHUT_WR)
-        self.connection.settimeout(LINGER_SECONDS)
-        end = time.monotonic() + LINGER_SECONDS
-        while time.monotonic() < end and self.rfile.read1(PIECE):
-            pass
-
-    def _get(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        studio = self.server.studio
-        page = PAGES.get("/" + "/".join(parts))
-        if page:
-            self._file(FOLDER / page[0], page[1])
-        elif parts == ["state"]:
-            self._json(studio.facts())
-        elif parts[:1] == ["songs"] and len(parts) == 2:
-            song, ahead = studio.song(parts[1])
-            self._json(song.facts(ahead))
-        elif parts[:1] == ["songs"] and len(parts) == 3:
-            path = studio.file(parts[1], parts[2])
-            self._file(path, TYPES.get(path.suffix, "application/octet-stream"))
-        else:
-            raise Refused(HTTPStatus.NOT_FOUND, "there is no such page.")
-
-    def _post(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        studio = self.server.studio
-        name = query.get("name", [""])[0]
-        if parts == ["songs"]:
-            heads = [head for head in query.get("heads", [""])[0].split(",") if head]
-            length = self._length(studio.max_mb)
-            song = studio.receive(name, heads, "residual" in query, lambda path: self._save(path, length))
-            self._json(studio.song(song.id)[0].facts(0), HTTPStatus.CREATED)
-        elif parts == ["heads"]:
-            length = self._length(MAX_HEAD_MB)
-            self._json({"head": studio.add_head(name, lambda path: self._save(path, length)), **studio.facts()})
-        elif parts[:1] == ["songs"] and parts[2:] == ["drop"]:  # a page that is left can only post
-            studio.drop(parts[1])
-            self.close_connection = True  # its body is not read
-            self._json({})
-            with suppress(OSError):
-                self._linger()
-        else:
-            raise Refused(HTTPStatus.NOT_FOUND, "there is no such page.")
-
-    def _delete(self, parts: list[str], query: dict[str, list[str]]) -> None:
-        if parts[:1] != ["songs"] or len(parts) != 2:
-            raise Refused(HTTPStatus.NOT_FOUND, "there is no such page.")
-        self.server.studio.drop(parts[1])
-        self._json({})
-
-    def _length(self, max_mb: float) -> int:
-        """Bytes of the body; `Refused` for none, too many, or where the request does not say."""
-        text = self.headers.get("Content-Length", "")
-        if not text.isdecimal():
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request does not say how long it is.")
-        size = float(text)  # int refuses thousands of digits
-        if size == 0:
-            raise AudioError("the file is empty.")
-        if size > max_mb * 1e6:
-            raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the file has {size / 1e6:.1f} MB; expected at most {max_mb:g} MB.",
+    def __enter__(self) -> "App":
+        with ExitStack() as stack:
+            stack.enter_context(self.studio)
+            stack.enter_context(_environment(GRADIO_TEMP_DIR=str(self.studio.uploads)))
+            self.blocks = Page(self.studio).blocks.queue(max_size=MAX_SONGS)
+            self.blocks.launch(
+                server_name=self.host,
+                server_port=self.port,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                show_error=True,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                max_file_size=int(self.studio.max_mb * 1e6),
+                allowed_paths=[str(self.studio.songs)],
+                theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+                app_kwargs={
+                    "middleware": [Middleware(KnownHosts, host=self.host)],
+                    "docs_url": None,
+                    "redoc_url": None,
+                    "openapi_url": None,
+                },
             )
-        return int(text)
+            stack.callback(self.blocks.close, verbose=False)
+            self.stack = stack.pop_all()
+        return self
 
-    def _save(self, path: Path, length: int) -> None:
-        with path.open("wb") as file:
-            while length:
-                piece = self.rfile.read(min(PIECE, length))
-                if not piece:
-                    raise ConnectionAbortedError("the upload has ended early")
-                file.write(piece)
-                length -= len(piece)
+    def __exit__(self, *error: Any) -> None:
+        self.stack.close()
 
-    def _json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
-        body = json.dumps(value).encode()
-        self._head(status, "application/json", len(body))
-        self.wfile.write(body)
-
-    def _file(self, path: Path, content_type: str) -> None:
-        """The file, or the piece that the request's Range names: players seek in what is too long to be decoded."""
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise Refused(HTTPStatus.NOT_FOUND, GONE) from None
-        with file:
-            size = path.stat().st_size
-            start, stop = byte_range(self.headers.get("Range", ""), size) or (0, size)
-            more = {"Accept-Ranges": "bytes"}
-            status = HTTPStatus.OK
-            if (start, stop) != (0, size):
-                status, more["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{stop - 1}/{size}"
-            self._head(status, content_type, stop - start, more)
-            file.seek(start)
-            while start < stop and (piece := file.read(min(PIECE, stop - start))):
-                self.wfile.write(piece)
-                start += len(piece)
-
-    def _head(self, status: HTTPStatus, content_type: str, length: int, more: Mapping[str, str] | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(length))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", POLICY)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
-        for name, value in (more or {}).items():
-            self.send_header(name, value)
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
 
 
-def byte_range(text: str, size: int) -> tuple[int, int] | None:
-    """(start, stop) of a Range header such as ``bytes=10-19``, ``bytes=10-`` or ``bytes=-10`` (the last ten).
-
-    None for anything else, which is to be answered with the whole (RFC 9110, 14.2); `Refused` where it begins behind
-    the end.
-    """
-    found = re.fullmatch(r"bytes=(\d*)-(\d*)", text.strip())
-    # float: int refuses thousands of digits
-    first, last = (float(digits) if digits else None for digits in found.groups()) if found else (None, None)
-    if (first is None and last is None) or (first is not None and last is not None and last < first):
-        return None
-    start = max(0, size - (last or 0)) if first is None else first
-    if start >= size:
-        raise Refused(
-            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file ends at byte {size}, what is asked for is behind it."
-        )
-    return int(start), size if first is None or last is None else int(min(size, last + 1))
+def free_port(host: str, port: int) -> int:
+    """That port, or for 0 any that is free; `RecipeError` where the host is not this machine or the port is taken."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just been left is free
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        raise RecipeError(
+            f"cannot listen on port {port} of {host}: {str(error.args[-1]).rstrip('.')}. "
+            "Give another --port (0: any that is free) or --host."
+        ) from None
 
 
-def serve(server: Server, say: Callable[[str], None]) -> None:
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def serve(app: App, say: Callable[[str], None]) -> None:
     """Answer until interrupted (Ctrl-C)."""
-    with server.studio, suppress(KeyboardInterrupt):
-        say(f"Open {server.url} in a browser. Ctrl-C ends it; nothing uploaded is kept.")
-        if not is_local(server.host):
-            say(f"Others reach it too: {server.host} is no address of this machine alone, and there is no password.")
-        server.serve_forever()
+    with suppress(KeyboardInterrupt), app:
+        say(f"Open {app.url} in a browser. Ctrl-C ends it; nothing uploaded is kept.")
+        if not is_local(app.host):
+            say(f"Others reach it too: {app.host} is no address of this machine alone, and there is no password.")
+        threading.Event().wait()

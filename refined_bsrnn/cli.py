@@ -202,14 +202,14 @@ def separate(args: argparse.Namespace) -> int:
 
 def app(args: argparse.Namespace) -> int:
     """Separate songs in a browser: drop a song, mix and download its stems. Nothing uploaded is kept."""
-    from .app import Server, Studio, serve
+    from .app import App, Studio, serve
     from .progress import say
     from .separate import Separator
 
     separator = Separator.from_pretrained(args.model, device=args.device, root=args.root)
     studio = Studio(separator, Path(args.model).name, args.max_mb, args.keep_minutes * 60)
-    with _terminated_as_interrupted(), Server(studio, args.host, args.port) as server:
-        serve(server, say)
+    with _terminated_as_interrupted():
+        serve(App(studio, args.host, args.port), say)
     return 0
 
 

@@ -34,5 +34,5 @@ echo "Installing refined_bsrnn and what it needs into $venv (several minutes and
 provide_ffmpeg &
 # Of 14,000 files few are ever imported: they are compiled when they are.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-    --constraint constraints.txt --editable ".[dev,export]"
+    --constraint constraints.txt --editable ".[dev,export,app]"
 wait
