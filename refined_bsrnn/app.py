@@ -172,13 +172,11 @@ class Studio:
         except _Dropped:
             return None
         except (UserError, OSError, MemoryError) as error:
-            self.drop(session)
             raise AudioError(plain(error, path.parent, song.folder) or "the memory is used up.") from None
-        except BaseException:
-            self.drop(session)
-            raise
         finally:
             song.working = False
+            if song.result is None:
+                self._drop(song)
             self._delete(song)
 
     def _begin(self, session: str, path: Path) -> Song:
@@ -220,12 +218,17 @@ class Studio:
 
     def drop(self, session: str) -> None:
         """Forget the page's song and delete what there is of it, at the next chunk where it is worked on."""
-        with self.lock:
-            visit = self.visits.get(session, Visit())
-            song, visit.song = visit.song, None
+        song = self.visits.get(session, Visit()).song
         if song is not None:
-            song.dropped = True
-            self._delete(song)
+            self._drop(song)
+
+    def _drop(self, song: Song) -> None:
+        with self.lock:
+            for visit in self.visits.values():
+                if visit.song is song:
+                    visit.song = None
+        song.dropped = True
+        self._delete(song)
 
     def leave(self, session: str) -> None:
         """Forget all that a page has here."""
@@ -305,7 +308,7 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def _errors_shown() -> Iterator[None]:
-    """A sentence for the user as Gradio's message; whose text is HTML."""
+    """A sentence for the user as Gradio's message, whose text is HTML."""
     try:
         yield
     except UserError as error:
@@ -542,7 +545,7 @@ class App:
             stack.enter_context(_environment(GRADIO_TEMP_DIR=str(self.studio.uploads)))
             self.blocks = Page(self.studio).blocks.queue(max_size=MAX_SONGS)
             self.blocks.launch(
-                server_name=self.host,
+                server_name=self.url_host,
                 server_port=self.port,
                 prevent_thread_lock=True,
                 quiet=True,
@@ -570,9 +573,14 @@ class App:
         self.stack.close()
 
     @property
+    def url_host(self) -> str:
+        """The host as addresses have it: IPv6 in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def url(self) -> str:
         """Where a browser finds it."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
+        return f"http://{self.url_host}:{self.port}/"
 
 
 def free_port(host: str, port: int) -> int:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zipfile
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -287,6 +287,26 @@ def test_an_error_in_the_program_leaves_nothing_behind(studio, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         separated(studio)
     assert list(studio.songs.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_who_cancels_and_begins_again_keeps_the_second_song(studio, broken):
+    """The first ends at its next chunk, or fails, when the second is there."""
+
+    def again(share):
+        studio.drop("me")
+        studio.network.release()  # as if the second had been faster
+        seconds.append(separated(studio, path=upload(studio, "second.wav", seed=1)))
+        studio.network.acquire()
+        if broken:
+            raise AudioError("broken")
+
+    seconds = []
+    with pytest.raises(AudioError, match="broken") if broken else nullcontext():
+        assert separated(studio, progress=again) is None
+    assert studio.visits["me"].song is seconds[0]
+    assert "second - vocals.wav" in kept(studio)
+    assert "my song - vocals.wav" not in kept(studio)
 
 
 def test_there_is_room_for_so_many_songs(studio, monkeypatch):
