@@ -158,9 +158,14 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def _share(row: Row) -> str:
-    if not row.base_seconds:
+    return percent(row.seconds, row.base_seconds)
+
+
+def percent(part: Sequence[float], whole: Sequence[float]) -> str:
+    """The mean of one as a share of the mean of the other, where that is more than nothing: times are rounded."""
+    if not whole or statistics.fmean(whole) <= 0:
         return MISSING
-    return f"{100 * statistics.fmean(row.seconds) / statistics.fmean(row.base_seconds):.0f} %"
+    return f"{100 * statistics.fmean(part) / statistics.fmean(whole):.0f} %"
 
 
 def markdown(study: Study, rows: Sequence[Row]) -> str:
@@ -213,8 +218,8 @@ def _full_cells(row: Row, full: Row) -> list[str]:
     if not seeds:
         return [row.label, row.target, *[MISSING] * (len(FULL_COLUMNS) - 2)]
     reached, whole = (statistics.fmean(scores[s] for s in seeds) for scores in (ours, theirs))
-    share = f"{100 * reached / whole:.0f} %" if whole > 0 else MISSING
-    time = f"{100 * statistics.fmean(row.seconds) / statistics.fmean(full.seconds):.0f} %"
+    share = percent([reached], [whole])
+    time = percent(row.seconds, full.seconds)
     return [
         row.label,
         row.target,

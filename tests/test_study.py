@@ -319,6 +319,13 @@ def test_what_is_reached_of_full_by_hand():
     assert "| 2.50 | 83 % | -0.50 | 10 %" in against_full([two, full])[-2]  # the same seed, not the same place
 
 
+def test_trainings_too_short_to_be_timed_have_no_share():
+    """Seconds are kept with one decimal: on a fast machine a tiny training takes none."""
+    instant = row_of("full", "full", [2.0], [0.0])
+    row = row_of("frozen", "frozen", [1.0], [0.1], base_seconds=[0.0])
+    assert against_full([row, instant])[-2] == "| frozen | guitar | 1.00 | 50 % | -1.00 | – | – |"
+
+
 def hue(line):
     red, _, blue, _ = matplotlib.colors.to_rgba(line.get_color())
     return "red" if red > blue + 0.1 else "blue" if blue > red + 0.1 else "neither"
