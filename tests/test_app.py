@@ -510,6 +510,7 @@ def test_in_chromium_from_a_song_to_a_playing_stem(separator, tmp_path):
         assert page.locator(".stem h3").all_inner_texts() == ["drums", "vocals", "residual"]
         play_and_mix(page)
         downloads(page)
+        players_of_a_long_song(page)
         assert not complaints
         with studio.network:  # it cannot begin
             separate.click()
@@ -571,6 +572,17 @@ def play_and_mix(page):
     wait(page, "mixer.started === null && mixer.position() >= 2.99")  # the end
     page.locator(".view").first.click()
     assert 1 < page.evaluate("mixer.position()") < 2
+
+
+def players_of_a_long_song(page):
+    """What does not fit the browser's memory has one player each, and no mixer."""
+    page.evaluate(
+        "{ const { constructor, facts } = mixer; mixer.close(); new constructor({ ...facts, seconds: 1e5 }); }"
+    )
+    assert page.locator(".transport, .keys, .view").locator("visible=true").count() == 0
+    assert page.locator(".stem audio").count() == 3
+    wait(page, "document.querySelector('.stem audio').play() && true")
+    wait(page, "Math.abs(document.querySelector('.stem audio').duration - 3) < 0.001")
 
 
 def downloads(page):

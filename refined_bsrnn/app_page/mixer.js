@@ -27,6 +27,7 @@ class Mixer {
     at("play").textContent = "Play";
     at("position").max = this.duration;
     this.whole = facts.seconds * RATE * facts.channels * 4 * facts.stems.length > MAX_BYTES;
+    at("transport").hidden = at("keys").hidden = this.whole;
     this.stems = facts.stems.map((stem) => ({ ...stem, url: place(stem.path), volume: 1, muted: false, solo: false }));
     at("stems").replaceChildren(...this.stems.map((stem) => this.row(stem)));
     this.show();
