@@ -15,6 +15,7 @@ backbone it belongs to, by hash. Whatever does not fit exactly is refused with b
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -93,19 +94,42 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
 
 
-def said(path: Path, metadata: Mapping[str, str], key: str, **fields: type | tuple[type, ...]) -> dict[str, Any]:
+Fields = Mapping[str, Any]  # name → its type, types, or the fields of an object
+NUMBER = (int, float)
+HISTORY: Mapping[str, Fields] = {
+    "trained": {"run": str, "steps": int, "audio_hours": NUMBER, "data": {"name": str, "n_tracks": int}},
+    "score": {"split": str, "n_tracks": int, "usdr": (*NUMBER, type(None)), "csdr": (*NUMBER, type(None))},
+}
+
+
+def said(path: Path, metadata: Mapping[str, str], key: str, **fields: Any) -> dict[str, Any]:
     """The JSON object that a file's metadata hold under a key, {} where they hold none.
 
     `CheckpointError` for anything else, and for one that has not got each of ``fields``, of its type.
     """
     value = _json_value(path, metadata, key, {})
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), kind) for name, kind in fields.items()):
+    if not _has(value, fields):
         with_them = f" with {', '.join(fields)}" if fields else ""
         raise CheckpointError(
             f"{path} says {key}={metadata.get(key, '')[:80]!r}; expected a JSON object{with_them}. "
             "Copy it again or restore a backup."
         )
     return value
+
+
+def head_history(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What a head's file says of where it comes from (``trained``) and how well it does (``score``); each may be {}."""
+    return {
+        key: said(path, metadata, key, **(fields if said(path, metadata, key) else {}))
+        for key, fields in HISTORY.items()
+    }
+
+
+def _has(value: Any, fields: Fields) -> bool:
+    return isinstance(value, dict) and all(
+        _has(value.get(name), kind) if isinstance(kind, Mapping) else isinstance(value.get(name), kind)
+        for name, kind in fields.items()
+    )
 
 
 def _json_value(path: Path, metadata: Mapping[str, str], key: str, default: Any) -> Any:
@@ -250,7 +274,7 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
     if "adapter" in metadata:
         adapter = said(path, metadata, "adapter", rank=int, alpha=(int, float), sha256=str)
         _check_hash(path, _own(tensors), adapter["sha256"])
-    facts: dict[str, Any] = {key: said(path, metadata, key) for key in ("trained", "score") if key in metadata}
+    facts = {key: value for key, value in head_history(path, metadata).items() if value}
     _check_shapes(path, model, target, spec, own)
     head = model.add_head(target, spec)
     try:
@@ -277,12 +301,13 @@ def _check_shapes(path: Path, model: BSRNN, target: str, spec: HeadSpec, tensors
 
 def _attach_adapter(path: Path, model: BSRNN, target: str, facts: Mapping[str, Any], tensors: Tensors) -> None:
     name = facts["sha256"]
-    if facts["rank"] < 1:
-        raise CheckpointError(f"{path} has an adapter of rank {facts['rank']}; expected 1 or more.")
+    rank, alpha = facts["rank"], facts["alpha"]
+    if rank < 1 or not 0 < alpha < math.inf:
+        raise CheckpointError(f"{path} has an adapter of rank {rank} and alpha {alpha}; expected 1 or more, above 0.")
     if name in model.adapters:  # heads that were trained together share it
         model.adapter_of[target] = name
     else:
-        load_strict(model.add_adapter(name, [target], facts["rank"], facts["alpha"]), tensors, f"{path} (adapter)")
+        load_strict(model.add_adapter(name, [target], rank, alpha), tensors, f"{path} (adapter)")
 
 
 def _check_hash(path: Path, tensors: Tensors, written: str | None) -> None:

@@ -17,6 +17,7 @@ from .checkpoint import (
     RunFolder,
     backbone_file,
     find_run,
+    head_history,
     load_backbone,
     load_head,
     load_model,
@@ -65,8 +66,7 @@ def head_facts(path: Path, name: str | None = None) -> HeadFacts:
         adapter_parameters=adapter,
         backbone_sha256=metadata["backbone_sha256"],
         bands=said(path, metadata, "bands", kind=str)["kind"],
-        trained=said(path, metadata, "trained"),
-        score=said(path, metadata, "score"),
+        **head_history(path, metadata),
     )
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 
 import numpy as np
@@ -194,6 +195,13 @@ def test_other_weights_of_the_same_bands_are_refused(tmp_path, monkeypatch):
         ("head", json.dumps({"kind": "mlp_mask", "options": {"hidden_factor": 10**30}}), "cannot be made here"),
         ("adapter", '{"rank": 4}', "expected a JSON object with rank, alpha, sha256"),
         ("adapter", json.dumps({"rank": 0, "alpha": 1, "sha256": tensors_sha256({})}), "an adapter of rank 0"),
+        (
+            "adapter",
+            json.dumps({"rank": 1, "alpha": math.nan, "sha256": tensors_sha256({})}),
+            "alpha nan; expected",
+        ),
+        ("trained", '{"run": "mtl"}', "expected a JSON object with run, steps, audio_hours, data"),
+        ("score", json.dumps({"split": "test", "n_tracks": "all"}), "expected a JSON object with split, n_tracks"),
         ("trained", "{", "trained='{', which is no JSON"),
         ("score", "nope", "score='nope', which is no JSON"),
         ("stft", "{", "stft='{', which is no JSON"),

@@ -90,6 +90,9 @@ def test_a_head_of_another_backbone_is_refused_with_both_hashes(base, guitar):
     assert "guitar" not in other.head_names()
 
 
+TRAINED = {"run": "mtl", "steps": 4, "audio_hours": 0.1, "data": {"name": "songs", "n_tracks": 3}}
+
+
 def _seed(run, seed):
     return {"train": replace(run.load_recipe().train, seed=seed)}
 
@@ -102,7 +105,10 @@ def _seed(run, seed):
         ("head", None, "expected a JSON object with kind"),
         ("bands", None, "expected a JSON object with kind"),
         ("trained", "{", "trained='{', which is no JSON"),
+        ("trained", json.dumps({**TRAINED, "data": {"name": "songs"}}), "expected a JSON object with run, steps"),
+        ("trained", json.dumps({**TRAINED, "steps": "many"}), "expected a JSON object with run, steps"),
         ("score", "[]", "score='[]'; expected a JSON object"),
+        ("score", '{"split": "test", "n_tracks": 1, "usdr": "good"}', "expected a JSON object with split, n_tracks"),
         ("adapter", '{"rank": 4}', "expected a JSON object with rank, alpha, sha256"),
     ],
 )
