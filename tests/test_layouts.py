@@ -19,6 +19,7 @@ import soundfile
 import torch
 import yaml
 from conftest import RATE, STEMS, write_song, write_songs
+from test_audio import encode
 
 from refined_bsrnn import hub_data
 from refined_bsrnn.audio import read_audio
@@ -257,6 +258,13 @@ def test_damaged_musdb_files_are_named(musdb_root):
     assert len(scan(DataSpec(root=str(musdb_root)), ("train",)).usable()) == 1
     with pytest.raises(DataError, match="no .stem.mp4 files in .*train or .*test; MUSDB18-HQ .wav. is a folder source"):
         scan(source("musdb", root=musdb_root.parent), ("train",))
+
+
+def test_an_mp4_without_stems_is_named(musdb_root):
+    """One stream of sound is the mixture; musdb gives nothing for the others."""
+    encode(musdb_root / "train" / "B.stem.mp4", noise(1).astype(np.float32), "aac")
+    with pytest.raises(DataError, match=r"B.stem.mp4 has no stream for the stem drums: it is no stem.mp4 of MUSDB18"):
+        scan(DataSpec(root=str(musdb_root)), ("train",)).usable()
 
 
 # --- Slakh2100
