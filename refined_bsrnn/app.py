@@ -544,33 +544,37 @@ class App:
             stack.enter_context(self.studio)
             stack.enter_context(_environment(GRADIO_TEMP_DIR=str(self.studio.uploads)))
             self.blocks = Page(self.studio).blocks.queue(max_size=MAX_SONGS)
-            self.blocks.launch(
-                server_name=self.url_host,
-                server_port=self.port,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                show_error=True,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                max_file_size=int(self.studio.max_mb * 1e6),
-                allowed_paths=[str(self.studio.songs)],
-                theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-                app_kwargs={
-                    "middleware": [Middleware(KnownHosts, host=self.host)],
-                    "docs_url": None,
-                    "redoc_url": None,
-                    "openapi_url": None,
-                },
-            )
+            with _environment(NO_PROXY="*", no_proxy="*"):  # Gradio asks its own server whether it is there
+                self._launch()
             stack.callback(self.blocks.close, verbose=False)
             self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.stack.close()
+
+    def _launch(self) -> None:
+        self.blocks.launch(
+            server_name=self.url_host,
+            server_port=self.port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            show_error=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size=int(self.studio.max_mb * 1e6),
+            allowed_paths=[str(self.studio.songs)],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            app_kwargs={
+                "middleware": [Middleware(KnownHosts, host=self.host)],
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
+        )
 
     @property
     def url_host(self) -> str:

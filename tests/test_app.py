@@ -367,8 +367,9 @@ def multipart(content, name="song.wav"):
     return head + content + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
 
 
-def test_over_http(separator, tmp_path):
+def test_over_http(separator, tmp_path, monkeypatch):
     """Gradio's server as it is set up here: sizes, what it serves and what not, players that seek."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which leads nowhere, and not to this machine
     studio = Studio(separator, "mtl", max_mb=0.02)
     with App(studio, port=0) as app:
         song = separated(studio)
