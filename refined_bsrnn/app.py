@@ -27,25 +27,33 @@ from urllib.parse import urlsplit
 
 from .audio import audio_info
 from .errors import AudioError, RecipeError, UserError
-from .separate import Separator, open_source
+from .progress import say
+from .separate import Separator, open_source, out_of_memory
 from .stems import Ensemble, Job, Result, Voice, Wanted, outputs, separate_song
 
 try:
     import gradio as gr
     from starlette.middleware import Middleware
+    from starlette.requests import ClientDisconnect
 except ImportError as error:
     raise RecipeError(
         f"the app needs the package {error.name}, which is not here: pip install 'refined-bsrnn[app]'."
     ) from None
 
-PAGE = Path(__file__).parent / "app_page"
+PARTS = Path(__file__).parent / "app_page"
 MAX_SONGS = 32  # on disk, and again as many waiting, over all users
 MAX_HEADS = 32  # added by users: they stay in memory
 MAX_HEAD_MB = 256
 SEEN_SECONDS = 20.0  # how often an open page says that it is there
 SHOWN_SECONDS = 30.0  # for how long a message stays
+BROKEN_OFF_SECONDS = 60.0  # an upload of which nothing has come for so long will not go on
 GONE = "this song is not here any more. Drop it again."
+NO_SONG = "there is no song yet. Drop one first."
 PROGRESS = gr.Progress()  # Gradio knows a parameter for progress by its default
+# What a page asks for; Gradio has more, some of which keeps what is sent, or reads it with FFmpeg's program.
+PAGES = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/manifest.json", "/config")
+CALLS = "queue/ heartbeat/ upload run/predict component_server cancel reset file= startup-events app_id"
+ROUTES = PAGES + tuple(f"/gradio_api/{call}" for call in CALLS.split())
 
 
 class _Dropped(Exception):
@@ -122,8 +130,10 @@ class Studio:
             visit.seen = time.monotonic()
             return visit
 
-    def arrived(self, session: str, path: Path) -> str:
+    def arrived(self, session: str, path: Path | None) -> str:
         """An upload, in words; raises `AudioError` for what cannot be separated, which is not kept."""
+        if path is None:
+            raise AudioError(NO_SONG)
         visit = self.visit(session)
         if visit.upload != path:
             self._forget_upload(visit)
@@ -149,7 +159,7 @@ class Studio:
         Raises `UserError` for what cannot be separated.
         """
         if path is None:
-            raise AudioError("there is no song yet. Drop one first.")
+            raise AudioError(NO_SONG)
         if not heads:
             raise RecipeError("no heads are chosen; expected at least one.")
         self.separator.model.check_targets(heads)
@@ -171,8 +181,12 @@ class Studio:
             return song
         except _Dropped:
             return None
-        except (UserError, OSError, MemoryError) as error:
-            raise AudioError(plain(error, path.parent, song.folder) or "the memory is used up.") from None
+        except (UserError, OSError) as error:
+            raise AudioError(plain(error, path.parent, song.folder)) from None
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            raise AudioError("the memory is used up. Close other programs, or use another --device.") from None
         finally:
             song.working = False
             if song.result is None:
@@ -189,7 +203,7 @@ class Studio:
                 raise RecipeError(f"{MAX_SONGS} songs are here already. Try again later.")
             folder = self.songs / secrets.token_urlsafe(16)
             folder.mkdir()
-            song = self.visit(session).song = Song(folder, path.stem)
+            song = self.visit(session).song = Song(folder, path.stem.strip(". ") or "song")
         return song
 
     def archive(self, key: str) -> Path:
@@ -241,8 +255,10 @@ class Studio:
         """Delete what a page has uploaded, not what was made of it."""
         self._forget_upload(self.visit(session))
 
-    def add_head(self, path: Path) -> str:
+    def add_head(self, path: Path | None) -> str:
         """Attach the head in a file, for all users until the server ends; the file is not kept."""
+        if path is None:
+            raise RecipeError("there is no file; expected one of a head.")
         try:
             if path.stat().st_size > MAX_HEAD_MB * 1e6:
                 raise RecipeError(f"{path.name} has more than {MAX_HEAD_MB} MB: that is no head.")
@@ -252,25 +268,32 @@ class Studio:
                 head = self.separator.load_head(path)
                 self.n_added += 1
             return head
+        except FileNotFoundError:  # another user has added the same file meanwhile
+            raise RecipeError(f"{path.name} is not here any more. Add it again, if the head is not there.") from None
         except UserError as error:
             raise RecipeError(plain(error, path.parent)) from None
         finally:
-            path.unlink(missing_ok=True)
+            self._unlink_upload(path)
 
     # --- what lies on the disk ---------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Delete what belongs to pages of which nothing is heard any more, and uploads that were broken off."""
         while not self.closing.wait(min(5.0, self.keep_seconds)):
-            long_ago = time.monotonic() - self.keep_seconds
-            for session, visit in list(self.visits.items()):
-                if visit.seen < long_ago:
-                    self.leave(session)
-            ours = {visit.upload for visit in list(self.visits.values())}
-            for path in [path for path in self.uploads.rglob("*") if path.is_file()]:
-                with suppress(FileNotFoundError):
-                    if path not in ours and time.time() - path.stat().st_mtime > self.keep_seconds:
-                        self._unlink_upload(path)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Delete what belongs to pages of which nothing is heard any more, and uploads that were broken off."""
+        long_ago = time.monotonic() - self.keep_seconds
+        for session, visit in list(self.visits.items()):
+            if visit.seen < long_ago:
+                self.leave(session)
+        ours = {visit.upload for visit in list(self.visits.values())}
+        for path in [path for path in self.uploads.rglob("*") if path.is_file()]:
+            arriving = path.parent == self.uploads  # whole ones are in a folder of their own
+            limit = min(self.keep_seconds, BROKEN_OFF_SECONDS) if arriving else self.keep_seconds
+            with suppress(FileNotFoundError):
+                if path not in ours and time.time() - path.stat().st_mtime > limit:
+                    self._unlink_upload(path)
 
     def _forget_upload(self, visit: Visit) -> None:
         """The same file dropped by two users is one file here: it goes with the last of them."""
@@ -324,7 +347,7 @@ def make_mixer(archive: Callable[[str], dict[str, str]]) -> gr.HTML:
     def archive_of(key: str) -> dict[str, str]:  # Gradio marks what a page may call: no bound method can be
         return archive(key)
 
-    template, style, script = ((PAGE / f"mixer.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    template, style, script = ((PARTS / f"mixer.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     return gr.HTML(html_template=template, css_template=style, js_on_load=script, server_functions=[archive_of])
 
 
@@ -356,7 +379,7 @@ class Page:
             with gr.Row():
                 with gr.Column():
                     self.song = gr.File(label="Song", height=160)
-                    self.about = gr.Markdown(self.reads)
+                    self.about = gr.HTML(self.reads)
                 with gr.Column():
                     self.heads = gr.CheckboxGroup(heads, value=heads, label="Stems")
                     self.residual = gr.Checkbox(label="and what they leave of the song")
@@ -376,14 +399,7 @@ class Page:
         self.blocks.load(self.show_heads, outputs=self.heads, **now)
         self.timer.tick(self.seen, **now)
         self.blocks.unload(self.leave)
-        self.song.upload(
-            self.arrived,
-            self.song,
-            [self.song, self.about],
-            concurrency_limit=None,
-            show_progress="minimal",
-            **queued,
-        )
+        self.song.upload(self.arrived, self.song, [self.song, self.about], **now)
         self.song.clear(self.cleared, outputs=self.about, **now)
         self.head.upload(
             self.add_head,
@@ -393,7 +409,7 @@ class Page:
             show_progress_on=self.heads,
             **queued,
         )
-        state = [self.stop, self.work, self.delete]
+        state = [self.song, self.go, self.stop, self.work, self.delete]
         begun = self.go.click(self.begin, outputs=[*state, self.mixer], **now)
         working = begun.then(
             self.separate,
@@ -404,9 +420,10 @@ class Page:
             show_progress_on=self.work,
             **queued,
         )
-        working.then(self.end, outputs=state, **now)
+        for ended in (working.success, working.failure):  # `then` alone does not come after an error
+            ended(self.end, outputs=state, **now)
         self.stop.click(self.cancel, outputs=state, cancels=working, **now)
-        self.delete.click(self.forget, outputs=[*state, self.mixer, self.song, self.about], **now)
+        self.delete.click(self.forget, outputs=[*state[1:], self.mixer, self.song, self.about], **now)
 
     # Each of these is called by Gradio: with the values of its inputs, the request, and what shows progress.
 
@@ -423,24 +440,24 @@ class Page:
         """The page is closed, or loaded again."""
         self.studio.leave(_session(request))
 
-    def arrived(self, song: str, request: gr.Request) -> tuple[Any, str]:
+    def arrived(self, song: str | None, request: gr.Request) -> tuple[Any, str]:
         """An upload is complete; what cannot be separated is not kept."""
         try:
-            return gr.skip(), self.studio.arrived(_session(request), Path(song))
+            return gr.skip(), self.studio.arrived(_session(request), Path(song) if song else None)
         except UserError as error:
-            gr.Warning(html.escape(str(error)), duration=SHOWN_SECONDS)
-            return None, self.reads
+            return None, f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
 
     def cleared(self, request: gr.Request) -> str:
         """The upload is not wanted any more."""
         self.studio.forget_upload(_session(request))
         return self.reads
 
-    def add_head(self, file: str, chosen: list[str], waiting: gr.Progress = PROGRESS) -> Any:
+    def add_head(self, file: str | None, chosen: list[str], waiting: gr.Progress = PROGRESS) -> Any:
         """A head's file was uploaded."""
-        waiting(0, desc=f"Adding {Path(file).name}. A song that is being separated comes first.")
+        path = Path(file) if file else None
+        waiting(0, desc=f"Adding {path.name if path else ''}. A song that is being separated comes first.")
         with _errors_shown():
-            head = self.studio.add_head(Path(file))
+            head = self.studio.add_head(path)
         return gr.CheckboxGroup(self.studio.separator.heads, value=[*chosen, head])
 
     def begin(self, request: gr.Request) -> tuple[Any, ...]:
@@ -480,7 +497,7 @@ class Page:
     def forget(self, request: gr.Request) -> tuple[Any, ...]:
         """All that this page has on the server is deleted."""
         self.studio.leave(_session(request))
-        return *self._shown(), None, None, self.reads
+        return *self._shown()[1:], None, gr.File(None, interactive=True), self.reads
 
     def archive(self, key: str) -> dict[str, str]:
         """Where all stems of a song are as one file, or what is wrong."""
@@ -491,7 +508,14 @@ class Page:
 
     @staticmethod
     def _shown(working: bool = False, there: bool = False) -> tuple[Any, ...]:
-        return gr.Button(visible=working), gr.HTML(visible=working), gr.Button(visible=there)
+        """The song, the buttons and the place of the bar; what is worked on can be cancelled, not changed."""
+        return (
+            gr.File(interactive=not working),
+            gr.Button(interactive=not working),
+            gr.Button(visible=working),
+            gr.HTML(visible=working),
+            gr.Button(visible=there),
+        )
 
 
 def _session(request: gr.Request) -> str:
@@ -501,20 +525,46 @@ def _session(request: gr.Request) -> str:
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
-class KnownHosts:
-    """Refuses requests under other names, or from other sites' pages: they would see what only this machine may see."""
+class Guard:
+    """Answers no more than a page asks for, to no other than this server's pages, and each error with a sentence."""
 
     def __init__(self, app: Any, host: str):
         self.app, self.host = app, host
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request (ASGI)."""
-        headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
-        if scope["type"] == "http" and not self.knows(headers.get(b"host", ""), headers.get(b"origin", "")):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"Requests under this name, or from there, are refused."})
-        else:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        answered = False
+
+        async def watched(message: Any) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        async def refuse(status: int, text: str) -> None:
+            if not answered:
+                await send(
+                    {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]}
+                )
+                await send({"type": "http.response.body", "body": text.encode()})
+
+        headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
+        if not self.knows(headers.get(b"host", ""), headers.get(b"origin", "")):
+            await refuse(403, "Requests under this name, or from there, are refused.")
+        elif scope["path"] != "/" and not scope["path"].startswith(ROUTES):
+            await refuse(404, "There is no such page.")
+        else:
+            try:
+                await self.app(scope, receive, watched)
+            except ClientDisconnect:  # the page has gone
+                pass
+            except OSError as error:
+                await refuse(507, f"The file cannot be kept here: {error.strerror or error}.")
+            except Exception as error:
+                say(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}")
+                await refuse(500, "The request cannot be answered.")
 
     def knows(self, host: str, origin: str) -> bool:
         """Whether a request's Host is this server, and its Origin, where it has one, this server's page."""
@@ -534,16 +584,25 @@ def is_local(host: str) -> bool:
 
 
 class App:
-    """A studio's page on a port, as long as the context lasts; ``url``: where. `RecipeError` where none can be had."""
+    """A studio's page on a port, as long as the context lasts; ``url``: where.
+
+    Raises `RecipeError` where none can be had, or where another is open in this process: Gradio keeps uploads in one
+    place for all.
+    """
+
+    only_one = threading.Lock()
 
     def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860):
         self.studio, self.host, self.port = studio, host, free_port(host, port)
 
     def __enter__(self) -> "App":
+        if not self.only_one.acquire(blocking=False):
+            raise RecipeError("another app is open in this process; close it first, or start this one in its own.")
         with ExitStack() as stack:
+            stack.callback(self.only_one.release)
             stack.enter_context(self.studio)
             stack.enter_context(_environment(GRADIO_TEMP_DIR=str(self.studio.uploads)))
-            self.blocks = Page(self.studio).blocks.queue(max_size=MAX_SONGS)
+            self.blocks = Page(self.studio).blocks.queue(max_size=MAX_SONGS, status_update_rate=1)
             with _environment(NO_PROXY="*", no_proxy="*"):  # Gradio asks its own server whether it is there
                 self._launch()
             stack.callback(self.blocks.close, verbose=False)
@@ -569,7 +628,7 @@ class App:
             allowed_paths=[str(self.studio.songs)],
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             app_kwargs={
-                "middleware": [Middleware(KnownHosts, host=self.host)],
+                "middleware": [Middleware(Guard, host=self.host)],
                 "docs_url": None,
                 "redoc_url": None,
                 "openapi_url": None,
@@ -589,6 +648,8 @@ class App:
 
 def free_port(host: str, port: int) -> int:
     """That port, or for 0 any that is free; `RecipeError` where the host is not this machine or the port is taken."""
+    if not host:
+        raise RecipeError("--host is empty; expected an address of this machine, such as 127.0.0.1.")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:
@@ -615,7 +676,7 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def serve(app: App, say: Callable[[str], None]) -> None:
+def serve(app: App) -> None:
     """Answer until interrupted (Ctrl-C)."""
     with suppress(KeyboardInterrupt), app:
         say(f"Open {app.url} in a browser. Ctrl-C ends it; nothing uploaded is kept.")

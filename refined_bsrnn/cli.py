@@ -203,13 +203,12 @@ def separate(args: argparse.Namespace) -> int:
 def app(args: argparse.Namespace) -> int:
     """Separate songs in a browser: drop a song, mix and download its stems. Nothing uploaded is kept."""
     from .app import App, Studio, serve
-    from .progress import say
     from .separate import Separator
 
     separator = Separator.from_pretrained(args.model, device=args.device, root=args.root)
     studio = Studio(separator, Path(args.model).name, args.max_mb, args.keep_minutes * 60)
     with _terminated_as_interrupted():
-        serve(App(studio, args.host, args.port), say)
+        serve(App(studio, args.host, args.port))
     return 0
 
 

@@ -1,5 +1,6 @@
 """The page that separates songs: what the studio keeps, refuses and forgets, and what a browser does with it."""
 
+import asyncio
 import errno
 import http.client
 import math
@@ -25,8 +26,10 @@ from test_stems import make_run, noise
 
 pytest.importorskip("gradio", reason="needs the extra [app]")
 
+from starlette.requests import ClientDisconnect
+
 from refined_bsrnn import app
-from refined_bsrnn.app import GONE, App, KnownHosts, Page, Studio, serve
+from refined_bsrnn.app import GONE, MAX_SONGS, App, Guard, Page, Studio, serve
 from refined_bsrnn.audio import write_audio
 from refined_bsrnn.checkpoint import read_tensors, write_tensors
 from refined_bsrnn.cli import main
@@ -59,7 +62,7 @@ def upload(studio, name="my song.wav", content=None, seed=0):
     folder.mkdir(exist_ok=True)
     path = folder / name
     if content is None:
-        soundfile.write(path, noise(1, 11025, seed).T.numpy(), 11025, subtype="PCM_24")
+        soundfile.write(path, noise(1, 11025, seed).T.numpy(), 11025, subtype="PCM_24", format="WAV")
     else:
         path.write_bytes(content)
     return path
@@ -189,11 +192,21 @@ def test_others_need_not_wait_for_an_archive_and_a_song_that_is_dropped_meanwhil
 
 def test_what_nobody_is_heard_of_is_forgotten(impatient):
     separated(impatient)
-    broken_off = impatient.uploads / "tmpx"  # an upload that will not go on
-    broken_off.write_bytes(b"RIFF")
+    upload(impatient, "not asked for.wav", seed=2)
     assert len(kept(impatient)) == 4
     assert until(lambda: not kept(impatient))
     assert impatient.visits == {}
+
+
+def test_an_upload_that_was_broken_off_goes_within_a_minute(studio):
+    old, new = studio.uploads / "tmpa", studio.uploads / "tmpb"
+    for path, age in ((old, 61), (new, 1)):
+        path.write_bytes(b"RIFF")
+        os.utime(path, (time.time() - age,) * 2)
+    waiting = upload(studio)
+    os.utime(waiting, (time.time() - 61,) * 2)
+    studio.sweep()
+    assert kept(studio) == ["my song.wav", "tmpb"]
 
 
 def test_what_is_heard_of_is_kept_and_what_is_separated_ends_when_it_is_not(impatient):
@@ -269,7 +282,12 @@ def test_a_damaged_song_fails_alone(studio):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"), [(MemoryError(), "the memory is used up"), (OSError(28, "No space"), "No space")]
+    ("error", "said"),
+    [
+        (MemoryError(), "memory is used up"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is used up"),
+        (OSError(28, "No space"), "No space"),
+    ],
 )
 def test_what_the_machine_lacks_is_said(studio, monkeypatch, error, said):
     def fail(*arguments):
@@ -309,6 +327,12 @@ def test_who_cancels_and_begins_again_keeps_the_second_song(studio, broken):
     assert "my song - vocals.wav" not in kept(studio)
 
 
+@pytest.mark.parametrize("name", ["..wav", "...wav", ".wav"])
+def test_a_name_of_dots_leads_nowhere(studio, name):
+    with zipfile.ZipFile(studio.archive(separated(studio, path=upload(studio, name)).key)) as zipped:
+        assert all(".." not in name and not name.startswith("/") for name in zipped.namelist())
+
+
 def test_there_is_room_for_so_many_songs(studio, monkeypatch):
     monkeypatch.setattr(app, "MAX_SONGS", 1)
     separated(studio)
@@ -331,6 +355,9 @@ def test_a_head_is_added_where_it_belongs_and_its_file_is_not_kept(studio, separ
         finally:
             assert not here.exists()
 
+    for nothing in (None, studio.uploads / "x" / "gone.safetensors"):
+        with pytest.raises(RecipeError, match="there is no file|gone.safetensors is not here any more"):
+            studio.add_head(nothing)
     Path("nonsense").write_bytes(b"nonsense")
     assert add(own) == "bass"
     assert separator.heads == ["drums", "vocals", "bass"]
@@ -379,14 +406,25 @@ def test_over_http(separator, tmp_path, monkeypatch):
         assert ask(app, "GET", stem, Range="bytes=100-199") == (206, whole[100:200])
         secret = tmp_path / "secret.wav"
         secret.write_bytes(b"secret")
-        for path in (secret, studio.songs / ".." / ".." / "x", Path(app_module_file())):
+        beside = studio.folder / "beside.wav"
+        beside.write_bytes(b"secret")
+        for path in (secret, beside, studio.songs / ".." / "beside.wav", Path(app_module_file())):
             assert ask(app, "GET", f"/gradio_api/file={path}")[0] in (403, 404)
         body, headers = multipart(bytes(30_000))  # little enough to have been sent when the answer comes
+        beside.unlink()
         status, said = ask(app, "POST", "/gradio_api/upload", body, **headers)
         assert (status, b"maximum allowed size" in said) == (413, True)
         assert kept(studio) == ["my song - drums.wav", "my song - vocals.wav", "my song.wav"]
-        for page in ("/docs", "/openapi.json", "/redoc"):
-            assert ask(app, "GET", page)[0] == 404
+        for page in ("docs", "openapi.json", "monitoring", "gradio_api/info", "gradio_api/deep_link"):
+            assert ask(app, "GET", f"/{page}") == (404, b"There is no such page.")
+        recording, headers = multipart(b"a song", name="a.webm")
+        assert ask(app, "POST", "/gradio_api/process_recording", recording, **headers)[0] == 404  # would be kept
+        words = {"Content-Type": "multipart/form-data; boundary=x"}
+        body = b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nno file\r\n--x--\r\n'
+        assert ask(app, "POST", "/gradio_api/upload", body, **words) == (500, b"The request cannot be answered.")
+        with pytest.raises(RecipeError, match="another app is open in this process"):
+            App(Studio(separator, "second"), port=0).__enter__()
+        assert app.blocks._queue.max_size == MAX_SONGS
         assert ask(app, "GET", "/", Origin=f"http://127.0.0.1:{app.port}")[0] == 200
         assert ask(app, "GET", "/", Origin="http://evil.example")[0] == 403
         assert ask(app, "GET", "/", Host="evil.example")[0] == 403
@@ -420,7 +458,7 @@ def app_module_file():
     ],
 )
 def test_other_sites_are_refused(host, request_host, origin, known):
-    assert KnownHosts(None, host).knows(request_host, origin) is known
+    assert Guard(None, host).knows(request_host, origin) is known
 
 
 def test_the_port_must_be_free_and_the_host_this_machine(capsys):
@@ -434,6 +472,8 @@ def test_the_port_must_be_free_and_the_host_this_machine(capsys):
     assert main(["app", "--model", "mtl", "--device", "cpu", "--host", "198.51.100.7"]) == 2
     assert main(["app", "--model", "mtl", "--device", "cpu", "--port", "99999999"]) == 2
     assert main(["app", "--model", "mtl", "--device", "cpu", "--max-mb", "0"]) == 2
+    assert main(["app", "--model", "mtl", "--device", "cpu", "--host", ""]) == 2
+    assert "--host is empty" in capsys.readouterr().err
     assert main(["app", "--model", "nobody", "--device", "cpu"]) == 2
     for wrong in (0, -1, math.inf, math.nan):
         for option in ("max_mb", "keep_seconds"):
@@ -452,13 +492,57 @@ def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
     )
 
 
+def test_the_command_keeps_for_minutes(monkeypatch):
+    make_run("mtl", ["vocals"])
+    served = []
+    monkeypatch.setattr(app, "serve", served.append)
+    assert (
+        main(["app", "--model", "mtl", "--device", "cpu", "--port", "0", "--keep-minutes", "2", "--max-mb", "7"]) == 0
+    )
+    assert (served[0].studio.keep_seconds, served[0].studio.max_mb) == (120, 7)
+
+
+class Fails:
+    """What a server does with a request."""
+
+    def __init__(self, error):
+        self.error = error
+
+    async def __call__(self, scope, receive, send):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            507,
+            b"The file cannot be kept here: No space left on device.",
+        ),
+        (KeyError(999), 500, b"The request cannot be answered."),
+        (ClientDisconnect(), None, None),
+    ],
+)
+def test_errors_of_a_request_are_sentences(error, status, text):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guard(Fails(error), "127.0.0.1")(scope, None, send))
+    assert [message.get("status") or message.get("body") for message in sent] == ([status, text] if status else [])
+
+
 def test_it_says_where_it_is_and_who_reaches_it(separator, monkeypatch):
     said = []
     monkeypatch.setattr(threading.Event, "wait", lambda self, *timeout: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(App, "__enter__", lambda self: self)
     monkeypatch.setattr(App, "__exit__", lambda self, *error: None)
+    monkeypatch.setattr(app, "say", said.append)
     for host in ("127.0.0.1", "0.0.0.0", "::1"):
-        serve(App(Studio(separator, "mtl"), host, 0), said.append)
+        serve(App(Studio(separator, "mtl"), host, 0))
     assert [text.split()[0] for text in said] == ["Open", "Open", "Others", "Open"]
     assert "http://[::1]:" in said[-1]
 
@@ -470,6 +554,13 @@ def test_what_a_page_is_told(studio, separator):
     with pytest.raises(app.gr.Error) as caught:
         page.separate(str(path), ["vocals"], False, request, lambda *values, **more: None)
     assert "&lt;b&gt;letter.wav" in caught.value.message
+    assert page.arrived(str(path), request)[0] is None
+    path = upload(studio, "<b>letter.wav", b"dear all" * 50)
+    assert "&lt;b&gt;letter.wav" in page.arrived(str(path), request)[1]
+    assert "there is no song yet" in page.arrived(None, request)[1]
+    studio.visits["me"].seen = 0
+    page.seen(request)
+    assert studio.visits["me"].seen > 0
     separator.load_head(make_run("more", ["bass"], seed=3, backbone_of="mtl").head("bass"))
     assert page.show_heads().choices == [(name, name) for name in ("drums", "vocals", "bass")]
     assert page.archive("guess") == {"problem": GONE}
@@ -479,7 +570,7 @@ def test_what_a_page_is_told(studio, separator):
 
 
 @pytest.mark.slow
-def test_in_chromium_from_a_song_to_a_playing_stem(separator, tmp_path):
+def test_in_chromium_from_a_song_to_a_playing_stem(separator, tmp_path, capfd):
     sync = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     if chromium() is None:
         pytest.skip("needs Chromium (chromium or google-chrome on the PATH, or $CHROMIUM)")
@@ -501,6 +592,9 @@ def test_in_chromium_from_a_song_to_a_playing_stem(separator, tmp_path):
         assert until(lambda: kept(studio) == [])
         drop(page, {"name": "long.wav", "mimeType": "audio/wav", "buffer": bytes(2_100_000)})
         page.get_by_text("exceed the maximum allowed size").wait_for()
+        page.get_by_role("button", name="Separate").click()
+        page.get_by_text("there is no song yet. Drop one first.").wait_for()
+        page.get_by_role("button", name="Cancel").wait_for(state="hidden")
         drop(page, song)
         page.get_by_text("0:03, 44100 Hz, stereo").wait_for()
         page.get_by_label("and what they leave of the song").check()
@@ -516,6 +610,7 @@ def test_in_chromium_from_a_song_to_a_playing_stem(separator, tmp_path):
         with studio.network:  # it cannot begin
             separate.click()
             page.get_by_text("Separating").wait_for()
+            assert separate.is_disabled(), "what is worked on cannot be begun again"
             other = browser.new_page()
             other.goto(app.url)
             drop(other, song)
@@ -537,7 +632,9 @@ def test_in_chromium_from_a_song_to_a_playing_stem(separator, tmp_path):
         assert kept(studio) == ["A song - drums.wav", "A song - vocals.wav", "A song.wav"], "the other page's"
         other.goto("about:blank")
         assert until(lambda: kept(studio) == []), "a page that is left takes its song along"
+        assert not complaints
         browser.close()
+    assert "Traceback" not in capfd.readouterr().err
     assert all(url.startswith(("about:", "data:", "blob:")) for url in elsewhere), elsewhere
 
 
@@ -582,7 +679,7 @@ def players_of_a_long_song(page):
     )
     assert page.locator(".transport, .keys, .view").locator("visible=true").count() == 0
     assert page.locator(".stem audio").count() == 3
-    wait(page, "document.querySelector('.stem audio').play() && true")
+    page.evaluate("document.querySelector('.stem audio').play()")
     wait(page, "Math.abs(document.querySelector('.stem audio').duration - 3) < 0.001")
 
 

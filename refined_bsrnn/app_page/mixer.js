@@ -212,6 +212,7 @@ class Mixer {
     this.started = null;
     this.silence();
     if (this.context) this.context.close();
+    this.context = null;
   }
 }
 
