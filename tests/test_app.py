@@ -570,6 +570,7 @@ def test_what_a_page_is_told(studio, separator):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Gradio's about pandas, in the server's thread, where they would be errors
 def test_in_chromium_from_a_song_to_a_playing_stem(separator, tmp_path, capfd):
     sync = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     if chromium() is None:
