@@ -202,8 +202,9 @@ def separate(args: argparse.Namespace) -> int:
 
 def app(args: argparse.Namespace) -> int:
     """Separate songs in a browser: drop a song, mix and download its stems. Nothing uploaded is kept."""
-    from .app import App, Studio, serve
+    from .app import App, serve
     from .separate import Separator
+    from .studio import Studio
 
     separator = Separator.from_pretrained(args.model, device=args.device, root=args.root)
     studio = Studio(separator, Path(args.model).name, args.max_mb, args.keep_minutes * 60)

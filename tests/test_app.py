@@ -29,12 +29,14 @@ pytest.importorskip("gradio", reason="needs the extra [app]")
 from starlette.requests import ClientDisconnect
 
 from refined_bsrnn import app
-from refined_bsrnn.app import GONE, MAX_SONGS, App, Guard, Page, Studio, serve
+from refined_bsrnn import studio as disk
+from refined_bsrnn.app import App, Guard, Page, serve
 from refined_bsrnn.audio import write_audio
 from refined_bsrnn.checkpoint import read_tensors, write_tensors
 from refined_bsrnn.cli import main
 from refined_bsrnn.errors import AudioError, RecipeError, UserError
 from refined_bsrnn.separate import Separator
+from refined_bsrnn.studio import GONE, MAX_SONGS, Studio
 
 
 @pytest.fixture
@@ -293,7 +295,7 @@ def test_what_the_machine_lacks_is_said(studio, monkeypatch, error, said):
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(app, "separate_song", fail)
+    monkeypatch.setattr(disk, "separate_song", fail)
     with pytest.raises(AudioError, match=said):
         separated(studio)
     assert studio.visits["me"].song is None
@@ -301,7 +303,7 @@ def test_what_the_machine_lacks_is_said(studio, monkeypatch, error, said):
 
 
 def test_an_error_in_the_program_leaves_nothing_behind(studio, monkeypatch):
-    monkeypatch.setattr(app, "separate_song", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(disk, "separate_song", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         separated(studio)
     assert list(studio.songs.iterdir()) == []
@@ -334,7 +336,7 @@ def test_a_name_of_dots_leads_nowhere(studio, name):
 
 
 def test_there_is_room_for_so_many_songs(studio, monkeypatch):
-    monkeypatch.setattr(app, "MAX_SONGS", 1)
+    monkeypatch.setattr(disk, "MAX_SONGS", 1)
     separated(studio)
     with pytest.raises(RecipeError, match="1 songs are here already. Try again later."):
         separated(studio, "you")
@@ -371,10 +373,10 @@ def test_a_head_is_added_where_it_belongs_and_its_file_is_not_kept(studio, separ
         with pytest.raises(RecipeError, match=problem) as caught:
             add(file)
         assert str(studio.folder) not in str(caught.value)
-    monkeypatch.setattr(app, "MAX_HEADS", 1)
+    monkeypatch.setattr(disk, "MAX_HEADS", 1)
     with pytest.raises(RecipeError, match="1 heads were added already"):
         add(strange)
-    monkeypatch.setattr(app, "MAX_HEAD_MB", 1e-6)
+    monkeypatch.setattr(disk, "MAX_HEAD_MB", 1e-6)
     with pytest.raises(RecipeError, match="that is no head"):
         add(own)
 

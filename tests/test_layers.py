@@ -22,8 +22,8 @@ LAYERS = [
     {"hub"},
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
     {"evaluate", "label_noise", "live", "stems", "train"},
-    {"app", "benchmark", "forgetting", "obsrnn", "report", "report_wandb", "transfer"},
-    {"benchmark_check", "data_speed", "study"},
+    {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "studio", "transfer"},
+    {"app", "benchmark_check", "data_speed", "study"},
     {"study_report"},
     {"benchmark_separation", "benchmark_transfer", "cli"},
 ]
