@@ -1,6 +1,7 @@
 """Run commands of refined-bsrnn, each as JSON, one behind the other: Python starts once for all. See `conftest`."""
 
 import atexit
+import gc
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ def check_threads() -> None:
         os._exit(3)
 
 
+gc.disable()  # what is part of a cycle is let go by those who say so, not by chance
 atexit.register(check_threads)  # the first to register is the last to be called
 
 from refined_bsrnn.cli import main  # noqa: E402
