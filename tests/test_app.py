@@ -51,13 +51,6 @@ def studio(separator):
         yield studio
 
 
-@pytest.fixture
-def impatient(separator):
-    """A studio that keeps what it hears nothing of for half a second."""
-    with Studio(separator, "mtl", keep_seconds=0.5) as studio:
-        yield studio
-
-
 def upload(studio, name="my song.wav", content=None, seed=0):
     """A file as Gradio puts it: in a folder of its content."""
     folder = studio.uploads / f"{seed}{len(content or b'')}"
@@ -192,12 +185,12 @@ def test_others_need_not_wait_for_an_archive_and_a_song_that_is_dropped_meanwhil
     assert not song.folder.exists()
 
 
-def test_what_nobody_is_heard_of_is_forgotten(impatient):
-    separated(impatient)
-    upload(impatient, "not asked for.wav", seed=2)
-    assert len(kept(impatient)) == 4
-    assert until(lambda: not kept(impatient))
-    assert impatient.visits == {}
+def test_what_nobody_is_heard_of_is_forgotten(separator):
+    with Studio(separator, "mtl", keep_seconds=0.5) as studio:
+        separated(studio)
+        upload(studio, "not asked for.wav", seed=2)
+        assert until(lambda: not kept(studio))
+        assert studio.visits == {}
 
 
 def test_an_upload_that_was_broken_off_goes_within_a_minute(studio):
@@ -211,19 +204,21 @@ def test_an_upload_that_was_broken_off_goes_within_a_minute(studio):
     assert kept(studio) == ["my song.wav", "tmpb"]
 
 
-def test_what_is_heard_of_is_kept_and_what_is_separated_ends_when_it_is_not(impatient):
-    separated(impatient, "you", upload(impatient, seed=1))
+def test_what_is_heard_of_is_kept_and_what_is_separated_ends_when_it_is_not(studio):
+    separated(studio, "you", upload(studio, seed=1))
     shares = []
 
-    def slowly(share):
+    def long_after(share):
         shares.append(share)
-        impatient.visit("you")
-        if len(shares) == 1:
-            assert until(lambda: impatient.visit("you") and "me" not in impatient.visits)
+        for session in ("me", "you"):
+            studio.visits[session].seen -= studio.keep_seconds + 1
+        studio.visit("you")
+        studio.sweep()
 
-    assert separated(impatient, "me", progress=slowly) is None
-    assert kept(impatient) == ["my song - drums.wav", "my song - vocals.wav", "my song.wav"]
-    assert impatient.visits["you"].song is not None
+    assert separated(studio, "me", progress=long_after) is None
+    assert len(shares) == 1
+    assert kept(studio) == ["my song - drums.wav", "my song - vocals.wav", "my song.wav"]
+    assert list(studio.visits) == ["you"]
 
 
 def test_all_goes_when_the_server_ends_even_what_is_being_separated(separator):
