@@ -272,7 +272,7 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
     _check_hash(path, own, metadata.get("sha256"))
     adapter = None
     if "adapter" in metadata:
-        adapter = said(path, metadata, "adapter", rank=int, alpha=(int, float), sha256=str)
+        adapter = said(path, metadata, "adapter", rank=int, alpha=NUMBER, sha256=str)
         _check_hash(path, _own(tensors), adapter["sha256"])
     facts = {key: value for key, value in head_history(path, metadata).items() if value}
     _check_shapes(path, model, target, spec, own)

@@ -148,7 +148,7 @@ class Studio:
         try:
             with self.network:
                 song.result = separate_song(Job(path, song.track), ensemble, wanted, outputs(ensemble, wanted), on)
-            return song
+            return None if song.dropped else song
         except _Dropped:
             return None
         except (UserError, OSError) as error:

@@ -132,7 +132,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "trainable parameters": lambda row: f"{row.trainable_parameters:,}",
     "audio hours": lambda row: f"{row.audio_hours:.2f}",
     "training time, s": lambda row: spread(row.seconds, 0),
-    "share of the base's time": lambda row: _share(row),
+    "share of the base's time": lambda row: percent(row.seconds, row.base_seconds),
     "forgetting, dB": lambda row: spread(row.forgetting) if row.forgetting else MISSING,
 }
 
@@ -155,10 +155,6 @@ def _deviation(values: Sequence[float]) -> float:
     """Over seeds (n − 1); 0 for fewer than two."""
     known = [value for value in values if not math.isnan(value)]
     return statistics.stdev(known) if len(known) > 1 else 0.0
-
-
-def _share(row: Row) -> str:
-    return percent(row.seconds, row.base_seconds)
 
 
 def percent(part: Sequence[float], whole: Sequence[float]) -> str:
@@ -227,7 +223,7 @@ def _full_cells(row: Row, full: Row) -> list[str]:
         share,
         _paired([ours[s] - theirs[s] for s in seeds]),
         time,
-        _share(row),
+        percent(row.seconds, row.base_seconds),
     ]
 
 

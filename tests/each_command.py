@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from refined_bsrnn.cli import main
+
 
 def check_threads() -> None:
     """No thread of a process group outlives it: what it lets go of while the interpreter ends could abort the process.
@@ -20,10 +22,7 @@ def check_threads() -> None:
 
 
 gc.disable()  # what is part of a cycle is let go by those who say so, not by chance
-atexit.register(check_threads)  # the first to register is the last to be called
-
-from refined_bsrnn.cli import main  # noqa: E402
-
+atexit.register(check_threads)  # before the commands register theirs: the last to be called
 for words in map(json.loads, sys.argv[1:]):
     if main(words):
         sys.exit(f"failed: {words}")

@@ -140,6 +140,19 @@ def test_a_song_that_nobody_wants_any_more_ends_at_the_next_chunk(studio):
     assert list(studio.songs.iterdir()) == []
 
 
+def test_a_page_that_is_left_at_the_very_end_leaves_nothing(studio, monkeypatch):
+    separate = disk.separate_song
+
+    def then_leave(*arguments):
+        result = separate(*arguments)
+        studio.leave("me")
+        return result
+
+    monkeypatch.setattr(disk, "separate_song", then_leave)
+    assert separated(studio) is None
+    assert kept(studio) == []
+
+
 def test_an_archive_is_whole_or_not_there(studio, monkeypatch):
     song = separated(studio)
     before, write = kept(studio), zipfile.ZipFile.write
