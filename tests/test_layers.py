@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "refined_bsrnn"
 LAYERS = [
     {"__init__", "errors"},
     {"files", "suggest"},
-    {"audio", "metrics", "processes", "progress", "recipe", "stats"},
+    {"allocator", "audio", "metrics", "processes", "progress", "recipe", "stats"},
     {"adapters", "augment", "bands", "blocks", "decoded", "excerpts", "figures", "level", "published"}
     | {"results", "scores", "stft", "synth", "together", "torchfile"},
     {"layouts"},
