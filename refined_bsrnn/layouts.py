@@ -21,6 +21,7 @@ import yaml
 from .audio import AUDIO_SUFFIXES
 from .decoded import STEM_MP4, decode, decoded_file, musdb_stems
 from .errors import DataError, RecipeError, UserError
+from .names import REST as REST
 from .suggest import nearest, queried
 from .synth import builtin_root
 
@@ -31,7 +32,6 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 MIXTURE = "mixture"
-REST = "rest-of-mixture"  # in recipes: the mixture − the other stems; no file can be called so
 
 
 @dataclass(frozen=True)
