@@ -276,10 +276,10 @@ def _lacks(song: Song, name: str, absent: Collection[str], spec: DataSpec) -> bo
     stems = [stem for stem in song.track.files if stem != MIXTURE]
     if any(related(name, stem) and not is_catch_all(stem) for stem in stems) and not is_catch_all(name):
         return False
+    if song.is_solo and is_catch_all(song.parts[0]):
+        return leaves_out(song.parts[0], name) if spec.absent is None else name in spec.absent
     if name in absent:
         return True
-    if song.is_solo and is_catch_all(song.parts[0]):
-        return spec.absent is None and leaves_out(song.parts[0], name)
     # nothing is in the mixture beside sources with names of their own
     return len(song.parts) > 1 and not any(is_catch_all(part) for part in song.parts)
 
