@@ -131,7 +131,8 @@ def _is_folder_per_stem(folders: Sequence[Path]) -> bool:
     files = [(path.stem, folder.name) for folder in folders for path in folder.iterdir() if _is_audio(path)]
     if any(is_known(name) and not related(name, folder) for name, folder in files):
         return False
-    known = [folder for folder in folders if is_known(folder.name)]
+    # `vocals_2` is a solo's own folder
+    known = [folder for folder in folders if is_known(folder.name) and not folder.name[-1].isdigit()]
     if known:
         return len(known) * 2 >= len(folders) and bool(files or any(_audio_below(folder) for folder in known))
     names = Counter(name for name, _ in files)

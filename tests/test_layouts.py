@@ -791,7 +791,9 @@ def test_folders_of_unknown_names_are_stems_where_no_file_is_named_as_another(tm
     assert stems_of(scan(spec, ("train",)))["train", "tabla"] == ["jhaptal", "raga", "teental"]
 
 
-@pytest.mark.parametrize("names", [("drums_z", "drums"), ("Bass Song", "sitar"), ("vocals", "drums")])
+@pytest.mark.parametrize(
+    "names", [("drums_z", "drums"), ("drums_", "drums"), ("Bass Song", "sitar"), ("vocals", "drums")]
+)
 def test_a_folder_per_track_stays_one(tmp_path, names):
     folder, stem = names
     for i in range(3):
