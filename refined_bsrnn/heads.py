@@ -126,7 +126,7 @@ def _first_layers(stack: Sequence[BandMlps]) -> tuple[tuple[Tensor, ...], tuple[
     gain = torch.stack([norm.weight for norm in norms])  # (K·J, N)
     shift = None if norms[0].bias is None else torch.stack([cast(Tensor, norm.bias) for norm in norms])
     weight, bias = fold(gain, shift, *_stacked(linears))
-    return tuple(x.unflatten(0, (-1, len(stack))).unbind() for x in (weight, bias))  # type: ignore[return-value]
+    return tuple(x.unflatten(0, (-1, len(stack))).unbind() for x in (weight, bias))
 
 
 def _stacked(linears: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
