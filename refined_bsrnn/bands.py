@@ -28,9 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RecipeError
+from .errors import RecipeError, pick
 from .recipe import bind_options
-from .suggest import pick
 
 BinRange = tuple[int, int]
 Filterbank = npt.NDArray[np.float64]  # (K, F), not negative

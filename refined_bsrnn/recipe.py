@@ -19,8 +19,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from .errors import RecipeError
-from .suggest import nearest
+from .errors import RecipeError, nearest
 
 # (features N, repeats R) of the backbone; `size=tiny` in a recipe or on the command line sets both.
 SIZES: dict[str, tuple[int, int]] = {"micro": (16, 2), "tiny": (32, 6), "small": (64, 8), "large": (128, 12)}
@@ -79,7 +78,7 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """``normalise``: none, or an entry of `level.NORMALISERS`, which decides the level at which the network hears.
+    """``normalise``: none, or an entry of `signals.NORMALISERS`, which decides the level at which the network hears.
 
     The same gain is applied to the stems before the loss, so that loud and quiet songs count alike.
     """
@@ -101,7 +100,7 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """``kind`` names an entry of `sources.SOURCES`; further keys are that source's options, ``root`` for most."""
+    """``kind`` names an entry of `tracks.SOURCES`; further keys are that source's options, ``root`` for most."""
 
     kind: str = "auto"
     weight: float = _number(1.0, above=0)  # how often one of its tracks is drawn, beside one of weight 1
@@ -110,7 +109,7 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where the songs are and how their files become a mixture and targets (see `sources` and `data`)."""
+    """Where the songs are and how their files become a mixture and targets (see `tracks` and `examples`)."""
 
     root: str | None = None
     sources: tuple[SourceSpec, ...] = ()  # instead of root: several sources, or one whose kind is not to be guessed
@@ -281,7 +280,7 @@ class Recipe:
     bands: BandsSpec = BandsSpec()
     backbone: BackboneSpec = BackboneSpec()
     head: HeadSpec = HeadSpec()
-    # How the estimates of all targets are made to sum to the mixture, see `together`.
+    # How the estimates of all targets are made to sum to the mixture, see `consistency`.
     together: Literal["none", "consistent", "subtract_last"] = "none"
     input: InputSpec = InputSpec()
     loss: LossSpec = LossSpec()

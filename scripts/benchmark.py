@@ -6,11 +6,11 @@ scripts/benchmark.py architecture --rounds 5 --out docs/results
 
 import sys
 
-from refined_bsrnn.benchmark import ARCHITECTURE, Kind, run
-from refined_bsrnn.benchmark_check import CHECK
-from refined_bsrnn.benchmark_separation import SEPARATION
-from refined_bsrnn.benchmark_transfer import TRANSFER
-from refined_bsrnn.data_speed import DATA
+from benchmarks.benchmark import ARCHITECTURE, Kind, run
+from benchmarks.benchmark_check import CHECK
+from benchmarks.benchmark_separation import SEPARATION
+from benchmarks.benchmark_transfer import TRANSFER
+from benchmarks.data_speed import DATA
 
 KINDS: dict[str, Kind] = {
     "architecture": ARCHITECTURE,

@@ -6,7 +6,7 @@ scripts/check_data.py RECIPE|ROOT [key=value ...] [--json]
 
 import sys
 
-from refined_bsrnn.cli import main
+from refined_bsrnn.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["check-data", *sys.argv[1:]]))

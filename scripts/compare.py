@@ -6,7 +6,7 @@ scripts/compare.py recipes/compare_transfer.yaml [--jobs N] [key=value ...]
 
 import sys
 
-from refined_bsrnn.cli import main
+from refined_bsrnn.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["compare", *sys.argv[1:]]))

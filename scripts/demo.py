@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from refined_bsrnn.cli import main
-from refined_bsrnn.progress import say
-from refined_bsrnn.synth import builtin_root
+from refined_bsrnn.apps.cli.main import main
+from refined_bsrnn.console import say
+from refined_bsrnn.data.synth import builtin_root
 
 
 def free_folder(wanted: Path) -> Path:

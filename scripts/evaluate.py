@@ -7,7 +7,7 @@ scripts/evaluate.py RUN [--data ROOT] [--split test] [--quick] [--museval --jobs
 
 import sys
 
-from refined_bsrnn.cli import main
+from refined_bsrnn.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -12,8 +12,9 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from refined_bsrnn.check import all_facts
-from refined_bsrnn.label_noise import (
+from refined_bsrnn.data.check.checker import all_facts
+from refined_bsrnn.data.tracks import scan
+from refined_bsrnn.evaluation.label_noise import (
     WINDOWS,
     corrupted,
     hear_all,
@@ -23,8 +24,7 @@ from refined_bsrnn.label_noise import (
     write_suspects,
 )
 from refined_bsrnn.recipe import DataSpec
-from refined_bsrnn.separate import Separator
-from refined_bsrnn.sources import scan
+from refined_bsrnn.separation.separator import Separator
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ scripts/report.py RUN... --out DIR [--published] [--group NAME=PATTERN] [--wandb
 
 import sys
 
-from refined_bsrnn.cli import main
+from refined_bsrnn.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["report", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ scripts/separate.py song.mp3 album/ --model mtl mtl-to-guitar --head bass,guitar
 
 import sys
 
-from refined_bsrnn.cli import main
+from refined_bsrnn.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["separate", *sys.argv[1:]]))

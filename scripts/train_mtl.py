@@ -6,7 +6,7 @@ accelerate launch scripts/train_mtl.py recipes/mtl_generic.yaml [key=value ...] 
 
 import sys
 
-from refined_bsrnn.cli import main
+from refined_bsrnn.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ scripts/transfer.py --base drums --target bass [key=value ...]
 
 import sys
 
-from refined_bsrnn.cli import main
+from refined_bsrnn.apps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["transfer", *sys.argv[1:]]))

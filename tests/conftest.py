@@ -106,7 +106,7 @@ def in_two_processes(*commands: list[str]) -> str:
     tests = Path(__file__).parent
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = subprocess.run(
-        [*launch, str(tests / "each_command.py"), *map(json.dumps, commands)],
+        [*launch, str(tests / "helpers" / "each_command.py"), *map(json.dumps, commands)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests.parent)},
         capture_output=True,
         text=True,

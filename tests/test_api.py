@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, micro_recipe
-from test_audio import encode, tone
-from test_stems import make_run, noise
 
 import refined_bsrnn
-from refined_bsrnn import export
 from refined_bsrnn.audio import audio_info, write_audio
 from refined_bsrnn.bands import SCHEMES, band_ranges
 from refined_bsrnn.metrics import csdr, si_sdr, usdr
-from refined_bsrnn.train import train
+from refined_bsrnn.runs.exchange import export
+from refined_bsrnn.training.train import train
+from tests.apps.test_stems import make_run, noise
+from tests.audio.test_audio import encode, tone
+from tests.conftest import RATE, micro_recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,7 +87,7 @@ def test_the_document_has_these_snippets():
 
 
 @pytest.mark.parametrize(
-    "module", ["refined_bsrnn", "refined_bsrnn.cli", "refined_bsrnn.report", "refined_bsrnn.bands"]
+    "module", ["refined_bsrnn", "refined_bsrnn.apps.cli.main", "refined_bsrnn.report.write", "refined_bsrnn.bands"]
 )
 def test_what_needs_no_torch_does_not_load_it(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from refined_bsrnn.benchmark import VARIANTS, architecture_markdown, variant_recipe
-from refined_bsrnn.benchmark_check import check_markdown
-from refined_bsrnn.benchmark_separation import separation_markdown
-from refined_bsrnn.benchmark_transfer import transfer_markdown
-from refined_bsrnn.model import BSRNN, count_parameters
+from benchmarks.benchmark import VARIANTS, architecture_markdown, variant_recipe
+from benchmarks.benchmark_check import check_markdown
+from benchmarks.benchmark_separation import separation_markdown
+from benchmarks.benchmark_transfer import transfer_markdown
+from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
-from refined_bsrnn.report import report
-from refined_bsrnn.study import load_study
-from refined_bsrnn.study_report import Row, markdown
+from refined_bsrnn.report.study import Row, markdown
+from refined_bsrnn.report.write import report
+from refined_bsrnn.training.study import load_study
 
 ROOT = Path(__file__).parent.parent
 RUNS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/results.json"))

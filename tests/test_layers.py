@@ -1,82 +1,102 @@
-"""The layout: which module may import which, what may import torch, how long a function may be."""
+"""The layout: which room may import which, what may import torch, how long a function may be."""
 
 import ast
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "refined_bsrnn"
-LAYERS = [
-    {"__init__", "errors"},
-    {"files", "names", "suggest"},
-    {"allocator", "audio", "metrics", "processes", "progress", "recipe", "stats"},
-    {"adapters", "augment", "bands", "blocks", "decoded", "excerpts", "figures", "level", "published"}
-    | {"results", "scores", "stft", "synth", "together", "torchfile"},
-    {"layouts"},
-    {"hub_data"},
-    {"activity", "band_table", "ceilings", "heads", "losses", "sources", "tables", "wiener"},
-    {"listening", "model", "pools", "report_figures"},
-    {"checkpoint", "data", "info", "page"},
-    {"check", "head_files", "whole"},
-    {"hub"},
-    {"export", "feature_cache", "museval_scores", "separate", "tracking"},
-    {"evaluate", "label_noise", "live", "stems", "train"},
-    {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "studio", "transfer"},
-    {"app", "benchmark_check", "data_speed", "study"},
-    {"study_report"},
-    {"benchmark_separation", "benchmark_transfer", "cli"},
-]
-LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
-MODULES = sorted(PACKAGE.glob("*.py"))
-
-
-def imports(path, top_level_only=False):
-    """(own modules imported, other packages imported)."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
-    own, other = set(), set()
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            own |= {node.module or "__init__"}
-        elif isinstance(node, ast.ImportFrom):
-            other.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.Import):
-            other |= {alias.name.split(".")[0] for alias in node.names}
-    return own, other
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_a_module_imports_only_from_lower_layers(path):
-    assert path.stem in LAYER, f"{path.name} has no layer: add it to LAYERS"
-    if path.stem == "__init__":  # the front door: it may name anything
-        return
-    for name in imports(path)[0]:
-        assert LAYER[name] < LAYER[path.stem], f"{path.stem} imports {name}"
-
-
-@pytest.mark.parametrize(
-    "name", ["recipe", "report", "figures", "errors", "files", "suggest", "bands", "band_table", "synth"]
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "refined_bsrnn"
+ORDER = (
+    "errors, console < system < recipe < bands | metrics | audio < network | data < runs < separation < evaluation < "
+    "training | report < apps < scripts, benchmarks"
 )
-def test_these_need_no_torch(name):
-    """Neither do the modules they import."""
-    seen, waiting = set(), {name}
+# Room → (how far right it stands, its group): those joined by a comma may know each other, those by | are strangers.
+PLACE = {
+    room: (rank, group)
+    for rank, groups in enumerate(ORDER.split(" < "))
+    for group in groups.split(" | ")
+    for room in group.split(", ")
+}
+FILES = sorted(path for folder in (PACKAGE, ROOT / "scripts", ROOT / "benchmarks") for path in folder.rglob("*.py"))
+MODULES = [path for path in FILES if path.is_relative_to(PACKAGE)]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+BY_NAME = {name_of(path): path for path in FILES}
+
+
+def room_of(name: str) -> str:
+    """The room or file of a module: ``data`` of ``refined_bsrnn.data.layouts.hub``; empty for the package itself."""
+    parts = name.split(".")
+    return parts[0] if parts[0] != "refined_bsrnn" else (parts[1] if len(parts) > 1 else "")
+
+
+def imports(path: Path, everywhere: bool = True) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import; not ``everywhere``: of those that run when the module is imported."""
+    package, tree = path.relative_to(ROOT).parent.parts, ast.parse(path.read_text())
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{name}.{alias.name}"
+                yield node.lineno, inner if inner in BY_NAME else name
+
+
+def own_imports(path: Path, everywhere: bool = True) -> dict[str, int]:
+    return {name: line for line, name in imports(path, everywhere) if name in BY_NAME}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_room_imports_only_what_stands_left_of_it(path):
+    room = room_of(name_of(path))
+    if room in ("", "__main__"):  # the front doors may name anything
+        return
+    assert room in PLACE, f"{name_of(path)} is in no room of ORDER"
+    (rank, group), found = PLACE[room], own_imports(path)
+    other = {name: PLACE[room_of(name)] for name in found if room_of(name)}
+    assert not [f"line {found[x]}: {x}" for x, (there, its) in other.items() if there >= rank and its != group]
+
+
+def test_no_import_cycle():
+    left = {name: set(own_imports(path)) - {name, "refined_bsrnn"} for name, path in BY_NAME.items()}
+    while free := {name for name, needed in left.items() if not needed & set(left)}:
+        left = {name: needed for name, needed in left.items() if name not in free}
+    assert not left
+
+
+NO_TORCH = ("errors", "console", "system", "recipe", "bands", "metrics", "report")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(name_of(path)) in NO_TORCH], ids=name_of)
+def test_these_load_no_torch(path):
+    """Neither do the modules they import; in `report` not even a function does."""
+    seen, waiting = set(), {path}
     while waiting:
         module = waiting.pop()
         seen.add(module)
-        own, other = imports(PACKAGE / f"{module}.py")
-        assert "torch" not in other, f"{module} imports torch"
-        waiting |= own - seen
+        everywhere = room_of(name_of(module)) == "report"
+        found = {name.split(".")[0] for _, name in imports(module, everywhere)}
+        assert "torch" not in found, f"{name_of(module)} imports torch"
+        waiting |= {BY_NAME[name] for name in own_imports(module, everywhere) if name != "refined_bsrnn"} - seen
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_function_is_longer_than_60_lines(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_public_functions_say_what_they_are(path):
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
@@ -84,12 +104,10 @@ def test_public_functions_say_what_they_are(path):
             assert ast.get_docstring(node) or one_idea, f"{path.name}: {node.name}"
 
 
-def test_the_table_in_contributing_is_this_one():
-    """Every module once, with its layer; a new one is found there."""
-    listed = {}
-    for line in (PACKAGE.parent / "CONTRIBUTING.md").read_text().splitlines():
-        row = re.match(r"\| (\d+) \| (.*?) \|", line)
-        for module in re.findall(r"`(\w+)\.py`", row[2]) if row else []:
-            assert module not in listed, f"{module} stands there twice"
-            listed[module] = int(row[1])
-    assert listed == {module: layer for module, layer in LAYER.items() if module != "__init__"}
+def test_contributing_shows_this_order_and_every_room():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert ORDER in " ".join(text.split())
+    rooms = {room for room in PLACE if room not in ("scripts", "benchmarks")}
+    shown = {line.split("`")[1].removesuffix(".py").strip("/") for line in text.splitlines() if line.startswith("| `")}
+    assert rooms <= shown
+    assert {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__")} - {"recipes"} == rooms

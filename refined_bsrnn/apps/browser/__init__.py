@@ -1,0 +1,1 @@
+"""Separation in a browser."""

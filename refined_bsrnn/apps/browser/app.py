@@ -1,0 +1,402 @@
+"""Separation in a browser, with Gradio: a song goes up, waits its turn and comes back as stems in a mixer.
+
+    page ──song──> queue ──one at a time──> stems in a temporary folder ──> mixer, downloads ──> deleted
+
+`studio.Studio` knows what lies on the disk and for whom, and nothing of pages; `Page` is what a browser shows; `App`
+serves it. What is uploaded lies in a temporary folder only: it goes when the page is left, when nothing has been heard
+of the page for a while, and all of it when the server ends.
+"""
+
+import html
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...audio import audio_info
+from ...console import say
+from ...errors import RecipeError, UserError
+from .studio import MAX_SONGS, Song, Studio, clock
+
+try:
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.requests import ClientDisconnect
+except ImportError as error:
+    raise RecipeError(
+        f"the app needs the package {error.name}, which is not here: pip install 'refined-bsrnn[app]'."
+    ) from None
+
+PARTS = Path(__file__).parent / "page"
+SEEN_SECONDS = 20.0  # how often an open page says that it is there
+SHOWN_SECONDS = 30.0  # for how long a message stays
+PROGRESS = gr.Progress()  # Gradio knows a parameter for progress by its default
+# What a page asks for; Gradio has more, some of which keeps what is sent, or reads it with FFmpeg's program.
+PAGES = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/manifest.json", "/config")
+CALLS = "queue/ heartbeat/ upload run/predict component_server cancel reset file= startup-events app_id"
+ROUTES = PAGES + tuple(f"/gradio_api/{call}" for call in CALLS.split())
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """A sentence for the user as Gradio's message, whose text is HTML."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(html.escape(str(error)), duration=SHOWN_SECONDS, print_exception=False) from None
+
+
+def make_mixer(archive: Callable[[str], dict[str, str]]) -> gr.HTML:
+    """Stems that play from one clock, each through its own gain, with their waveforms; its parts are in `page`.
+
+    Its value is None, or what `facts` gives. ``archive``: a song's key → ``{"path": ...}`` or ``{"problem": ...}``.
+    """
+
+    def archive_of(key: str) -> dict[str, str]:  # Gradio marks what a page may call: no bound method can be
+        return archive(key)
+
+    template, style, script = ((PARTS / f"mixer.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    return gr.HTML(html_template=template, css_template=style, js_on_load=script, server_functions=[archive_of])
+
+
+def facts(song: Song) -> dict[str, Any]:
+    """What the mixer must know of a song that is separated."""
+    assert song.result is not None
+    return {
+        "key": song.key,
+        "track": song.track,
+        "seconds": song.result.seconds,
+        "channels": audio_info(next(iter(song.result.paths.values()))).n_channels,
+        "level_db": song.result.level_db,
+        "stems": [{"name": name, "path": path.as_posix()} for name, path in song.result.paths.items()],
+    }
+
+
+class Page:
+    """The page and what its parts do; ``blocks``: as Gradio serves it."""
+
+    def __init__(self, studio: Studio):
+        self.studio = studio
+        self.reads = f"Whatever FFmpeg reads, up to {studio.max_mb:g} MB. Rate, channels and length stay as they are."
+        heads = studio.separator.heads
+        with gr.Blocks(title="Separate a song", analytics_enabled=False) as self.blocks:
+            gr.Markdown(
+                f"# Separate a song\nModel **{studio.label}**. The song is separated by the machine that shows this "
+                "page, and deleted afterwards."
+            )
+            with gr.Row():
+                with gr.Column():
+                    self.song = gr.File(label="Song", height=160)
+                    self.about = gr.HTML(self.reads)
+                with gr.Column():
+                    self.heads = gr.CheckboxGroup(heads, value=heads, label="Stems")
+                    self.residual = gr.Checkbox(label="and what they leave of the song")
+                    self.head = gr.UploadButton("Add a head", file_types=[".safetensors"], size="sm")
+            with gr.Row():
+                self.go = gr.Button("Separate", variant="primary")
+                self.stop = gr.Button("Cancel", visible=False)
+            self.work = gr.HTML("", min_height=120, visible=False)
+            self.mixer = make_mixer(self.archive)
+            self.delete = gr.Button("Delete from the server", visible=False, size="sm")
+            self.timer = gr.Timer(min(SEEN_SECONDS, studio.keep_seconds / 3))
+            self._connect()
+
+    def _connect(self) -> None:
+        now: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        queued: dict[str, Any] = {"queue": True, "api_visibility": "private"}
+        self.blocks.load(self.show_heads, outputs=self.heads, **now)
+        self.timer.tick(self.seen, **now)
+        self.blocks.unload(self.leave)
+        self.song.upload(self.arrived, self.song, [self.song, self.about], **now)
+        self.song.clear(self.cleared, outputs=self.about, **now)
+        self.head.upload(
+            self.add_head,
+            [self.head, self.heads],
+            self.heads,
+            concurrency_id="heads",
+            show_progress_on=self.heads,
+            **queued,
+        )
+        state = [self.song, self.go, self.stop, self.work, self.delete]
+        begun = self.go.click(self.begin, outputs=[*state, self.mixer], **now)
+        working = begun.then(
+            self.separate,
+            [self.song, self.heads, self.residual],
+            self.mixer,
+            concurrency_id="songs",
+            concurrency_limit=1,
+            show_progress_on=self.work,
+            **queued,
+        )
+        for ended in (working.success, working.failure):  # `then` alone does not come after an error
+            ended(self.end, outputs=state, **now)
+        self.stop.click(self.cancel, outputs=state, cancels=working, **now)
+        self.delete.click(self.forget, outputs=[*state[1:], self.mixer, self.song, self.about], **now)
+
+    # Each of these is called by Gradio: with the values of its inputs, the request, and what shows progress.
+
+    def show_heads(self) -> Any:
+        """The heads that are there now: others may have added some."""
+        heads = self.studio.separator.heads
+        return gr.CheckboxGroup(heads, value=heads)
+
+    def seen(self, request: gr.Request) -> None:
+        """The page is open."""
+        self.studio.visit(_session(request))
+
+    def leave(self, request: gr.Request) -> None:
+        """The page is closed, or loaded again."""
+        self.studio.leave(_session(request))
+
+    def arrived(self, song: str | None, request: gr.Request) -> tuple[Any, str]:
+        """An upload is complete; what cannot be separated is not kept."""
+        try:
+            return gr.skip(), self.studio.arrived(_session(request), Path(song) if song else None)
+        except UserError as error:
+            return None, f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+
+    def cleared(self, request: gr.Request) -> str:
+        """The upload is not wanted any more."""
+        self.studio.forget_upload(_session(request))
+        return self.reads
+
+    def add_head(self, file: str | None, chosen: list[str], waiting: gr.Progress = PROGRESS) -> Any:
+        """A head's file was uploaded."""
+        path = Path(file) if file else None
+        waiting(0, desc=f"Adding {path.name if path else ''}. A song that is being separated comes first.")
+        with _errors_shown():
+            head = self.studio.add_head(path)
+        return gr.CheckboxGroup(self.studio.separator.heads, value=[*chosen, head])
+
+    def begin(self, request: gr.Request) -> tuple[Any, ...]:
+        """What was separated before goes; the page shows how far the next is."""
+        self.studio.drop(_session(request))
+        return *self._shown(working=True), None
+
+    def separate(
+        self,
+        song: str | None,
+        heads: list[str],
+        residual: bool,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> Any:
+        """A song whose turn it is."""
+        started = time.monotonic()
+
+        def on(share: float) -> None:
+            left = (time.monotonic() - started) * (1 - share) / share if share else None
+            progress(share, desc="Separating" if left is None else f"Separating, {clock(left)} left")
+
+        on(0.0)
+        with _errors_shown():
+            done = self.studio.separate(_session(request), Path(song) if song else None, heads, residual, on)
+        return gr.skip() if done is None else facts(done)
+
+    def end(self, request: gr.Request) -> tuple[Any, ...]:
+        """Separated, failed or dropped."""
+        return self._shown(there=self.studio.visit(_session(request)).song is not None)
+
+    def cancel(self, request: gr.Request) -> tuple[Any, ...]:
+        """Neither the song that is separated nor the one that waits is wanted any more."""
+        self.studio.drop(_session(request))
+        return self._shown()
+
+    def forget(self, request: gr.Request) -> tuple[Any, ...]:
+        """All that this page has on the server is deleted."""
+        self.studio.leave(_session(request))
+        return *self._shown()[1:], None, gr.File(None, interactive=True), self.reads
+
+    def archive(self, key: str) -> dict[str, str]:
+        """Where all stems of a song are as one file, or what is wrong."""
+        try:
+            return {"path": self.studio.archive(str(key)).as_posix()}
+        except UserError as error:
+            return {"problem": str(error)}
+
+    @staticmethod
+    def _shown(working: bool = False, there: bool = False) -> tuple[Any, ...]:
+        """The song, the buttons and the place of the bar; what is worked on can be cancelled, not changed."""
+        return (
+            gr.File(interactive=not working),
+            gr.Button(interactive=not working),
+            gr.Button(visible=working),
+            gr.HTML(visible=working),
+            gr.Button(visible=there),
+        )
+
+
+def _session(request: gr.Request) -> str:
+    return str(request.session_hash)
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+class Guard:
+    """Answers no more than a page asks for, to no other than this server's pages, and each error with a sentence."""
+
+    def __init__(self, app: Any, host: str):
+        self.app, self.host = app, host
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request (ASGI)."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answered = False
+
+        async def watched(message: Any) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        async def refuse(status: int, text: str) -> None:
+            if not answered:
+                await send(
+                    {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]}
+                )
+                await send({"type": "http.response.body", "body": text.encode()})
+
+        headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
+        if not self.knows(headers.get(b"host", ""), headers.get(b"origin", "")):
+            await refuse(403, "Requests under this name, or from there, are refused.")
+        elif scope["path"] != "/" and not scope["path"].startswith(ROUTES):
+            await refuse(404, "There is no such page.")
+        else:
+            try:
+                await self.app(scope, receive, watched)
+            except ClientDisconnect:  # the page has gone
+                pass
+            except OSError as error:
+                await refuse(507, f"The file cannot be kept here: {error.strerror or error}.")
+            except Exception as error:
+                say(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}")
+                await refuse(500, "The request cannot be answered.")
+
+    def knows(self, host: str, origin: str) -> bool:
+        """Whether a request's Host is this server, and its Origin, where it has one, this server's page."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            own = not is_local(self.host) or name == self.host or is_local(name)
+            return own and (not origin or urlsplit(origin).netloc == host)
+        except ValueError:  # such as a bracket that is not closed
+            return False
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches that host."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+class App:
+    """A studio's page on a port, as long as the context lasts; ``url``: where.
+
+    Raises `RecipeError` where none can be had, or where another is open in this process: Gradio keeps uploads in one
+    place for all.
+    """
+
+    only_one = threading.Lock()
+
+    def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860):
+        self.studio, self.host, self.port = studio, host, free_port(host, port)
+
+    def __enter__(self) -> "App":
+        if not self.only_one.acquire(blocking=False):
+            raise RecipeError("another app is open in this process; close it first, or start this one in its own.")
+        with ExitStack() as stack:
+            stack.callback(self.only_one.release)
+            stack.enter_context(self.studio)
+            stack.enter_context(_environment(GRADIO_TEMP_DIR=str(self.studio.uploads)))
+            self.blocks = Page(self.studio).blocks.queue(max_size=MAX_SONGS, status_update_rate=1)
+            with _environment(NO_PROXY="*", no_proxy="*"):  # Gradio asks its own server whether it is there
+                self._launch()
+            stack.callback(self.blocks.close, verbose=False)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.close()
+
+    def _launch(self) -> None:
+        self.blocks.launch(
+            server_name=self.url_host,
+            server_port=self.port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            show_error=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size=int(self.studio.max_mb * 1e6),
+            allowed_paths=[str(self.studio.songs)],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            app_kwargs={
+                "middleware": [Middleware(Guard, host=self.host)],
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
+        )
+
+    @property
+    def url_host(self) -> str:
+        """The host as addresses have it: IPv6 in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"http://{self.url_host}:{self.port}/"
+
+
+def free_port(host: str, port: int) -> int:
+    """That port, or for 0 any that is free; `RecipeError` where the host is not this machine or the port is taken."""
+    if not host:
+        raise RecipeError("--host is empty; expected an address of this machine, such as 127.0.0.1.")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just been left is free
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        raise RecipeError(
+            f"cannot listen on port {port} of {host}: {str(error.args[-1]).rstrip('.')}. "
+            "Give another --port (0: any that is free) or --host."
+        ) from None
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def serve(app: App) -> None:
+    """Answer until interrupted (Ctrl-C)."""
+    with suppress(KeyboardInterrupt), app:
+        say(f"Open {app.url} in a browser. Ctrl-C ends it; nothing uploaded is kept.")
+        if not is_local(app.host):
+            say(f"Others reach it too: {app.host} is no address of this machine alone, and there is no password.")
+        threading.Event().wait()

@@ -1,0 +1,809 @@
+"""Songs on disk → stems on disk: which files, which heads of which runs, under which names, in which format.
+
+    inputs ──> jobs ──> one stream per job: backbones once each ──> heads, sums, residual ──> level ──> files
+
+A job that fails leaves nothing behind and does not stop the others.
+"""
+
+import errno
+import glob
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from itertools import tee
+from pathlib import Path
+from string import Formatter
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ...audio import (
+    AUDIO_SUFFIXES,
+    INTEGER_BITS,
+    SUBTYPES,
+    VIDEO_SUFFIXES,
+    AudioWriter,
+    open_audio,
+    quantise,
+    read_tags,
+)
+from ...errors import AudioError, RecipeError, UserError, nearest
+from ...network.model import BSRNN
+from ...runs.folder import tensors_sha256
+from ...separation.separator import (
+    Batch,
+    Progress,
+    Separator,
+    Source,
+    aligned,
+    as_samples,
+    open_source,
+    overlap_add,
+    read_blocks,
+)
+from ...separation.wiener import wiener
+from ...system import unwritable
+
+CLIPS = ("auto", "rescale", "clamp", "none")
+WIENER_SECONDS = 6.0  # how long a piece the filter is fitted to
+WIENER_WINDOW_SECONDS = 0.093
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to become of every song."""
+
+    heads: tuple[str, ...] | None = None  # None: all
+    residual: bool = False
+    accompaniment: bool = False
+    sums: tuple[tuple[str, ...], ...] = ()
+    only_sums: bool = False  # the heads are needed for them alone
+    wiener: int = 0  # iterations
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+    out: Path = Path("separated")
+    name: str = "{model}/{track}/{head}"
+    format: str | None = None  # None: the input's where it is lossless, else wav
+    bits: str | None = None
+    clip: str = "auto"
+    overwrite: bool = False
+
+    @property
+    def needed(self) -> list[str] | None:
+        """The heads that must run, None for all."""
+        if self.heads is None and not self.only_sums:
+            return None
+        return list(dict.fromkeys([*(self.heads or ()), *(name for names in self.sums for name in names)]))
+
+    def check(self) -> None:
+        """`RecipeError` for what cannot be had, before anything is loaded."""
+        if self.format is not None and self.format not in SUBTYPES:
+            raise RecipeError(f"format {self.format!r} is unknown; expected one of {', '.join(SUBTYPES)}.")
+        known = SUBTYPES[self.format] if self.format else SUBTYPES["wav"]
+        if self.bits is not None and self.bits not in known:
+            possible = ", ".join(bits for bits in known if bits) or "none: its coding is lossy"
+            raise RecipeError(f"{self.format or 'wav'} with bits {self.bits!r} is not possible; expected {possible}.")
+        if self.clip not in CLIPS:
+            raise RecipeError(f"clip {self.clip!r} is unknown; expected one of {', '.join(CLIPS)}.")
+        if self.wiener < 0:
+            raise RecipeError(f"wiener {self.wiener}; expected a number of iterations, at least 1, or 0 for none.")
+        if self.heads is not None and not self.heads:
+            raise RecipeError("no heads are chosen; expected their names, or all.")
+        for names in self.sums:
+            if len(names) < 2 or len(set(names)) < len(names):
+                raise RecipeError(f"the sum {'+'.join(names)!r} cannot be made; expected two heads or more, each once.")
+        if not fits_as_name(self.name):
+            raise RecipeError(
+                f"the name {self.name!r} cannot be used; expected a pattern of {{model}}, {{track}} and {{head}}."
+            )
+
+
+def fits_as_name(pattern: str) -> bool:
+    """Whether a name can be made of it: no fields but model, track and head, and something behind the last slash."""
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
+        if not fields <= {"model", "track", "head"}:
+            return False
+        return pattern.format(model="m", track="t", head="h").rpartition("/")[2].strip(".") != ""
+    except ValueError:
+        return False
+
+
+# --- which heads of which runs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One head of one run, or the mean of one head over several: places among the estimates of all passes."""
+
+    model: str
+    head: str
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Separators that each run once, and the voices that are made of their estimates."""
+
+    passes: list[tuple[Separator, list[str]]]
+    voices: list[Voice]
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Voices that make up one song: all of them, or, where runs have heads of one name, those of each run."""
+        names = [voice.head for voice in self.voices]
+        if len(set(names)) == len(names):
+            return [list(range(len(names)))]
+        models = list(dict.fromkeys(voice.model for voice in self.voices))
+        return [[i for i, voice in enumerate(self.voices) if voice.model == model] for model in models]
+
+
+def load_voices(
+    runs: Sequence[str], heads: Sequence[str] | None, averaged: bool = False, **options: Any
+) -> tuple[Ensemble, list[str]]:
+    """The heads of those names (default: all) of all runs; a backbone that several runs share runs once.
+
+    ``averaged``: a head that every run has becomes one voice, its mean. Also returns what to say about it. Raises
+    `RecipeError` for a head that is in no run.
+    """
+    only = list(heads) if heads is not None and len(runs) == 1 else None
+    separators = [Separator.from_pretrained(run, heads=only, **options) for run in runs]
+    labels = _labels(runs)
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice:
+        raise RecipeError(f"the run {twice} is named twice; expected each run once.")
+    there = list(dict.fromkeys(name for separator in separators for name in separator.heads))
+    for name in heads or ():
+        if name not in there:
+            raise RecipeError(
+                f"{', '.join(labels)} has no head {name!r}.{nearest(name, there)} Heads: {', '.join(there) or 'none'}."
+            )
+    chosen = list(dict.fromkeys(there if heads is None else heads))
+    found = [
+        (label, separator, name)
+        for label, separator in zip(labels, separators, strict=True)
+        for name in chosen
+        if name in separator.heads
+    ]
+    passes, places, shared = _passes(found)
+    if not averaged:
+        voices = [Voice(label, name, (place,)) for (label, _, name), place in zip(found, places, strict=True)]
+        return Ensemble(passes, voices), shared
+    voices = []
+    for name in chosen:
+        mine = tuple(place for (_, _, other), place in zip(found, places, strict=True) if other == name)
+        if len(mine) < len(runs):
+            if heads is None:
+                continue
+            raise RecipeError(f"an ensemble needs a head {name!r} in each of {', '.join(labels)}.")
+        voices.append(Voice("+".join(labels), name, mine))
+    if not voices:
+        raise RecipeError(f"there is no head that all of {', '.join(labels)} have; they have {', '.join(there)}.")
+    return Ensemble(passes, voices), shared
+
+
+def _labels(runs: Sequence[str]) -> list[str]:
+    """The last part of each path or id; with those before it, as many as needed, where that is not enough."""
+    paths = [Path(run).resolve() if Path(run).exists() else Path(run) for run in runs]
+
+    def label(path: Path, n: int = 1) -> str:
+        same = [other for other in paths if other != path and other.parts[-n:] == path.parts[-n:]]
+        return label(path, n + 1) if same else "-".join(path.parts[-n:])
+
+    return [label(path) for path in paths]
+
+
+def _passes(
+    found: Sequence[tuple[str, Separator, str]],
+) -> tuple[list[tuple[Separator, list[str]]], list[int], list[str]]:
+    """(passes, the place of each head found among all passes' estimates, a line per backbone that is shared)."""
+    hosts: dict[str, tuple[Separator, list[str], str]] = {}
+    mine: list[tuple[str, int]] = []
+    shared: dict[str, None] = {}
+    for label, separator, name in found:
+        model = separator.model
+        tied = model.recipe.together != "none" or any(model.head(head).bridge for head in model.heads)
+        digest = f"{tensors_sha256(model.backbone.state_dict())} {model.recipe.input} {label if tied else ''}"
+        host, names, first = hosts.setdefault(digest, (separator, [], label))
+        key = name
+        if host is not separator:
+            key = f"{label}/{name}"
+            if key not in host.model.heads:
+                _lend(model, name, host.model, key, label)
+            shared[f"{label} shares the backbone of {first}: it runs once."] = None
+        names.append(key)
+        mine.append((digest, len(names) - 1))
+    offsets, total = {}, 0
+    for digest, (_, names, _) in hosts.items():
+        offsets[digest] = total
+        total += len(names)
+    passes = [(separator, names) for separator, names, _ in hosts.values()]
+    return passes, [offsets[digest] + i for digest, i in mine], list(shared)
+
+
+def _lend(model: BSRNN, name: str, host: BSRNN, key: str, label: str) -> None:
+    """Attach a head, and the adapter it reads its features through, to another model on the same backbone."""
+    host.heads[key] = model.heads[name]
+    adapter = model.adapter_of.get(name)
+    if adapter is not None:
+        host.adapters[f"{label}/{adapter}"] = model.adapters[adapter]
+        host.adapter_of[key] = f"{label}/{adapter}"
+
+
+# --- what is written of them ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file: the mixture's share in it, the voices' shares, and whether it takes up what rounding leaves."""
+
+    model: str
+    name: str
+    mixture: float
+    shares: Mapping[int, float]
+    residual: bool = False
+
+
+def outputs(ensemble: Ensemble, wanted: Wanted) -> list[Output]:
+    """Every file of a song: heads, sums, accompaniments, residuals (the mixture without all heads in any of these).
+
+    Raises `RecipeError` for a sum of heads that no group has.
+    """
+    voices, groups = ensemble.voices, ensemble.groups
+    written = () if wanted.only_sums else wanted.heads
+    chosen = [i for i, voice in enumerate(voices) if written is None or voice.head in written]
+    result = [Output(voices[i].model, voices[i].head, 0.0, {i: 1.0}) for i in chosen]
+    for names in wanted.sums:
+        places = [{voices[i].head: i for i in group if voices[i].head in names} for group in groups]
+        places = [found for found in places if set(found) == set(names)]
+        if not places:
+            raise RecipeError(f"--sum {'+'.join(names)}: no run has all of these heads.")
+        for found in map(list, (p.values() for p in places)):
+            result.append(Output(_model(voices, found), "+".join(names), 0.0, dict.fromkeys(found, 1.0)))
+    used = {i for part in result for i in part.shares}
+    for i in chosen if wanted.accompaniment else ():
+        alone = sum(voices[j].model == voices[i].model for j in chosen) == 1
+        name = "accompaniment" if alone else f"{voices[i].head}-accompaniment"
+        result.append(Output(voices[i].model, name, 1.0, {i: -1.0}))
+    for group in groups if wanted.residual else ():
+        mine = [i for i in group if i in used]
+        if mine:
+            result.append(Output(_model(voices, mine), "residual", 1.0, dict.fromkeys(mine, -1.0), residual=True))
+    return result
+
+
+def _model(voices: Sequence[Voice], chosen: Sequence[int]) -> str:
+    return "+".join(dict.fromkeys(voices[i].model for i in chosen))
+
+
+def estimate(
+    ensemble: Ensemble, source: Source, wanted: Wanted, of: Callable[..., Iterator[Tensor]] = Separator.estimates
+) -> Iterator[Tensor]:
+    """Blocks (1 + voices, C, n) of a source: the mixture, then every voice. ``of``: how a separator estimates."""
+    mixture, *copies = tee(source.blocks(), 1 + len(ensemble.passes))
+    streams = [
+        of(separator, source, blocks, heads) for (separator, heads), blocks in zip(ensemble.passes, copies, strict=True)
+    ]
+
+    def voiced() -> Iterator[Tensor]:
+        for mixed, *parts in aligned([(block[None] for block in mixture), *streams]):
+            estimates = torch.cat(parts)  # (heads of all passes, C, n)
+            voices = [estimates[list(voice.places)].mean(0) for voice in ensemble.voices]
+            yield torch.stack([mixed[0], *voices])
+
+    return filtered(voiced(), ensemble, source, wanted.wiener) if wanted.wiener else voiced()
+
+
+def filtered(blocks: Iterator[Tensor], ensemble: Ensemble, source: Source, iterations: int) -> Iterator[Tensor]:
+    """The voices of each group through the Wiener filter, in pieces of some seconds that are cross-faded."""
+    n_fft = 2 ** max(4, round(math.log2(WIENER_WINDOW_SECONDS * source.sample_rate_hz)))
+    shape = (1 + len(ensemble.voices), source.n_channels)
+    chunk = round(WIENER_SECONDS * source.sample_rate_hz)
+
+    def run(pieces: Tensor) -> Tensor:
+        result = pieces[0].unflatten(0, shape).clone()  # (1 + voices, C, n)
+        for group in ensemble.groups:
+            places = [1 + i for i in group]
+            result[places] = wiener(result[0], result[places], n_fft, iterations)
+        return result[None]
+
+    return overlap_add((block.flatten(0, 1) for block in blocks), chunk, chunk // 4, run, Batch(1, grows=False))
+
+
+def subtype_for(path: Path | None, wanted: Wanted) -> tuple[str, str]:
+    """(suffix, libsndfile's subtype) for the stems of an input: as asked for, else the input's where it is lossless."""
+    bits, format_ = None, ""
+    if path is not None:
+        with open_audio(path) as reader:
+            bits, format_ = reader.lossless_bits, reader.format
+    fits = not wanted.bits or wanted.bits in SUBTYPES["flac"]  # which holds no floats
+    suffix = wanted.format or ("flac" if format_ == "FLAC" and fits else "wav")
+    known = SUBTYPES[suffix]
+    own = "32f" if bits in (None, 32) else str(bits)
+    return suffix, known[wanted.bits] if wanted.bits else known.get(own, next(iter(known.values())))
+
+
+def rounded(block: Sequence[Tensor], parts: Sequence[Output], subtype: str) -> list[Tensor]:
+    """What is written of exact outputs: integers rounded, and their rounding put into the residual.
+
+    So that in the files, too, estimates and residual add up to the mixture.
+    """
+    if subtype not in INTEGER_BITS:
+        return list(block)
+    result = [quantise(x, subtype) for x in block]
+    for k, part in enumerate(parts):
+        if part.residual:
+            inside = [j for j, p in enumerate(parts) if not p.mixture and set(p.shares) <= set(part.shares)]
+            heads = [j for j in inside if len(parts[j].shares) == 1]
+            for several in (heads, [j for j in inside if j not in heads], inside):
+                if sum(len(parts[j].shares) for j in several) == len(part.shares):  # each head once
+                    missing = sum((block[j] - result[j] for j in several), torch.zeros(()))
+                    result[k] = quantise(block[k] + missing, subtype)
+                    break
+    return result
+
+
+# --- one song ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the name of its track; no path: standard input."""
+
+    path: Path | None
+    track: str
+
+    @property
+    def label(self) -> str:
+        return str(self.path) if self.path else "standard input"
+
+
+@dataclass
+class Result:
+    """What became of a job."""
+
+    job: Job
+    paths: dict[str, Path] = field(default_factory=dict)  # by head, or model/head where several have one of that name
+    seconds: float = 0.0  # of audio
+    took_seconds: float = 0.0
+    level_db: float = 0.0  # by which all stems were lowered
+    cut_db: float = 0.0  # how far beyond full scale they reached, where they were cut there
+    problem: str = ""
+
+    def lines(self) -> list[str]:
+        """What to tell a person."""
+        if self.problem:
+            named = self.problem.startswith(self.job.label)
+            return [f"Failed: {self.problem}" if named else f"Failed: {self.job.label}: {self.problem}"]
+        lines = [f"Written: {path}" for path in self.paths.values()]
+        if self.level_db:
+            lines.append(f"All stems of {self.job.label} are {self.level_db:.2f} dB lower, so that none clips.")
+        if self.cut_db:
+            lines.append(f"Stems of {self.job.label} reached {self.cut_db:.2f} dB above full scale and were cut there.")
+        return lines
+
+
+def summary(results: Sequence[Result]) -> str:
+    """One paragraph about many songs, with what failed."""
+    done = [result for result in results if not result.problem]
+    seconds, took = sum(r.seconds for r in done), sum(r.took_seconds for r in done)
+    text = f"Separated {len(done)} of {len(results)}: {seconds / 60:.1f} min of audio in {took / 60:.1f} min"
+    text += f" ({seconds / took:.1f} × real time)." if took else "."
+    return "\n".join([text, *(line for r in results if r.problem for line in r.lines())])
+
+
+def separate_song(
+    job: Job,
+    ensemble: Ensemble,
+    wanted: Wanted,
+    parts: Sequence[Output],
+    progress: Progress = lambda share: None,
+    of: Callable[..., Iterator[Tensor]] = Separator.estimates,
+    source: Source | None = None,
+    inputs: Collection[tuple[int, int] | None] = (),
+) -> Result:
+    """Separate one song into files; raises `UserError`, and then nothing of it is left.
+
+    ``inputs``: other songs, by `file_id`, which are not overwritten either.
+    """
+    started = time.perf_counter()
+    suffix, subtype = subtype_for(job.path, wanted)
+    paths = [_path(part, job.track, wanted, suffix) for part in parts]
+    for path in paths:
+        there = file_id(path)
+        if there is None:
+            continue
+        if not wanted.overwrite:
+            raise AudioError(f"{path} is there already. Take another --out or --name, or --overwrite it.")
+        for what, it_is in (
+            ("a folder", path.is_dir()),
+            ("the song itself", job.path is not None and there == file_id(job.path)),
+            ("one of the songs to separate", there in inputs),
+        ):
+            if it_is:
+                raise AudioError(f"{path} is {what}, which is not overwritten. Take another --out or --name.")
+    if source is None:
+        assert job.path is not None
+        source = open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
+    tags = read_tags(job.path) if job.path else {}
+    result = Result(job)
+    stems = _Stems(paths, parts, source, subtype, tags, wanted.clip)
+    with _no_empty_folders(paths, wanted.out), stems:
+        stems.open()
+        n = 0
+        for block in estimate(ensemble, source, wanted, of):
+            stems.write([_mix(part, block) for part in parts])
+            n += block.shape[-1]
+            progress(min(0.999, n / source.n_samples) if source.n_samples else 0.0)
+        result.level_db, result.cut_db = stems.finish(), stems.cut_db
+    progress(1.0)
+    names = [part.name for part in parts]
+    result.paths = {
+        part.name if names.count(part.name) == 1 else f"{part.model}/{part.name}": path
+        for part, path in zip(parts, paths, strict=True)
+    }
+    result.seconds, result.took_seconds = n / source.sample_rate_hz, time.perf_counter() - started
+    return result
+
+
+@contextmanager
+def _no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
+    """What fails leaves no empty folders in ``out``, and no empty ``out`` where there was none."""
+    new = not out.exists()
+    try:
+        yield
+    except BaseException:
+        folders = {
+            folder for path in paths for folder in path.parents if out in folder.parents or (new and folder == out)
+        }
+        with uninterrupted():
+            for folder in sorted(folders, key=lambda p: -len(p.parts)):
+                with suppress(OSError):  # not empty, or never made
+                    folder.rmdir()
+        raise
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C, and other signals that Python code catches, wait for the end of the block; for what takes a moment.
+
+    Only the main thread gets signals: in others nothing has to wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
+            if number is not None and callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """What a file is known by under all its names; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _path(part: Output, track: str, wanted: Wanted, suffix: str) -> Path:
+    name = wanted.name.format(model=part.model, track=track, head=part.name)
+    return wanted.out / f"{name}.{suffix}"
+
+
+def _mix(part: Output, block: Tensor) -> Tensor:
+    """(C, n) of (1 + voices, C, n)."""
+    result = block[0] * part.mixture
+    for i, share in part.shares.items():
+        result = result + block[1 + i] * share
+    return result
+
+
+class _Stems:
+    """The files of one song, written together: all of them are there in the end, at one level, or none."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        parts: Sequence[Output],
+        source: Source,
+        subtype: str,
+        tags: Mapping[str, str],
+        clip: str,
+    ):
+        self.parts, self.source, self.subtype, self.clip = parts, source, subtype, clip
+        self.paths, self.tags = paths, tags
+        floats = subtype == "FLOAT"
+        self.clip = ("none" if floats else "rescale") if clip == "auto" else clip
+        self.peak = 0.0
+        # Before the end nobody knows the peak: what may have to be lowered is kept as float until then.
+        self.kept = self.clip == "rescale"
+        self.made: list[Path] = []
+        self.floats: list[Path] = []
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "_Stems":
+        return self
+
+    def open(self) -> None:
+        """Begin all files, each in a hidden folder beside its place."""
+        folders: dict[Path, Path] = {}
+        for path in self.paths:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.parent not in folders:
+                    hidden = tempfile.TemporaryDirectory(prefix=".stems-", dir=path.parent)
+                    folders[path.parent] = Path(self.stack.enter_context(hidden))
+            except OSError as error:
+                raise unwritable(path, error, AudioError) from error
+        self.made = [folders[path.parent] / path.name for path in self.paths]
+        self.floats = [path.parent / "float" / f"{i}.wav" for i, path in enumerate(self.made)]
+        self.stack.push(self._publish)
+        self.completing = self.stack.enter_context(ExitStack())
+        self.finals = [self.completing.enter_context(self._writer(path, self.subtype)) for path in self.made]
+        self.writers = self.finals
+        if self.kept:
+            self.keeping = self.stack.enter_context(ExitStack())
+            self.writers = [self.keeping.enter_context(self._writer(path, "FLOAT")) for path in self.floats]
+
+    def _writer(self, path: Path, subtype: str) -> AudioWriter:
+        source = self.source
+        return AudioWriter(path, source.sample_rate_hz, source.n_channels, subtype, source.n_samples, self.tags)
+
+    def write(self, block: Sequence[Tensor]) -> None:
+        """The next (C, n) of every file."""
+        self.peak = max(self.peak, *(float(x.abs().amax()) for x in block if x.numel()), 0.0)
+        if not self.kept:
+            if self.clip == "none" and self.subtype != "FLOAT" and self.peak > 1:
+                raise AudioError(f"{self._too_loud()}; --clip rescale or clamp, or write --bits 32f.")
+            block = [x.clamp(-1, 1) for x in block] if self.clip == "clamp" else block
+            block = rounded(block, self.parts, self.subtype)
+        for writer, x in zip(self.writers, block, strict=True):
+            writer.write(x)
+
+    def _too_loud(self) -> str:
+        return f"the estimates reach {20 * math.log10(self.peak):.2f} dB above full scale"
+
+    @property
+    def cut_db(self) -> float:
+        """How far samples reached beyond full scale that were cut there."""
+        return 20 * math.log10(self.peak) if self.clip == "clamp" and self.peak > 1 else 0.0
+
+    def finish(self) -> float:
+        """Write what was kept, lowered where it must be, and complete all files; returns by how many dB."""
+        gain = 1.0
+        if self.kept:
+            self.keeping.close()
+            gain = min(1.0, 1.0 / self.peak) if self.peak else 1.0
+            for block in zip(*(read_blocks(open_audio(path)) for path in self.floats), strict=True):
+                scaled = [x * gain for x in block]
+                for writer, x in zip(self.finals, rounded(scaled, self.parts, self.subtype), strict=True):
+                    writer.write(x)
+        self.completing.close()
+        return -20 * math.log10(gain) if gain < 1 else 0.0
+
+    def _publish(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Move all files to their places; where one cannot be, those before it are taken back."""
+        if kind is not None:
+            return
+        moved: list[tuple[Path, Path]] = []
+
+        def move(from_: Path, to: Path) -> None:
+            from_.replace(to)
+            moved.append((from_, to))
+
+        for made, path in zip(self.made, self.paths, strict=True):
+            try:
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                if path.exists():
+                    move(path, made.with_name(f"{made.name}.old"))
+                move(made, path)
+            except OSError as error:
+                for from_, to in reversed(moved):
+                    with suppress(OSError):
+                        to.replace(from_)
+                raise unwritable(path, error, AudioError) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        with uninterrupted():
+            self.stack.__exit__(kind, error, trace)
+        if isinstance(error, AudioError) and (text := self._told(str(error))) != str(error):
+            raise AudioError(text) from error
+
+    def _told(self, text: str) -> str:
+        """What is said of the hidden files, about the files that they become."""
+        for hidden in (self.made, self.floats):
+            for made, path in zip(hidden, self.paths, strict=False):  # there are none where they could not be begun
+                text = text.replace(str(made), str(path))
+        return text
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
+    """Files, the audio and video files in folders, what globs match, and ``-`` for standard input, each once.
+
+    A track is named as its file is, in a folder with the path from there; where several would share a name, they keep
+    their suffixes, or, where that does not tell them apart, the folder's name comes before it. Files that are not there
+    and folders without songs become jobs too, which fail when their turn comes. Stems in ``out`` are no songs.
+    """
+    jobs: dict[str | None, Job] = {}  # by where a file really is, however it was named
+
+    def add(path: Path, track: str) -> None:
+        jobs.setdefault(os.path.realpath(path), Job(path, track))
+
+    for text in map(str, inputs):
+        path = Path(text)
+        if text == "-":
+            jobs.setdefault(None, Job(None, "stdin"))
+        elif path.is_dir():
+            songs = [
+                p for p in sorted(path.rglob("*")) if _is_song(p, path) and out.resolve() not in p.resolve().parents
+            ]
+            for song in songs:
+                add(song, song.relative_to(path).with_suffix("").as_posix())
+            if not songs:
+                add(path, f"{path}/")  # no file's name
+        else:
+            matches = [] if path.exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (absolute too)
+            for song in [p for p in map(Path, matches) if not p.is_dir()] or [path]:
+                add(song, song.stem)
+    return _told_apart(list(jobs.values()))
+
+
+def _told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with a name for each track, as far as suffixes and folders' names make a difference."""
+    names = [job.track for job in jobs]
+    places = [Path(os.path.abspath(job.path)) if job.path else Path() for job in jobs]  # noqa: PTH100 (without ..)
+    folders = [[*place.parts[1 : -len(Path(job.track).parts)]] for job, place in zip(jobs, places, strict=True)]
+    while True:
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            groups.setdefault(name, []).append(i)
+        before = list(names)
+        for same in (several for several in groups.values() if len(several) > 1):
+            suffixes = {i: places[i].suffix for i in same}
+            apart = len(set(suffixes.values())) == len(same)
+            for i in same:
+                names[i] = names[i] + suffixes[i] if apart else "/".join([*folders[i][-1:], names[i]])
+                del folders[i][-1:]
+        if names == before:
+            return [replace(job, track=name) for job, name in zip(jobs, names, strict=True)]
+
+
+def _is_song(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.suffix.lower() in AUDIO_SUFFIXES + VIDEO_SUFFIXES and path.is_file() and not hidden
+
+
+@contextmanager
+def _on_disk(job: Job) -> Iterator[tuple[Job, Path]]:
+    """The job, and its file; what comes once is kept in one: most formats cannot be read without going back."""
+    if job.path is not None and not job.path.is_fifo():
+        yield job, job.path
+        return
+    with tempfile.NamedTemporaryFile(prefix="refined-bsrnn-", suffix=".input") as file:
+        path = Path(file.name)
+        try:
+            with _stream(job) as stream:
+                shutil.copyfileobj(stream, file, 1 << 20)
+            file.flush()
+        except OSError as error:
+            raise AudioError(
+                f"{job.label} cannot be kept in {path.parent}: {error.strerror or error}. Free some space there, or "
+                "set TMPDIR to another folder."
+            ) from None
+        try:
+            yield Job(path, job.track), path
+        except UserError as error:  # of the file users know nothing
+            raise type(error)(str(error).replace(str(path), job.label)) from None
+
+
+def _stream(job: Job) -> AbstractContextManager[BinaryIO]:
+    """Standard input, or a pipe with a name (``<(command)`` of a shell, /dev/stdin)."""
+    return nullcontext(_standard_input()) if job.path is None else job.path.open("rb")
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise AudioError("standard input is closed; expected audio from it, as `... | refined-bsrnn separate -` gives.")
+    return sys.stdin.buffer
+
+
+def separate_all(
+    jobs: Sequence[Job],
+    ensemble: Ensemble,
+    wanted: Wanted,
+    bar: Callable[[str, float | None], Any],
+    of: Callable[..., Iterator[Tensor]] | None = None,
+) -> Iterator[Result]:
+    """One result per job, in order; one that failed says why. ``bar(text, seconds)`` is entered around each.
+
+    ``of`` replaces how a separator estimates, and then standard input is taken as it comes.
+    Raises `RecipeError` where outputs could not be told apart.
+    """
+    parts = outputs(ensemble, wanted)
+    names = [(part.model, part.name) for part in parts]
+    if same := next((name for model, name in names if names.count((model, name)) > 1), None):
+        raise RecipeError(
+            f"two stems would be called {same!r}: a head is called so, or a sum is there twice. Choose other heads, "
+            "or leave out --residual, --accompaniment or --sum."
+        )
+    inputs = {file_id(job.path) for job in jobs if job.path}
+    taken: dict[Path, str] = {}
+    for i, job in enumerate(jobs, 1):
+        paths = [_path(part, job.track, wanted, "") for part in parts]
+        twice = next((path for path in paths if paths.count(path) > 1), None)
+        if twice or not paths:
+            raise RecipeError(f"--name {wanted.name!r} gives several stems the name {twice}; expected {{head}} in it.")
+        clash = next((taken[path] for path in paths if path in taken), None)
+        try:
+            if clash:
+                raise AudioError(f"{job.label} would be written over the stems of {clash}. Give it another --out.")
+            yield _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of, inputs)
+            taken |= dict.fromkeys(paths, job.label)
+        except (UserError, OSError, MemoryError) as error:
+            if isinstance(error, RecipeError):
+                raise
+            text = str(error) or "the memory is used up"
+            yield Result(job, problem=text)
+
+
+PIECES_PER_SECOND = 50  # that a stream is taken in: live blocks do not wait for more
+
+
+def _as_it_comes(job: Job, wanted: Wanted) -> Source:
+    """A file, or standard input or a pipe that is read once and never waited for."""
+    if job.path is not None and not job.path.is_fifo():
+        return open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
+    reader = open_audio(_standard_input() if job.path is None else job.path.open("rb"))
+    part = as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds)
+    blocks = read_blocks(reader, *part, size=max(1, reader.sample_rate_hz // PIECES_PER_SECOND))
+    return Source(reader.sample_rate_hz, reader.n_channels, None, lambda: blocks)
+
+
+def _one(
+    job: Job,
+    ensemble: Ensemble,
+    wanted: Wanted,
+    parts: Sequence[Output],
+    bar: Any,
+    text: str,
+    of: Any,
+    inputs: Collection[tuple[int, int] | None],
+) -> Result:
+    if job.path is not None and job.path.is_dir():
+        raise AudioError(f"{job.path} holds no audio files.")
+    if of is not None:
+        source = _as_it_comes(job, wanted)
+        with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
+            here = replace(job, path=None) if job.path and job.path.is_fifo() else job
+            result = separate_song(here, ensemble, wanted, parts, progress, of, source, inputs)
+            result.job = job
+            return result
+    with _on_disk(job) as (here, path):
+        source = open_source(path, 0, wanted.start_seconds, wanted.duration_seconds)
+        with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
+            result = separate_song(here, ensemble, wanted, parts, progress, source=source, inputs=inputs)
+            result.job = job
+            return result

@@ -1,0 +1,1 @@
+"""Songs on disk → examples and whole tracks."""

@@ -1,0 +1,181 @@
+"""The cache of decoded audio: what a training cannot enter at any place is decoded once, into lossless files.
+
+    <cache>/decoded/<name>-<key>/...        made in a folder beside it and renamed when whole; never half there
+
+Several processes and threads share the work: each begins at another place, and one that finds an item being made by
+another waits for it. The cache can be removed at any time; what is needed is made again.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from filelock import FileLock
+from torch import Tensor
+
+from ..audio import read_audio, write_audio
+from ..console import track
+from ..errors import DataError, UserError
+from ..system import CACHE_VARIABLE, cache_folder
+
+STEM_MP4 = ".stem.mp4"
+AAC_FRAME = 1024  # samples; the last one is not always given
+MAX_THREADS = 8  # each holds a whole song
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to be decoded: ``make`` writes its files into the folder that it is given."""
+
+    name: str
+    key: str  # of the content: another content is another item
+    make: Callable[[Path], None]
+
+    @property
+    def folder(self) -> Path:
+        readable = re.sub(r"[^\w.-]+", "_", self.name)[:60]
+        return cache_folder() / "decoded" / f"{readable}-{hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
+
+
+def share() -> tuple[int, int]:
+    """Which of how many processes this is (of those that `accelerate launch` started)."""
+    return int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def decode(items: Sequence[Item], text: str) -> list[Path | UserError]:
+    """The folder of every item, decoding those that are not there yet with a progress bar; its error where it failed.
+
+    Raises `DataError` where the cache cannot be written.
+    """
+    done: dict[int, Path | UserError] = {i: item.folder for i, item in enumerate(items) if item.folder.is_dir()}
+    rank, n_processes = share()
+    missing = [i for i in range(len(items)) if i not in done]
+    first = rank * len(missing) // n_processes
+    if missing:
+        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+            futures = {pool.submit(decode_one, items[i]): i for i in missing[first:] + missing[:first]}
+            for future in track(as_completed(futures), len(missing), f"{text}, once, into {cache_folder()}"):
+                done[futures[future]] = future.result()
+    return [done[i] for i in range(len(items))]
+
+
+def decode_one(item: Item) -> Path | UserError:
+    """The item's folder, made if it is not there yet, or what is wrong with it."""
+    part = item.folder.with_name(f".{item.folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        item.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(item.folder.with_name(f".{item.folder.name}.lock")):
+            if item.folder.is_dir():  # another process was faster
+                return item.folder
+            part.mkdir()
+            item.make(part)
+            part.rename(item.folder)
+    except UserError as error:
+        return error
+    except OSError as problem:
+        if item.folder.is_dir():  # another process was faster after all
+            return item.folder
+        why = problem.strerror or str(problem)
+        raise DataError(
+            f"{item.folder} cannot be written: {why}. Decoded audio is kept there; free some space, or set "
+            f"{CACHE_VARIABLE} to another folder."
+        ) from problem
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            item.folder.with_name(f".{item.folder.name}.lock").unlink()
+    return item.folder
+
+
+def keep(folder: Path, stem: str, audio: Tensor, sample_rate_hz: int, subtype: str | None = None) -> Path:
+    """Write (channels, samples) losslessly: flac, or float wav where samples lie above full scale."""
+    suffix = "flac" if float(audio.abs().max()) <= 1.0 and audio.shape[0] <= 8 else "wav"
+    return write_audio(folder / f"{stem}.{suffix}", audio, sample_rate_hz, subtype if suffix == "flac" else None)
+
+
+def decoded_file(folder: Path, stem: str) -> Path:
+    """The file that `keep` wrote."""
+    flac = folder / f"{stem}.flac"
+    return flac if flac.is_file() else folder / f"{stem}.wav"
+
+
+def of_file(path: Path) -> Item:
+    """An audio file as one lossless file named ``audio``."""
+
+    def make(folder: Path) -> None:
+        audio, sample_rate_hz = read_audio(path)
+        keep(folder, "audio", audio, sample_rate_hz)
+
+    return Item(path.name, f"{content_key([path])} {writing([path])}", make)
+
+
+PIECES, PIECE_BYTES = 5, 4096
+
+
+def content_key(paths: Sequence[Path]) -> str:
+    """Of names, sizes and five pieces of each file: tells two sets of files apart wherever they lie.
+
+    They are not read whole: what is made of files and kept on this machine is told apart by their `writing`, too.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\t{size}\t".encode(errors="surrogateescape"))
+        with path.open("rb") as file:
+            for i in range(PIECES):
+                file.seek(i * max(0, size - PIECE_BYTES) // (PIECES - 1))
+                digest.update(file.read(PIECE_BYTES))
+    return digest.hexdigest()
+
+
+def writing(paths: Iterable[Path]) -> str:
+    """Of sizes and times of writing: changes whenever a file does, even by one sample, but not where it is moved."""
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+def musdb_stems(path: Path) -> Item:
+    """A MUSDB18 ``.stem.mp4`` as ``mixture``, ``drums``, ``bass``, ``other``, ``vocals``: what musdb reads."""
+
+    def make(folder: Path) -> None:
+        try:
+            import musdb  # needs FFmpeg, and says so when it is imported
+        except Exception as problem:
+            raise DataError(
+                f"MUSDB18's stem.mp4 files are decoded by the musdb package, which does not start here: {problem}. "
+                "Install FFmpeg, or use MUSDB18-HQ, which is wav."
+            ) from None
+        names = yaml.safe_load(Path(musdb.__path__[0], "configs", "mus.yaml").read_text())["stem_ids"]
+        try:
+            song = musdb.MultiTrack(name=path.name, path=str(path), subset="train", stem_id=0)
+            for stem, stem_id in names.items():
+                samples = song.load_audio(str(path), stem_id)  # (samples, channels)
+                if not len(samples):
+                    raise DataError(f"{path} has no stream for the stem {stem}: it is no stem.mp4 of MUSDB18.")
+                if len(samples) < song.samples - AAC_FRAME:
+                    raise DataError(
+                        f"{path} is cut off: its stem {stem} has {len(samples)} of {song.samples} samples. "
+                        "Copy it again or restore a backup."
+                    )
+                keep(folder, stem, torch.from_numpy(samples.T.copy()).float(), int(song.rate), "PCM_16")
+        except UserError:
+            raise
+        except Exception as problem:  # FFmpeg's, stempeg's and numpy's own kinds
+            said = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace")
+            reason = said.strip().rpartition("\n")[2].removeprefix(f"{path}: ")
+            raise DataError(
+                f"{path} ({path.stat().st_size} bytes) is no readable stem.mp4: {reason}. "
+                "Copy it again or restore a backup."
+            ) from None
+
+    return Item(path.name.removesuffix(STEM_MP4), f"{content_key([path])} {writing([path])}", make)

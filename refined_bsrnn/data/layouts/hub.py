@@ -1,0 +1,214 @@
+"""Tracks of a Hugging Face data set: a name on the hub, or local parquet files, with one column of audio per stem.
+
+Rows are decoded once, into lossless files (`decode`), and shared out over the processes. Streaming reads the rows one
+after another without downloading the whole set first; what was decoded stays.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.distributed import split_dataset_by_node
+
+from ...audio import read_audio
+from ...console import say, track
+from ...errors import DataError, RecipeError, UserError, nearest
+from ...system import CACHE_VARIABLE, cache_folder, read_json, write_json
+from ..decode import Item, content_key, decode, decode_one, keep, share, writing
+from .folders import SPLIT_FOLDERS, File, Finding, Listed, Listing
+
+TRACK_COLUMNS = ("track", "track_name", "name", "title", "id")  # the first there is names the tracks
+WAIT_SECONDS = 0.5  # between looks at what another process has done
+TELL_AFTER = 40  # such looks in vain it is said
+
+
+def huggingface(
+    splits: Sequence[str],
+    root: str,
+    config: str | None = None,
+    revision: str | None = None,
+    stems: Mapping[str, str] | None = None,
+    track: str | None = None,
+    streaming: bool = False,
+    limit: int = 0,
+) -> Listing:
+    """A data set of the hub (``root: user/songs``), a parquet file, or a folder of them, one row per track.
+
+    ``stems`` maps names to columns (default: every audio column by its own name); ``track`` is the column that names
+    the tracks. ``streaming`` downloads no more than the rows read; ``limit`` takes the first rows alone (0: all).
+    """
+    if limit < 0:
+        raise RecipeError(f"huggingface source: limit is {limit}; expected a number of rows, or 0 for all.")
+    listing = Listing()
+    named = _split_names(root, config, revision)
+    for split in splits:
+        found = next((name for name in named if name.lower() in SPLIT_FOLDERS[split]), None)
+        if found is None:
+            continue
+        rows = _Rows(root, config, revision, found, stems, track, streaming, limit)
+        for name, result in rows.streamed() if streaming else rows.decoded():
+            if isinstance(result, UserError):
+                listing.findings.append(Finding("unreadable", f"{split}/{name}", str(result)))
+                continue
+            kept = sorted(path for path in result.iterdir() if path.suffix in (".flac", ".wav"))
+            listing.tracks.append(Listed(name, split, result, {path.stem: (File(path),) for path in kept}))
+    if not any(name.lower() in words for name in named for words in SPLIT_FOLDERS.values()):
+        raise DataError(f"the data set {root} has the splits {', '.join(named)}; expected train, validation or test.")
+    return listing
+
+
+def _split_names(root: str, config: str | None, revision: str | None) -> list[str]:
+    if Path(root).expanduser().is_file():
+        return ["train"]
+    try:
+        return datasets.get_dataset_split_names(_place(root), config, revision=revision)
+    except Exception as problem:  # of the hub, of the network, of pyarrow
+        raise DataError(_unreadable(root, problem)) from None
+
+
+def _place(root: str) -> str:
+    path = Path(root).expanduser()
+    return str(path.resolve()) if path.exists() else root
+
+
+def _unreadable(root: str, problem: Exception) -> str:
+    said = " ".join(str(problem).split())[:300]
+    return (
+        f"the data set {root!r} cannot be read: {said}. Expected a name on the Hugging Face hub (user/songs), a "
+        "parquet file, or a folder of parquet files."
+    )
+
+
+class _Rows:
+    """The rows of one split, each with a name and the bytes of its stems."""
+
+    def __init__(
+        self,
+        root: str,
+        config: str | None,
+        revision: str | None,
+        split: str,
+        stems: Mapping[str, str] | None,
+        track: str | None,
+        streaming: bool,
+        limit: int,
+    ):
+        self.root, self.split, self.limit = root, split, limit
+        path = Path(root).expanduser()
+        try:
+            if path.is_file():
+                rows = datasets.load_dataset("parquet", data_files=str(path), split=split, streaming=streaming)
+            else:
+                rows = datasets.load_dataset(_place(root), config, split=split, revision=revision, streaming=streaming)
+        except Exception as problem:
+            raise DataError(_unreadable(root, problem)) from None
+        self.columns = self._audio_columns(rows.features, stems)
+        self.name_column = track or next((c for c in TRACK_COLUMNS if c in rows.features), None)
+        if self.name_column is not None and self.name_column not in rows.features:
+            raise DataError(f"the data set {root} has no column {track!r}.{nearest(str(track), rows.features)}")
+        wanted = [*self.columns.values(), *([self.name_column] if self.name_column else [])]
+        self.rows = rows.select_columns(list(dict.fromkeys(wanted)))
+        for column in set(self.columns.values()):  # bytes, not decoded by the datasets package
+            self.rows = self.rows.cast_column(column, datasets.Audio(decode=False))
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+        place = f"{content_key(files)} {writing(files)}" if files else root
+        self.key = json.dumps([place, config, revision, split, self.columns, self.name_column])
+
+    def _audio_columns(self, features: Any, stems: Mapping[str, str] | None) -> dict[str, str]:
+        """stem → column."""
+        found = [name for name, kind in (features or {}).items() if _is_audio(kind)]
+        columns = dict(stems) if stems else {name: name for name in found}
+        for stem, column in columns.items():
+            if column not in found:
+                raise DataError(
+                    f"the data set {self.root} has no audio column {column!r} for the stem {stem!r}."
+                    f"{nearest(column, found)} Audio columns: {', '.join(found) or 'none'}."
+                )
+        if not columns:
+            raise DataError(f"the data set {self.root} has no audio column; its columns: {', '.join(features or [])}.")
+        return columns
+
+    def _name(self, named: Any, i: int) -> str:
+        return f"{self.split}-{i:05d}" if named is None else str(named)
+
+    def _item(self, name: str, key: str, row: Any) -> Item:
+        """The stems of a row; ``row`` is a function that gives it."""
+
+        def make(folder: Path) -> None:
+            values = row()
+            for stem, column in self.columns.items():
+                value = values[column]
+                if value is not None and (value.get("bytes") or value.get("path")):
+                    keep(folder, stem, *_decoded(value, folder, f"column {column!r} of {name} in {self.root}"))
+
+        return Item(f"{Path(self.root).stem}-{name}", key, make)
+
+    def decoded(self) -> Iterator[tuple[str, Path | UserError]]:
+        """(name, folder or what is wrong with it) of every row."""
+        n_rows = min(self.limit or len(self.rows), len(self.rows))
+        column = self.rows[self.name_column][:n_rows] if self.name_column else [None] * n_rows
+        names = [self._name(name, i) for i, name in enumerate(column)]
+        items = [self._item(name, f"{self.key} {i}", lambda i=i: self.rows[i]) for i, name in enumerate(names)]
+        yield from zip(names, decode(items, f"decoding {self.root}"), strict=True)
+
+    def streamed(self) -> Iterator[tuple[str, Path | UserError]]:
+        """The same, from a stream; each process takes its share and waits for the others'."""
+        rank, n_processes = share()
+        digest = hashlib.sha256(f"{self.key} {self.limit}".encode()).hexdigest()[:16]
+        folder = cache_folder() / "decoded"
+        indexes = [folder / f"stream-{digest}-{i}-of-{n_processes}.json" for i in range(n_processes)]
+        if not _whole(indexes[rank]):
+            results = list(self._streamed_share(rank, n_processes))
+            if any(isinstance(result, UserError) for _, _, result in results):  # nothing to remember: to be mended
+                yield from ((name, result) for _, name, result in results)
+                return
+            write_json(indexes[rank], [[i, name, str(result)] for i, name, result in results])
+        looks = 0
+        while missing := [i for i, index in enumerate(indexes) if not _whole(index)]:
+            looks += 1
+            if looks == TELL_AFTER:
+                told = ", ".join(map(str, missing))
+                say(
+                    f"waiting for the rows that process {told} of {n_processes} decodes into {folder}; machines that "
+                    f"train together must share that folder ({CACHE_VARIABLE})."
+                )
+            time.sleep(WAIT_SECONDS)
+        rows = sorted((row for index in indexes for row in read_json(index)), key=lambda row: row[:2])
+        yield from ((name, Path(result)) for _, name, result in rows)
+
+    def _streamed_share(self, rank: int, n_processes: int) -> Iterator[tuple[int, str, Path | UserError]]:
+        rows = self.rows.take(self.limit) if self.limit else self.rows
+        if n_processes > 1:
+            rows = split_dataset_by_node(rows, rank, n_processes)
+        for i, row in enumerate(track(rows, self.limit, f"streaming {self.root}")):
+            place = i * n_processes + rank
+            name = self._name(row[self.name_column] if self.name_column else None, place)
+            digest = hashlib.sha256(repr(sorted(row.items(), key=str)).encode()).hexdigest()
+            yield place, name, decode_one(self._item(name, digest, lambda row=row: row))
+
+
+def _whole(index: Path) -> bool:
+    """Whether a process's list of decoded rows is there, with all that it lists."""
+    return index.is_file() and all(Path(row[2]).is_dir() for row in read_json(index))
+
+
+def _is_audio(feature: Any) -> bool:
+    """Whether a column holds audio: so marked, or bytes and a path as parquet without the marks has them."""
+    return isinstance(feature, datasets.Audio) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+
+
+def _decoded(value: Mapping[str, Any], folder: Path, where: str) -> tuple[Any, int]:
+    if not value.get("bytes"):
+        return read_audio(value["path"])
+    encoded = folder / f"encoded{Path(value.get('path') or '').suffix or '.audio'}"
+    encoded.write_bytes(value["bytes"])
+    try:
+        return read_audio(encoded)
+    except UserError as problem:
+        raise DataError(f"{where} is no readable audio: {str(problem).replace(str(encoded), 'it')}") from None
+    finally:
+        encoded.unlink()

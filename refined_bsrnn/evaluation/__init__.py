@@ -1,0 +1,1 @@
+"""Run × tracks → results.json."""

@@ -1,0 +1,533 @@
+"""Evaluation: tracks × targets → results.json. The one place that opens the test split.
+
+Every number stands beside what doing nothing (estimate = mixture), silence and ideal masks score on the same track.
+Definitions: `metrics`, `scores`, `ceilings`. A stem that is silent over the whole track has no defined score: it is
+counted and left out of the means. Each track's scores are written when it is done (``evaluation/<split>/``), with a
+key of the weights and the audio they belong to: an interrupted evaluation goes on, a changed one starts again. Under
+``accelerate launch`` the processes share the tracks.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..console import say
+from ..console import track as progress
+from ..data.tracks import Sources, Track, fingerprint, scan
+from ..data.whole import (
+    EstimateFiles,
+    Signals,
+    known_parts,
+    mixture_kind,
+    pieces,
+    read_known,
+    read_mixture,
+    second_energies,
+)
+from ..errors import DataError, fits, nearest
+from ..network.model import BSRNN, count_parameters
+from ..recipe import DataSpec, Recipe
+from ..runs.folder import RunFolder, load_model, read_provenance, tensors_sha256
+from ..runs.heads import note_in_head
+from ..separation.separator import Separator, Source
+from ..system import read_json, write_json
+from .ceilings import MASKS, STATED, context_bounds, masked
+from .excerpts import SECONDS, Excerpts, loudest
+from .museval_scores import MusevalPool, write_museval_json
+from .scores import TrackScores
+from .stats import nan_median, spread
+
+FORMAT = 2
+SCORES_VERSION = 2  # of the definitions: another one makes stored tracks stale
+BLOCK_SECONDS = 10
+QUICK_TRACKS = 8
+PROTOCOL = {
+    "usdr": "10 log10((sum s^2 + 1e-7) / (sum (s - e)^2 + 1e-7)) over all samples and channels; mean over tracks",
+    "csdr": "framewise SDR (museval image SDR, 1 s frames), median over the frames in which neither reference nor "
+    "estimate of this target is silent; median over tracks",
+    "si_sdr": "scale-invariant SDR over all samples and channels; mean over tracks",
+}
+MORE_PROTOCOL = {
+    "csdr_museval": "as csdr, but a frame is left out for all targets of the run when any is silent in it, as museval "
+    "does; targets silent over the whole track do not count",
+    "silent_dbfs": "RMS level of the estimate over the seconds in which the reference is below -70 dBFS, floor -120",
+    "bandwidth_hz": "frequency below which 99 % of the energy lies",
+    "leakage_db": "level at which each other known part remains in the estimate, 0 dB as in the mixture: projection "
+    "on all known parts per second, one gain each",
+    "ratio_mask": f"ceiling: |S|^2 / (|S|^2 + |X - S|^2) on the mixture, {STATED}",
+    "complex_mask": f"ceiling: S / X, magnitude limited to 10, {STATED}",
+}
+METRICS = ("usdr", "csdr", "csdr_museval", "si_sdr", "silent_dbfs", "bandwidth_hz")
+SOURCES = ("estimate", "mixture", "silence", *MASKS)
+QUICK_SOURCES = SOURCES[:3]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate; the defaults score every track of the test split in full."""
+
+    split: str = "test"
+    tracks: tuple[str, ...] = ()  # globs on names; none: all
+    quick: bool = False  # uSDR alone, on at most 8 tracks
+    mixture: str = "auto"  # mixture.wav ("file"), the sum of stems ("sum"), or the file where there is one
+    with_museval: bool = False
+    museval_json: Path | None = None
+    jobs: int = 1  # processes for museval
+    excerpts: bool = True  # keep ten seconds per target to listen to
+    define: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # target: the stems whose sum it is scored on
+
+    @property
+    def partial(self) -> bool:
+        return self.quick or bool(self.tracks)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation, the same in every process that shares it."""
+
+    folder: Path  # gets results.json and evaluation/
+    targets: list[str]
+    sources: Sources
+    listed: list[Track]  # of the whole split
+    tracks: list[Track]  # to be scored
+    estimates: Any  # NetworkEstimates or EstimateFiles
+    options: Options
+
+    def stored(self, track: Track) -> Path:
+        name = "".join(c if c.isalnum() or c in " -_.,&'()" else "_" for c in track.name)
+        end = ".quick.json" if self.options.quick else ".json"
+        return self.folder / "evaluation" / self.options.split / f"{name}{end}"
+
+    def key(self, track: Track) -> str:
+        """A hash of all that a track's scores depend on: definitions, weights or files, audio, options."""
+        mine = self.estimates.key(track)
+        audio = [track.name, track.n_samples, track.sample_rate_hz, track.content, track.written]
+        read = {t: [asdict(file) for file in track.files.get(t, ())] for t in self.targets}
+        asked = [self.targets, read, self.options.mixture, self.options.quick, self.options.excerpts]
+        return hashlib.sha256(json.dumps([SCORES_VERSION, mine, audio, asked]).encode()).hexdigest()
+
+
+class NetworkEstimates:
+    """Estimates by a trained network, loaded once."""
+
+    def __init__(self, model: BSRNN, device: str):
+        self.separator = Separator(model, device)
+        self.device = str(self.separator.device)
+        state = tensors_sha256(model.state_dict())
+        self.identity = [state, self.separator.chunk, self.separator.overlap, self.separator.shifts]
+
+    def key(self, track: Track) -> list[object]:
+        return [*self.identity]
+
+    def blocks(self, track: Track, targets: Sequence[str], mixture_is: str, n_samples: int) -> Iterator[Signals]:
+        """Estimates of those targets for one track in successive blocks; the mixture is read as it is needed."""
+
+        def mixture() -> Iterator[torch.Tensor]:
+            for start in range(0, track.n_samples, n_samples):
+                block = read_mixture(track, mixture_is, start, min(n_samples, track.n_samples - start))
+                for second in block.split(track.sample_rate_hz, 1):  # the separator keeps some dozens of blocks
+                    yield second.clone()
+
+        source = Source(track.sample_rate_hz, track.n_channels, track.n_samples, mixture)
+        yield from self.separator.stream_source(source, list(targets))
+
+
+# --- evaluating a run, or a folder of estimates -----------------------------------------------------------------------
+
+
+def evaluate(
+    run: RunFolder,
+    data_root: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    with_museval: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score every track of the split, write ``results.json`` into the run's folder and return it.
+
+    ``options``: further fields of `Options`. Under ``accelerate launch`` each process takes a share of the tracks and
+    all of them return the results. Raises `DataError` where no track of the split has any of the run's targets, for
+    audio that does not fit together and for estimates that hold NaN.
+    """
+    chosen = Options(split=split, with_museval=with_museval or bool(options.get("museval_json")), **options)
+    recipe = run.load_recipe()
+    model = load_model(run)
+    facts = describe_run(run, recipe, model)  # before the hours of work
+    with shared_tracks(device) as (rank, n_processes, own_device, meet):
+        spec = replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data
+        found = scan(replace(spec, define={**spec.define, **chosen.define}), (split,))
+        listed = found.usable()
+        tracks = tracks_to_score(model.targets, listed, found.sources, chosen)
+        estimates = NetworkEstimates(model, own_device)
+        job = Job(run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
+        results = _evaluate(job, facts, rank, n_processes, meet)
+        if rank == 0 and not chosen.partial:
+            note_scores(run, results)
+        return results
+
+
+def note_scores(run: RunFolder, results: Mapping[str, Any]) -> None:
+    """Write into each head's file how well it does, so that the file can be handed on alone."""
+    for name in run.head_names():
+        if results["summary"].get(name, {}).get("estimate", {}).get("usdr"):  # scored on a track at least
+            estimate, data = results["summary"][name]["estimate"], results["data"]
+            score = {"usdr": estimate["usdr"]["mean"], "csdr": estimate["csdr"]["median"], "split": results["split"]}
+            about = {"n_tracks": results["summary"][name]["n_tracks"], "data": data["name"]}
+            note_in_head(run.head(name), score={**score, **about, "fingerprint": data["fingerprint"]})
+
+
+def evaluate_estimates(folder: Path, data_root: str | None = None, **options: Any) -> dict[str, Any]:
+    """Score estimates that lie in a folder as ``<track>/<target>.wav``; ``results.json`` is written there.
+
+    Raises `DataError` for a track without an estimate, and an estimate of another length or rate or with NaN samples.
+    """
+    chosen = Options(**{**options, "with_museval": options.get("with_museval") or bool(options.get("museval_json"))})
+    files = EstimateFiles(folder)
+    found = scan(DataSpec(root=data_root, define=chosen.define), (chosen.split,))
+    listed = found.usable()
+    targets = files.targets(listed)
+    tracks = tracks_to_score(targets, listed, found.sources, chosen)
+    facts = {"format": FORMAT, "run": folder.resolve().name, "kind": "estimates", "base": None}
+    job = Job(folder, targets, found.sources, listed, tracks, files, chosen)
+    return _evaluate(job, {**facts, "model": {}, "training": {}}, 0, 1, lambda: None)
+
+
+@contextmanager
+def shared_tracks(device: str) -> Iterator[tuple[int, int, str, Callable[[], None]]]:
+    """(rank, number of processes, this one's device, a barrier) of the processes that Accelerate started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, 1, device, lambda: None
+        return
+    from accelerate import PartialState
+
+    from ..processes import taking_part
+
+    # Songs differ in length: nobody gives up on the others before a week has passed.
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
+    own = "cpu" if state.device.type == "cpu" else str(state.device)
+    with taking_part():
+        yield state.process_index, state.num_processes, own, state.wait_for_everyone
+
+
+def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: Sources, options: Options) -> list[Track]:
+    """Those whose name fits and that have at least one target; with ``quick`` at most eight, spread over the list.
+
+    Says which have none; `DataError` where all have none.
+    """
+    there = {stem for track in tracks for stem in track.files}
+    for name, listed in options.define.items():
+        if missing := [stem for stem in listed if stem not in there]:
+            raise DataError(f"--define {name}: no track has a stem {missing[0]!r}.{nearest(missing[0], there)}")
+    asked = named(tracks, options)
+    usable = [t for t in asked if set(targets) & set(t.stems)]
+    if not usable:
+        stems = sorted({stem for t in asked for stem in t.stems})
+        raise DataError(
+            f"none of {len(asked)} tracks in {sources.where} ({options.split}) has a stem for {', '.join(targets)}; "
+            f"stems there: {', '.join(stems) or 'none'}. What a target of another name is: --define NAME=STEM."
+        )
+    if len(usable) < len(asked):
+        without = next(t.name for t in asked if t not in usable)
+        say(
+            f"{len(asked) - len(usable)} of {len(asked)} tracks have no stem for {' or '.join(targets)} and are left "
+            f"out, e.g. {without}."
+        )
+    if options.quick and len(usable) > QUICK_TRACKS:
+        usable = [usable[i * len(usable) // QUICK_TRACKS] for i in range(QUICK_TRACKS)]
+    return usable
+
+
+def named(tracks: Sequence[Track], options: Options) -> list[Track]:
+    """The tracks whose name fits; `DataError` where none does."""
+    fitting = [t for t in tracks if not options.tracks or fits(t.name, options.tracks)]
+    if not fitting:
+        names = ", ".join(t.name for t in tracks[:5])
+        raise DataError(f"no track is named {' or '.join(options.tracks)}; there are {len(tracks)}, e.g. {names}.")
+    return fitting
+
+
+# --- sharing out the tracks, and going on where an evaluation was cut off ---------------------------------------------
+
+
+def _evaluate(
+    job: Job, facts: Mapping[str, Any], rank: int, n_processes: int, meet: Callable[[], None]
+) -> dict[str, Any]:
+    todo = [t for t in job.tracks if not _is_done(job, t)]
+    if len(todo) < len(job.tracks):
+        say(f"{len(job.tracks) - len(todo)} of {len(job.tracks)} tracks were scored before; going on with the rest.")
+    longest_first = sorted(todo, key=lambda t: (-t.n_samples, t.name))
+    meet()  # nobody writes before all have looked
+    _score_all(job, longest_first[rank::n_processes], n_processes)
+    meet()
+    done = [_read_stored(job.stored(t)) for t in job.tracks]
+    unseen = [t.name for t, stored in zip(job.tracks, done, strict=True) if "row" not in stored]
+    if unseen:
+        raise DataError(
+            f"the scores of {len(unseen)} tracks ({unseen[0]}, ...) are not in {job.folder / 'evaluation'}; processes "
+            "on several machines need one folder that all of them see."
+        )
+    results = finite({**facts, **summary_of(job, done)})
+    if rank == 0:
+        write_json(results_path(job.folder, job.options.partial), results)
+        if job.options.museval_json:
+            _write_museval(job, done, job.options.museval_json)
+    meet()
+    return results
+
+
+def results_path(folder: Path, partial: bool) -> Path:
+    """``results.json``; for a part of the tracks ``results-part.json`` where that would replace a whole evaluation."""
+    whole = folder / "results.json"
+    if partial and whole.is_file() and not read_json(whole).get("partial"):
+        return folder / "results-part.json"
+    return whole
+
+
+def _is_done(job: Job, track: Track) -> bool:
+    path = job.stored(track)
+    if not path.is_file():
+        return False
+    stored = _read_stored(path)
+    if stored.get("key") != job.key(track) or (job.options.with_museval and stored.get("museval") is None):
+        return False
+    excerpts = [scores["excerpt"] for scores in stored["row"]["targets"].values() if "excerpt" in scores]
+    return all((path.parent / kind["file"]).is_file() for excerpt in excerpts for kind in excerpt["files"].values())
+
+
+def _read_stored(path: Path) -> dict[str, Any]:
+    """What an earlier evaluation wrote; nothing where it is unreadable: the track is scored again."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _score_all(job: Job, tracks: Sequence[Track], n_processes: int) -> None:
+    def write(stored: dict[str, Any], frames: Any) -> None:
+        for target, metrics in (frames or {}).items():
+            if target in stored["row"]["targets"]:
+                medians = {name: nan_median([math.nan if v is None else v for v in x]) for name, x in metrics.items()}
+                stored["row"]["targets"][target]["estimate"]["museval"] = medians
+        path = Path(stored.pop("path"))
+        write_json(path, finite({**stored, "museval": frames}))
+
+    pool = MusevalPool(job.options.jobs, write)
+    shared = f", one of {n_processes} processes" if n_processes > 1 else ""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for i, track in enumerate(progress(tracks, len(tracks), f"evaluating {job.folder.resolve().name}{shared}")):
+                stored = {"path": str(job.stored(track)), "key": job.key(track), "device": job.estimates.device}
+                kept = Path(folder, str(i)) if job.options.with_museval else None
+                stored["row"] = score_track(job, track, kept)
+                if kept is None:
+                    write(stored, None)
+                else:
+                    heard = list(stored["row"]["targets"])
+                    pool.submit(stored, track, heard, stored["row"]["mixture"], kept)
+            waiting = len(pool.pending)
+            for _ in progress(pool.finish(), waiting, "museval"):
+                pass
+        finally:
+            pool.close()
+
+
+def _write_museval(job: Job, done: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    for track, stored in zip(job.tracks, done, strict=True):
+        if stored["museval"]:
+            write_museval_json(folder / job.options.split / f"{job.stored(track).stem}.json", stored["museval"])
+
+
+# --- one track --------------------------------------------------------------------------------------------------------
+
+
+def score_track(job: Job, track: Track, keep: Path | None = None) -> dict[str, Any]:
+    """One row of results.json; with ``keep`` the estimates are written there too, as ``<target>.npy``."""
+    options, rate, length = job.options, track.sample_rate_hz, track.n_samples
+    targets = [target for target in job.targets if target in track.files]
+    mixture_is = mixture_kind(track, options.mixture)
+    parts = {target: (target,) if options.quick else known_parts(track, target) for target in targets}
+    n_block = BLOCK_SECONDS * rate
+    sources = QUICK_SOURCES if options.quick else SOURCES
+    scores = TrackScores(rate, parts, sources, options.quick)
+    excerpts = _excerpts(job, track, targets, n_block)
+    kept = _memory_maps(keep, track, targets)
+    estimates = pieces(_checked(job, track, targets, mixture_is, n_block), n_block)
+    for start, estimate in zip(range(0, length, n_block), estimates, strict=True):
+        stop = min(start + n_block, length)
+        low, high = context_bounds(start, stop, length)
+        mixture = read_mixture(track, mixture_is, low, high - low)
+        known = _read_parts(track, parts, low, high - low)
+        inside = slice(start - low, stop - low)
+        candidates: dict[str, dict[str, torch.Tensor]] = {"estimate": estimate}
+        candidates["mixture"] = dict.fromkeys(targets, mixture[:, inside])
+        candidates["silence"] = dict.fromkeys(targets, torch.zeros_like(mixture[:, inside]))
+        if not options.quick:
+            under = {target: masked(mixture, known[target]) for target in targets}
+            candidates |= {mask: {t: under[t][mask][:, inside] for t in targets} for mask in MASKS}
+        scores.add({name: x[:, inside] for name, x in known.items()}, candidates)
+        for target in targets:
+            heard = {"reference": known[target][:, inside], "estimate": estimate[target]}
+            excerpts.add(start, target, mixture=mixture[:, inside], **heard)
+            if kept:
+                kept[target][:, start:stop] = estimate[target].numpy()
+    row: dict[str, Any] = {"track": track.name, "seconds": track.seconds, "mixture": mixture_is}
+    row["targets"] = scores.finish()
+    for target, facts in excerpts.write(job.stored(track).parent, job.stored(track).stem).items():
+        row["targets"][target]["excerpt"] = facts
+    return row
+
+
+def _checked(job: Job, track: Track, targets: Sequence[str], mixture_is: str, n_block: int) -> Iterator[Signals]:
+    """The estimates' blocks; `DataError` for NaN and for another length than the references'."""
+    done = 0
+    for block in job.estimates.blocks(track, targets, mixture_is, n_block):
+        for target, x in block.items():
+            if not torch.isfinite(x).all():
+                raise DataError(
+                    f"the estimate of {target} for track {track.name} holds NaN or infinite samples; it cannot be "
+                    "scored. A network that gives NaN has to be trained again from an earlier state."
+                )
+        done += next(iter(block.values())).shape[-1]
+        if done <= track.n_samples:
+            yield block
+    if done != track.n_samples:
+        raise DataError(f"the estimates of track {track.name} have {done} samples, the references {track.n_samples}.")
+
+
+def _read_parts(track: Track, parts: Mapping[str, Sequence[str]], start: int, n_samples: int) -> Signals:
+    """Every part that some target is projected on, each read once."""
+    names = dict.fromkeys(name for of_target in parts.values() for name in of_target)
+    return {name: read_known(track, name, start, n_samples) for name in names}
+
+
+def _excerpts(job: Job, track: Track, targets: Sequence[str], n_block: int) -> Excerpts:
+    if job.options.quick or not job.options.excerpts:
+        return Excerpts({}, 0, track.sample_rate_hz)
+    n_seconds = int(min(SECONDS, max(1, track.n_samples // track.sample_rate_hz)))
+    starts = {}
+    for target in targets:
+        energies = second_energies(track, target, n_block)
+        starts[target] = loudest(energies[: track.n_samples // track.sample_rate_hz], n_seconds) * track.sample_rate_hz
+    return Excerpts(starts, n_seconds * track.sample_rate_hz, track.sample_rate_hz)
+
+
+def _memory_maps(folder: Path | None, track: Track, targets: Sequence[str]) -> dict[str, np.ndarray]:
+    if folder is None:
+        return {}
+    folder.mkdir(parents=True)
+    shape = (track.n_channels, track.n_samples)
+    return {t: np.lib.format.open_memmap(folder / f"{t}.npy", "w+", np.float32, shape) for t in targets}
+
+
+# --- the results ------------------------------------------------------------------------------------------------------
+
+
+def summary_of(job: Job, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Everything in results.json that is about scores."""
+    rows = [stored["row"] for stored in done]
+    options = job.options
+    asked = job.tracks if options.quick else named(job.listed, options)
+    partial = {"tracks": list(options.tracks) or None, "quick": options.quick, "of": len(job.listed)}
+    return {
+        "split": options.split,
+        "data": {
+            "name": job.sources.name,
+            "fingerprint": fingerprint(job.listed),
+            "builtin": job.sources.is_builtin,
+            "mixture": "+".join(sorted({row["mixture"] for row in rows})),
+            **({"define": {name: list(stems) for name, stems in options.define.items()}} if options.define else {}),
+        },
+        "n_tracks": len(rows),
+        "partial": partial if options.partial else None,
+        "targets": job.targets,
+        "protocol": PROTOCOL,
+        "more_protocol": {} if options.quick else MORE_PROTOCOL,
+        "evaluated_on": "+".join(sorted({stored["device"] for stored in done})),
+        "tracks_without": {t: [x.name for x in asked if t not in x.files] for t in job.targets},
+        "tracks": rows,
+        "summary": {target: summarise(target, rows) for target in job.targets},
+    }
+
+
+def summarise(target: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`stats.spread` over the tracks in which the target sounds, of every metric, for estimate and baselines.
+
+    The level in silence is over all tracks: those in which the target never sounds are its hardest.
+    """
+    scored = [row["targets"][target] for row in rows if target in row["targets"]]
+    audible = [s for s in scored if not s["reference_silent"]]
+    summary: dict[str, Any] = {"n_tracks": len(audible), "n_silent": len(scored) - len(audible)}
+    for source in SOURCES:
+        of = [s[source] for s in audible if source in s]
+        found: dict[str, Any] = {}
+        for metric in METRICS:
+            wanted = scored if metric == "silent_dbfs" else audible
+            values = [s[source][metric] for s in wanted if metric in s.get(source, {})]
+            if values:
+                sure = metric in ("usdr", "csdr") or (source == "estimate" and metric in METRICS[:4])
+                found[metric] = spread(values, intervals=sure)
+        if of and "n_frames" in of[0]:
+            for count in ("n_frames", "n_frames_excluded", "n_frames_excluded_museval"):
+                found[count] = {"sum": sum(s[count] for s in of)}
+            names = dict.fromkeys(name for s in of for name in s["leakage_db"])
+            found["leakage_db"] = {n: spread([s["leakage_db"].get(n) for s in of], intervals=False) for n in names}
+        for name in ("SDR", "ISR", "SIR", "SAR"):
+            values = [s["museval"][name] for s in of if "museval" in s]
+            if values:
+                found[f"museval_{name.lower()}"] = spread(values)
+        summary[source] = found
+    return summary
+
+
+def describe_run(run: RunFolder, recipe: Recipe, model: BSRNN) -> dict[str, Any]:
+    """What the table says about a run beside its scores."""
+    provenance = read_provenance(run)
+    kind = "transfer" if recipe.base else "multi_target" if len(recipe.targets) > 1 else "single_target"
+    return {
+        "format": FORMAT,
+        "run": run.name,
+        "kind": kind,
+        "base": Path(recipe.base.run).name if recipe.base else None,
+        "method": recipe.base.method if recipe.base else None,
+        "sample_rate_hz": recipe.stft.sample_rate_hz,
+        "model": {
+            "bands": recipe.bands.kind,
+            "n_bands": len(model.ranges),
+            "features": recipe.backbone.features,
+            "repeats": recipe.backbone.repeats,
+            "backbone_parameters": count_parameters(model.backbone),
+            "head_parameters": {name: count_parameters(head) for name, head in model.heads.items()},
+            "trainable_parameters": provenance["parameters"]["trained"],
+        },
+        "training": {
+            "steps": provenance["steps_done"],
+            "best_step": provenance.get("best_step"),
+            "batch_size": recipe.train.batch_size,
+            "chunk_seconds": recipe.train.chunk_seconds,
+            "seconds": provenance["seconds"],
+            "device": provenance["device"],
+            "seed": provenance["seed"],
+            "data_fingerprint": provenance["data"]["fingerprint"],
+        },
+    }
+
+
+def finite(value: Any) -> Any:
+    """The value with null for NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

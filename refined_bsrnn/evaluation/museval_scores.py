@@ -1,0 +1,130 @@
+"""museval on whole tracks, in processes of its own, and its own files.
+
+museval scores the targets of a track together, over minutes and gigabytes: one process per track, a few at a time.
+A target alone is scored together with the accompaniment (mixture − target), as museval itself does with one estimate,
+since interference needs something to come from.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.tracks import Track
+from ..data.whole import read_known, read_mixture
+from ..errors import UserError
+from ..metrics import museval_scores
+from ..system import write_text
+
+METRICS = ("SDR", "ISR", "SIR", "SAR")
+ACCOMPANIMENT = "accompaniment"
+Frames = dict[str, dict[str, list[float | None]]]  # target → metric → one value per second, None where undefined
+
+
+def score_files(track: Track, targets: Sequence[str], mixture_is: str, estimates: Path) -> Frames:
+    """museval's frames of the estimates in ``estimates/<target>.npy``, (channels, samples); silent targets stay out."""
+    references = {target: read_known(track, target).numpy() for target in targets}
+    guesses = {target: np.load(estimates / f"{target}.npy", mmap_mode="r") for target in targets}
+    if len(targets) == 1:
+        mixture = read_mixture(track, mixture_is).numpy()
+        references[ACCOMPANIMENT] = mixture - references[targets[0]]
+        guesses[ACCOMPANIMENT] = mixture - guesses[targets[0]]
+    heard = [t for t in references if references[t].sum(0).any() and guesses[t].sum(0).any()]
+    if not heard:
+        return {}
+    scores = museval_scores({t: references[t] for t in heard}, {t: guesses[t] for t in heard}, track.sample_rate_hz)
+    return {target: {name: _finite(frames[name]) for name in METRICS} for target, frames in scores.items()}
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values]
+
+
+class MusevalPool:
+    """At most ``jobs`` tracks at a time, in processes of their own; ``jobs=1`` stays in this one.
+
+    ``done(result)`` is called in the main process with what was handed to `submit`, and the frames.
+    """
+
+    def __init__(self, jobs: int, done: Callable[[Any, Frames], None]):
+        self.jobs, self.done = jobs, done
+        self.pending: dict[Future, Any] = {}
+        self.pool = ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else None
+
+    def submit(self, item: Any, *arguments: Any) -> None:
+        """Score one track (the arguments of `score_files`); waits while twice as many as there are jobs are waiting."""
+        if self.pool is None:
+            self.done(item, score_files(*arguments))
+            return
+        with _one_thread():
+            self.pending[self.pool.submit(score_files, *arguments)] = item
+        while len(self.pending) > 2 * self.jobs:
+            self._collect()
+
+    def finish(self) -> Iterator[int]:
+        """Wait for the rest; yields how many are left after each."""
+        while self.pending:
+            self._collect()
+            yield len(self.pending)
+        self.close()
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def _collect(self) -> None:
+        for future in wait(self.pending, return_when=FIRST_COMPLETED).done:
+            self.done(self.pending.pop(future), future.result())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes started in here use one thread each: the cores are for the tracks."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def write_museval_json(path: Path, frames: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Path:
+    """One track as museval writes it: five decimals, NaN where undefined.
+
+    Its `EvalStore` and `MethodStore` read ``<folder>/test/<track>.json``.
+    """
+    targets = [
+        {
+            "name": target,
+            "frames": [
+                {"time": float(i), "duration": 1.0, "metrics": {name: _five(metrics[name][i]) for name in METRICS}}
+                for i in range(len(metrics["SDR"]))
+            ],
+        }
+        for target, metrics in frames.items()
+    ]
+    if not targets:
+        raise UserError(f"{path} would be empty: museval defined no score on this track.")
+    write_text(path, json.dumps({"targets": targets, "museval_version": _museval_version()}, indent=2) + "\n")
+    return path
+
+
+def _five(value: float | None) -> float:
+    return float("nan") if value is None else round(value, 5)
+
+
+def _museval_version() -> str:
+    from importlib.metadata import version
+
+    return version("museval")

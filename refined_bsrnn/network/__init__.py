@@ -1,0 +1,1 @@
+"""Mixture (B, C, L) → spectrogram → features → masks → estimates."""

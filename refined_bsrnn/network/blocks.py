@@ -1,0 +1,500 @@
+"""Backbone blocks: modules from features to features of the same shape, (B, C, K, T, N) → (B, C, K, T, N).
+
+A new block is one class and one line in `BLOCKS`; its constructor takes the backbone's spec and the number of bands
+and, by keyword, the options a recipe may give under ``backbone:``. Its ``reach`` says how many frames it sees; a module
+that does not say so counts as seeing all.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import RecipeError, pick
+from ..recipe import BackboneSpec
+
+# --- how far a module sees along its sequence -------------------------------------------------------------------------
+
+Reach = tuple[float, float]  # positions before and behind the one that is computed
+ITSELF, PAST, EVERYTHING = (0.0, 0.0), (math.inf, 0.0), (math.inf, math.inf)
+
+
+def reach_of(*modules: nn.Module) -> Reach:
+    """How far modules see that follow each other."""
+    reaches = [getattr(module, "reach", _reach_of_torch(module)) for module in modules]
+    return sum(before for before, _ in reaches), sum(behind for _, behind in reaches)
+
+
+def _reach_of_torch(module: nn.Module) -> Reach:
+    """Of one of PyTorch's own modules."""
+    if isinstance(module, nn.RNNBase):
+        return EVERYTHING if module.bidirectional else PAST
+    return ITSELF if isinstance(module, nn.Linear | nn.Identity) else EVERYTHING
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
+
+
+class Norm(nn.Module):
+    """What all norms share: `standardise`, which has no parameters, then one gain and bias per feature.
+
+    The two are apart so that a linear layer behind a norm can take over gain and bias (`fold`), and so that several
+    heads that norm the same features do it once.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, features: int, eps: float = 1e-7, has_bias: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(features)) if has_bias else None)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """(..., S, N) → (..., S, N) without gain and bias."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., S, N) → (..., S, N)."""
+        x = self.standardise(x)
+        return x * self.weight if self.bias is None else torch.addcmul(self.bias, x, self.weight)
+
+
+class GlobalNorm(Norm):
+    """Statistics over a sequence and its features together, one gain and bias per feature: GroupNorm(1, N).
+
+    The published code's norm ("gn1", spec §2.2). It keeps how the level moves along the sequence, which a norm per
+    position would erase: a band of one bin holds two numbers, and standardised frame by frame only signs would be left.
+    """
+
+    reach = EVERYTHING
+
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-2:], eps=self.eps)
+
+
+class CumulativeNorm(Norm):
+    """As `GlobalNorm`, but every position sees statistics of the sequence up to itself only: causal (2212.00406)."""
+
+    reach = PAST
+
+    def standardise(self, x: Tensor) -> Tensor:
+        exact = x.float()
+        count = x.shape[-1] * torch.arange(1, x.shape[-2] + 1, device=x.device)  # (S,)
+        mean = exact.sum(-1).cumsum(-1) / count  # (..., S)
+        power = exact.square().sum(-1).cumsum(-1) / count
+        scale = (power - mean.square()).clamp(min=0).add(self.eps).rsqrt()
+        return ((exact - mean[..., None]) * scale[..., None]).to(x.dtype)
+
+
+class LayerNorm(Norm):
+    """Statistics of each position by itself (PyTorch's `LayerNorm`)."""
+
+    reach = ITSELF
+
+    def __init__(self, features: int):
+        super().__init__(features, eps=1e-5)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+
+class RMSNorm(Norm):
+    """Root mean square of each position, a gain and no bias (BS-RoFormer's); float32 also beside half precision."""
+
+    reach = ITSELF
+
+    def __init__(self, features: int):
+        super().__init__(features, has_bias=False)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(x.dtype)
+
+
+def fold(gain: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer that takes over a norm's gain and bias: what `Norm.standardise` gives goes in.
+
+    All may have leading axes: gain and shift (..., N), weight (..., M, N), bias (..., M).
+    """
+    if shift is not None:
+        bias = bias + (weight * shift[..., None, :]).sum(-1)  # elementwise: exact beside half precision, too
+    return weight * gain[..., None, :], bias
+
+
+# name → module over (..., S, N); "ln" and "rms" are per position, independent of how long the sequence is
+NORMS: dict[str, Callable[[int], Norm]] = {
+    "gn1": GlobalNorm,
+    "ln": LayerNorm,
+    "cumulative": CumulativeNorm,
+    "rms": RMSNorm,
+}
+CAUSAL_NORMS = ("ln", "cumulative", "rms")  # those that use nothing from later in the sequence
+
+
+def make_norm(kind: str, features: int) -> Norm:
+    """The norm of that name for N = ``features``; `RecipeError` for an unknown one."""
+    return pick("norm", kind, NORMS)(features)
+
+
+# --- the block of the paper, and what oBSRNN adds to it ---------------------------------------------------------------
+
+
+class Convolution(nn.Module):
+    """Three taps and ReLU along the second-to-last axis: (M, S, N) → (M, S, width), causal or centred."""
+
+    def __init__(self, features: int, width: int, causal: bool, dilation: int = 1):
+        super().__init__()
+        self.padding = (2 * dilation, 0) if causal else (dilation, dilation)
+        self.conv = nn.Conv1d(features, width, 3, dilation=dilation)
+
+    @property
+    def reach(self) -> Reach:
+        return self.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(F.pad(x.transpose(1, 2), self.padding))).transpose(1, 2)
+
+
+class ConvCell(Convolution):
+    """One convolution where else a recurrent layer is, as wide as its output; no state."""
+
+    def __init__(self, features: int, hidden: int, causal: bool):
+        super().__init__(features, hidden if causal else 2 * hidden, causal)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return super().forward(x), None
+
+
+def _recurrent(kind: Callable[..., nn.Module]) -> Callable[[int, int, bool], nn.Module]:
+    return lambda features, hidden, causal: kind(features, hidden, batch_first=True, bidirectional=not causal)
+
+
+# name → (features, hidden, causal) → module from (M, S, features) to (M, S, hidden, twice that where not causal), state
+CELLS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "lstm": _recurrent(nn.LSTM),
+    "gru": _recurrent(nn.GRU),
+    "conv": ConvCell,
+}
+
+
+class ResidualRNN(nn.Module):
+    """x + Linear(cell(norm(x))) along the second-to-last axis: (M, S, N) → (M, S, N); the paper's cell is a BLSTM."""
+
+    def __init__(self, features: int, hidden: int, norm: str, cell: str = "lstm", causal: bool = False):
+        super().__init__()
+        self.norm = make_norm(norm, features)
+        self.rnn = CELLS[cell](features, hidden, causal)
+        self.linear = nn.Linear(hidden if causal else 2 * hidden, features)
+
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.norm, self.rnn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(self.rnn(self.norm(x))[0])
+
+
+class NormedConvolution(nn.Sequential):
+    """Norm, three taps, ReLU: (M, S, N) → (M, S, width)."""
+
+    def __init__(self, features: int, width: int, norm: str, causal: bool, dilation: int = 1):
+        super().__init__()
+        self.norm = make_norm(norm, features)
+        self.conv = Convolution(features, width, causal, dilation)
+
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.norm, self.conv)
+
+
+class DilatedConvs(nn.Module):
+    """x + a stack of dilated convolutions: (M, S, N) → (M, S, N); BSCNN's layer (oBSRNN's study, after 2306.05887).
+
+    ``dilations`` convolutions 1, 2, 4, ... positions apart follow each other; each is merged with its neighbours in the
+    stack, and all of them together make the output.
+    """
+
+    def __init__(self, features: int, hidden: int, norm: str, dilations: int, causal: bool = False):
+        super().__init__()
+        n = dilations
+        neighbours = [min(i + 2, n) - max(i - 1, 0) for i in range(n)]  # itself, and one on either side
+        self.enter = NormedConvolution(features, hidden, norm, causal)
+        self.dilated = nn.ModuleList(NormedConvolution(hidden, hidden, norm, causal, 2**i) for i in range(n))
+        self.merged = nn.ModuleList(NormedConvolution(m * hidden, hidden, norm, causal) for m in neighbours)
+        self.leave = NormedConvolution(n * hidden, features, norm, causal)
+
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.enter, *self.dilated, self.merged[-1], self.leave)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, stack = self.enter(x), []
+        for layer in self.dilated:
+            state = layer(state)
+            stack.append(state)  # (M, S, hidden)
+        merged = [layer(torch.cat(stack[max(i - 1, 0) : i + 2], dim=-1)) for i, layer in enumerate(self.merged)]
+        return x + self.leave(torch.cat(merged, dim=-1))
+
+
+TAC_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"prelu": nn.PReLU, "tanh": nn.Tanh}
+
+
+class TAC(nn.Module):
+    """Transform, average, concatenate: how the channels learn of each other (Luo et al., 2020; as in oBSRNN).
+
+    Works for any number of channels, also one, whose mean is itself. The three activations are one module: with PReLU
+    they share its slope, as in the published checkpoints.
+    """
+
+    def __init__(self, features: int, activation: str = "prelu", factor: int = 3):
+        super().__init__()
+        hidden = factor * features
+        self.transform = nn.Linear(features, hidden)
+        self.average = nn.Linear(hidden, hidden)
+        self.combine = nn.Linear(2 * hidden, features)
+        self.activation = pick("backbone.tac_activation", activation, TAC_ACTIVATIONS)()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, K, T, N) → (B, C, K, T, N)."""
+        own = self.activation(self.transform(x))  # (B, C, K, T, 3N)
+        mean = self.activation(self.average(own.mean(1, keepdim=True)))  # (B, 1, K, T, 3N)
+        both = torch.cat([own, mean.expand_as(own)], dim=-1)  # (B, C, K, T, 6N)
+        return x + self.activation(self.combine(both))  # (B, C, K, T, N)
+
+
+class FrameNorm(nn.Module):
+    """Statistics over a frame's bands and features together, a gain and bias for each: bound to the band count."""
+
+    def __init__(self, n_bands: int, features: int, eps: float = 1e-7):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(n_bands, features))
+        self.bias = nn.Parameter(torch.zeros(n_bands, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., T, K, D) → (..., T, K, D)."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class FrameProjection(nn.Sequential):
+    """Linear, PReLU, norm over the frame: (..., T, K, N) → (..., T, K, D)."""
+
+    def __init__(self, n_bands: int, features: int, width: int):
+        super().__init__()
+        self.linear = nn.Linear(features, width)
+        self.activation = nn.PReLU()
+        self.norm = FrameNorm(n_bands, width)
+
+
+class AttentionHead(nn.Module):
+    """One head of `TimeAttention`: every frame looks at all frames, each of them all its bands at once."""
+
+    def __init__(self, n_bands: int, features: int, dim: int, width: int):
+        super().__init__()
+        self.query = FrameProjection(n_bands, features, dim)
+        self.key = FrameProjection(n_bands, features, dim)
+        self.value = FrameProjection(n_bands, features, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, T, K, N) → (M, T, K, width)."""
+        value = self.value(x)
+        query, key = self.query(x).flatten(2), self.key(x).flatten(2)  # (M, T, K·dim)
+        mixed = F.scaled_dot_product_attention(query, key, value.flatten(2))  # (M, T, K·width)
+        return mixed.view(value.shape)
+
+
+class TimeAttention(nn.Module):
+    """Self-attention over time with all bands of a frame in one query (TF-GridNet; as in oBSRNN, spec §2.3).
+
+    Quadratic in the number of frames, and bound to the band count by its norms.
+    """
+
+    def __init__(self, n_bands: int, features: int, heads: int, dim: int):
+        super().__init__()
+        if dim < 1 or features % heads:
+            raise RecipeError(
+                f"backbone.attention_heads is {heads} with attention_dim {dim} and features {features}; "
+                "expected a number of heads that divides features, and at least 1 dimension."
+            )
+        self.heads = nn.ModuleList(AttentionHead(n_bands, features, dim, features // heads) for _ in range(heads))
+        self.projection = FrameProjection(n_bands, features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, K, T, N) → (B, C, K, T, N)."""
+        frames = x.transpose(2, 3).flatten(0, 1)  # (B, C, T, K, N) → (B·C, T, K, N)
+        mixed = torch.cat([head(frames) for head in self.heads], dim=-1)  # (B·C, T, K, N)
+        mixed = self.projection(mixed).unflatten(0, x.shape[:2])  # (B, C, T, K, N)
+        return x + mixed.transpose(2, 3)  # (B, C, K, T, N)
+
+
+class BandSequenceRNN(nn.Module):
+    """One pair of the paper's sequence and band modelling (BSRNN, section III-B), and oBSRNN's variants of it.
+
+    First along time, with the same weights for every band, then along the bands, with the same weights for every frame;
+    then, where the recipe asks for them, TAC across the channels and attention over time. ``time`` and ``band`` name
+    the layers: a cell of `CELLS`, or ``dilated``. The features are taken in ``groups`` equal parts, each an item of its
+    own with the same weights (DTTNet's heads).
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        n_bands: int,
+        *,
+        hidden_factor: int = 2,
+        time: str = "lstm",
+        band: str = "lstm",
+        dilations: int = 3,
+        groups: int = 1,
+        attention_heads: int = 0,
+        attention_dim: int = 16,
+        tac_activation: str = "prelu",
+    ):
+        super().__init__()
+        if spec.causal and attention_heads:
+            raise RecipeError(
+                "backbone.attention_heads looks at all frames, which backbone.causal forbids; choose one."
+            )
+        features = spec.features
+        if attention_heads < 0 or hidden_factor < 1:
+            raise RecipeError(
+                f"backbone.attention_heads is {attention_heads} and hidden_factor {hidden_factor}; expected 0 heads or "
+                "more, and a factor of 1 or more."
+            )
+        if groups < 1 or features % groups:
+            raise RecipeError(f"backbone.groups is {groups}; expected a divisor of features {features}.")
+        if dilations < 1:
+            raise RecipeError(f"backbone.dilations is {dilations}; expected 1 or more convolutions.")
+        self.groups, n = groups, features // groups
+        # Along the bands everything belongs to one frame: there is nothing to be causal about.
+        band_norm = "gn1" if spec.norm == "cumulative" else spec.norm
+        self.time = _along("time", time, n, hidden_factor * n, spec.norm, dilations, spec.causal)
+        self.band = _along("band", band, n, hidden_factor * n, band_norm, dilations)
+        self.tac = TAC(features, tac_activation) if spec.stereo == "tac" else nn.Identity()
+        self.attention = (
+            TimeAttention(n_bands, features, attention_heads, attention_dim) if attention_heads else nn.Identity()
+        )
+
+    @property
+    def reach(self) -> Reach:
+        return reach_of(self.time, self.attention)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.groups > 1:
+            x = x.unflatten(-1, (self.groups, -1)).movedim(-2, 2).flatten(1, 2)  # (B, C·groups, K, T, N / groups)
+        shape = x.shape  # (B, C, K, T, N)
+        x = self.time(x.flatten(0, 2)).view(shape)  # sequences over T: (B·C·K, T, N)
+        x = x.transpose(2, 3)  # (B, C, T, K, N)
+        x = self.band(x.flatten(0, 2)).view(x.shape)  # sequences over K: (B·C·T, K, N)
+        x = x.transpose(2, 3)  # (B, C, K, T, N)
+        if self.groups > 1:
+            x = x.unflatten(1, (-1, self.groups)).movedim(2, -2).flatten(-2)  # (B, C, K, T, N)
+        return self.attention(self.tac(x))
+
+
+def _along(
+    axis: str, kind: str, features: int, hidden: int, norm: str, dilations: int, causal: bool = False
+) -> nn.Module:
+    """The layer of that name along time or bands: (M, S, N) → (M, S, N)."""
+    kind = pick(f"backbone.{axis}", kind, {name: name for name in (*CELLS, "dilated")})
+    if kind == "dilated":
+        return DilatedConvs(features, hidden, norm, dilations, causal)
+    return ResidualRNN(features, hidden, norm, kind, causal)
+
+
+# --- BS-RoFormer's block ----------------------------------------------------------------------------------------------
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary positions along the second-to-last axis: (..., S, D) → (..., S, D), D even (RoFormer, section 3.2)."""
+    positions = torch.arange(x.shape[-2], device=x.device)
+    speeds = 10000.0 ** (-torch.arange(0, x.shape[-1], 2, device=x.device) / x.shape[-1])
+    angle = positions[:, None] * speeds  # (S, D/2)
+    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+    turned = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1)
+    return turned.flatten(-2).to(x.dtype)  # (..., S, D/2, 2) → (..., S, D)
+
+
+class RotaryAttention(nn.Module):
+    """x + self-attention of RMSNorm(x) with rotary positions, every head's output gated: (M, S, N) → (M, S, N)."""
+
+    def __init__(self, features: int, heads: int, head_dim: int, causal: bool):
+        super().__init__()
+        if heads < 1 or head_dim < 2 or head_dim % 2:
+            raise RecipeError(
+                f"backbone.heads is {heads} with head_dim {head_dim}; expected at least one head of an even dimension."
+            )
+        self.n_heads, self.causal = heads, causal
+        self.norm = RMSNorm(features)
+        self.qkv = nn.Linear(features, 3 * heads * head_dim, bias=False)
+        self.gate = nn.Linear(features, heads)
+        self.out = nn.Linear(heads * head_dim, features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        qkv = self.qkv(normed).unflatten(-1, (3, self.n_heads, -1))  # (M, S, 3, heads, D)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # three of (M, heads, S, D)
+        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value, is_causal=self.causal)
+        gated = mixed.transpose(1, 2) * self.gate(normed).sigmoid()[..., None]  # (M, S, heads, D)
+        return x + self.out(gated.flatten(2))  # (M, S, heads·D) → (M, S, N)
+
+
+class Transformer(nn.Module):
+    """Attention and feed-forward, both pre-norm and residual: (M, S, N) → (M, S, N)."""
+
+    def __init__(self, features: int, heads: int, head_dim: int, factor: int, causal: bool = False):
+        super().__init__()
+        if factor < 1:
+            raise RecipeError(f"backbone.feed_forward_factor is {factor}; expected 1 or more.")
+        self.attention = RotaryAttention(features, heads, head_dim, causal)
+        self.feed_forward = nn.Sequential(
+            RMSNorm(features),
+            nn.Linear(features, factor * features),
+            nn.GELU(),
+            nn.Linear(factor * features, features),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention(x)
+        return x + self.feed_forward(x)
+
+
+class RopeTransformer(nn.Module):
+    """BS-RoFormer's block (Lu et al., 2023): a rotary-position transformer along time, then one along the bands.
+
+    Its own norms are RMSNorm; the recipe's ``norm`` is that of the encoder and the heads. Quadratic in the frames.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        n_bands: int,
+        *,
+        heads: int = 8,
+        head_dim: int = 64,
+        feed_forward_factor: int = 4,
+        tac_activation: str = "prelu",
+    ):
+        super().__init__()
+        self.reach = PAST if spec.causal else EVERYTHING
+        self.time = Transformer(spec.features, heads, head_dim, feed_forward_factor, spec.causal)
+        self.band = Transformer(spec.features, heads, head_dim, feed_forward_factor)
+        self.tac = TAC(spec.features, tac_activation) if spec.stereo == "tac" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape  # (B, C, K, T, N)
+        x = self.time(x.flatten(0, 2)).view(shape)  # sequences over T: (B·C·K, T, N)
+        x = x.transpose(2, 3)  # (B, C, T, K, N)
+        x = self.band(x.flatten(0, 2)).view(x.shape)  # sequences over K: (B·C·T, K, N)
+        return self.tac(x.transpose(2, 3))  # (B, C, K, T, N)
+
+
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
+    "band_sequence_rnn": BandSequenceRNN,
+    "rope_transformer": RopeTransformer,
+}

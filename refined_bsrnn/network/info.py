@@ -1,0 +1,229 @@
+"""What a network is made of and what it costs, from its recipe or a run: nothing is trained or run.
+
+The multiply-accumulates are counted by PyTorch's own counter while the network runs on the meta device, which has
+shapes and no numbers; element-wise work (norms, gates, tanh) and the FFT are not in them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+from ..recipe import Recipe
+from .model import BSRNN, count_parameters
+
+COUNTED_SECONDS = 1.0
+# What the modules of a block are called in the table.
+INNER = {
+    "time": "along time",
+    "band": "along bands",
+    "tac": "across channels (TAC)",
+    "attention": "attention over time",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the network."""
+
+    name: str
+    output: str  # its shape, by axes and by numbers
+    parameters: int
+    macs_per_second: int  # multiply-accumulates per second of audio, all channels
+    parts: tuple["Part", ...] = ()  # what a block is made of: along time, along bands, ...
+
+
+@dataclass(frozen=True)
+class Info:
+    """The parts of a network, first to last, and what holds for the whole."""
+
+    parts: tuple[Part, ...]
+    n_bands: int
+    channels: int
+    receptive_field: str
+    latency: str
+    samples_before: int | None  # that a sample of an estimate depends on; None: all
+    samples_behind: int | None
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def macs_per_second(self) -> int:
+        return sum(part.macs_per_second for part in self.parts)
+
+    def values(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "parameters": self.parameters, "macs_per_second": self.macs_per_second}
+
+
+def describe(recipe: Recipe) -> Info:
+    """The parts of the network a recipe builds. Raises `RecipeError` where it cannot be built."""
+    with torch.device("meta"):
+        model = BSRNN.from_recipe(recipe)
+        if recipe.base is not None and recipe.base.method == "lora":
+            model.add_adapter("lora", model.targets, recipe.base.rank, recipe.base.alpha)
+    return describe_network(model)
+
+
+def describe_network(model: BSRNN) -> Info:
+    """The parts of a network with the heads that it has; its weights are moved to the meta device."""
+    recipe, model = model.recipe, model.to("meta").eval()
+    with torch.device("meta"), torch.no_grad():
+        frames = round(COUNTED_SECONDS * recipe.stft.sample_rate_hz / recipe.stft.hop)
+        n_bins = recipe.stft.n_fft // 2 + 1
+        spectrogram = torch.zeros(1, recipe.data.channels, n_bins, frames, dtype=torch.complex64)
+        parts = []
+        x = spectrogram
+        for name, module in _backbone_parts(model):
+            part, x = _measured(name, "B, C, K, T, N", module, x)
+            parts.append(part)
+        parts += _adapters(model, sum(part.macs_per_second for part in parts))
+        for name, head in model.heads.items():  # all read the same features
+            parts.append(_measured(f"head {name}", "B, C, F, T", head, x, spectrogram)[0])
+    return Info(
+        parts=tuple(parts),
+        n_bands=len(model.ranges),
+        channels=recipe.data.channels,
+        receptive_field=_receptive_field(model),
+        latency=_latency(model),
+        samples_before=model.reach_samples[0],
+        samples_behind=model.reach_samples[1],
+    )
+
+
+def _adapters(model: BSRNN, backbone_macs: int) -> list[Part]:
+    """Each adapter, for whose heads the backbone runs once more; not where it runs for them alone."""
+    passes = {model.adapter_of.get(target) for target in model.heads}
+    macs = [backbone_macs * (i > 0 or None in passes) for i in range(len(model.adapters))]
+    named = zip(model.adapters.items(), macs, strict=True)
+    return [Part(f"adapter {name}", "", count_parameters(adapter), extra) for (name, adapter), extra in named]
+
+
+def _receptive_field(model: BSRNN) -> str:
+    before, behind = model.reach_samples
+    if before is None and behind is None:
+        return "the whole signal it is given"
+    past = "all that came before" if before is None else f"{_samples(before, model)} before"
+    future = "all that follows" if behind is None else f"{_samples(behind, model)} behind"
+    return f"{past}, {future}"
+
+
+def _latency(model: BSRNN) -> str:
+    samples = model.latency_samples
+    return "the whole signal it is given: not for live use" if samples is None else _samples(samples, model)
+
+
+def _samples(n: int, model: BSRNN) -> str:
+    return f"{n:,} samples ({1000 * n / model.sample_rate_hz:.1f} ms)"
+
+
+def _backbone_parts(model: BSRNN) -> list[tuple[str, nn.Module]]:
+    blocks = [(f"block {i}", block) for i, block in enumerate(model.backbone.blocks, 1)]
+    return [("encoder (band split)", model.backbone.encoder), *blocks]
+
+
+def _measured(name: str, axes: str, module: nn.Module, *inputs: Tensor) -> tuple[Part, Tensor]:
+    """A part by what it does with ``inputs``, and its output."""
+    recurrent: list[int] = []
+    inner: list[Part] = []
+    with _counted_rnns(module, recurrent), FlopCounterMode(display=False) as counter:
+
+        def macs() -> int:
+            return round((counter.get_total_flops() / 2 + sum(recurrent)) / COUNTED_SECONDS)
+
+        hooks = _watch(module, macs, inner) if name.startswith("block") else []
+        y = module(*inputs)
+        for hook in hooks:
+            hook.remove()
+    output = f"({axes}) = {_sizes(y)}"
+    return Part(name, output, count_parameters(module), macs(), tuple(inner)), y
+
+
+def _watch(block: nn.Module, macs: Callable[[], int], found: list[Part]) -> list[RemovableHandle]:
+    """Have ``found`` filled with the modules a block is made of, as they run; ``macs`` is the count so far."""
+    before: list[int] = []
+
+    def begin(*_: Any) -> None:
+        before.append(macs())
+
+    def end(name: str, module: nn.Module, y: Tensor) -> None:
+        found.append(Part(name, _sizes(y), count_parameters(module), macs() - before[-1]))
+
+    hooks = []
+    for name, child in block.named_children():
+        if count_parameters(child):
+            hooks.append(child.register_forward_pre_hook(begin))
+            hooks.append(child.register_forward_hook(lambda module, _, y, name=name: end(name, module, y)))
+    return hooks
+
+
+def _sizes(x: Tensor) -> str:
+    return " × ".join(map(str, x.shape))
+
+
+@contextmanager
+def _counted_rnns(module: nn.Module, tally: list[int]) -> Iterator[None]:
+    """Within the block the recurrent layers are counted by their shapes instead of run."""
+    rnns = [m for m in module.modules() if isinstance(m, nn.RNNBase)]
+    for rnn in rnns:
+        rnn.forward = _rnn_stand_in(rnn, tally)
+    try:
+        yield
+    finally:
+        for rnn in rnns:
+            del rnn.forward  # the class's own again
+
+
+def _rnn_stand_in(rnn: nn.RNNBase, tally: list[int]) -> Callable[[Tensor], tuple[Tensor, None]]:
+    """Counts an RNN by its shapes: running it step by step, even without numbers, would take half a minute.
+
+    Every weight matrix is applied once at every position.
+    """
+
+    def forward(x: Tensor) -> tuple[Tensor, None]:
+        positions = x.numel() // x.shape[-1]
+        tally.append(positions * sum(w.numel() for name, w in rnn.named_parameters() if name.startswith("weight")))
+        directions = 2 if rnn.bidirectional else 1
+        return x.new_empty(*x.shape[:-1], directions * rnn.hidden_size), None
+
+    return forward
+
+
+def info_table(info: Info) -> Table:
+    """The parts as a table for a terminal; equal blocks in a row are one line."""
+    table = Table(title=f"{info.parameters:,} parameters, {info.n_bands} bands", title_justify="left")
+    for heading in ("part", "output for 1 s", "parameters", "share", f"MMAC per s of {info.channels}-channel audio"):
+        table.add_column(heading, justify="left" if heading in ("part", "output for 1 s") else "right")
+    for name, block, times in _grouped(info.parts):
+        inner = [(f"  {INNER.get(part.name, part.name)}", part) for part in block.parts]
+        for label, part in [(name, block), *inner]:
+            n = times * part.parameters
+            macs = f"{times * part.macs_per_second / 1e6:,.1f}"
+            table.add_row(label, part.output, f"{n:,}", f"{100 * n / max(1, info.parameters):.1f} %", macs)
+    table.add_section()
+    table.add_row("all", "", f"{info.parameters:,}", "100 %", f"{info.macs_per_second / 1e6:,.1f}")
+    table.caption = f"receptive field: {info.receptive_field}\nlatency: {info.latency}"
+    table.caption_justify = "left"
+    return table
+
+
+def _grouped(parts: tuple[Part, ...]) -> list[tuple[str, Part, int]]:
+    """Runs of equal blocks as (name, one of them, how many)."""
+    groups: list[tuple[str, Part, int]] = []
+    for part in parts:
+        last = groups[-1] if groups else None
+        same = last and part.name.startswith("block") and last[1].name.startswith("block")
+        if last and same and (last[1].parameters, last[1].macs_per_second) == (part.parameters, part.macs_per_second):
+            first = last[1].name.removeprefix("block ")
+            groups[-1] = (f"blocks {first} to {part.name.removeprefix('block ')}", last[1], last[2] + 1)
+        else:
+            groups.append((part.name, part, 1))
+    return groups

@@ -1,0 +1,72 @@
+"""Low-rank updates of a frozen backbone (LoRA, Hu et al. 2021): a backbone bent to a new target, itself untouched.
+
+An adapter holds, for every weight matrix W of the backbone's linear, recurrent and convolutional layers, two thin
+matrices whose product is added to it: W + (alpha / rank) · up · down. `up` begins at zero, so that an untrained adapter
+changes nothing. It is saved in the file of the head it was trained with and goes when that head goes.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..errors import RecipeError
+
+
+def adaptable(backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of every matrix an adapter updates: norms, gains and biases stay as they are."""
+    for path, module in backbone.named_modules():
+        for name, weight in module.named_parameters(prefix=path, recurse=False):
+            kind = name.rpartition(".")[2]
+            if isinstance(module, nn.Linear | nn.RNNBase | nn.Conv1d) and kind.startswith("weight"):
+                yield name, weight
+
+
+class Adapter(nn.Module):
+    """The updates for one backbone; ``rank`` columns per matrix, or as many as the matrix has."""
+
+    def __init__(self, backbone: nn.Module, rank: int, alpha: float):
+        super().__init__()
+        if rank < 1:
+            raise RecipeError(f"base.rank is {rank}; expected 1 or more.")
+        self.rank, self.alpha = rank, alpha
+        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        for name, weight in adaptable(backbone):
+            rows, columns = len(weight), weight[0].numel()
+            thin = min(rank, rows, columns)
+            down = torch.empty(thin, columns)
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+            self.down[_key(name)] = nn.Parameter(down)
+            self.up[_key(name)] = nn.Parameter(torch.zeros(rows, thin))
+
+    def weights(self, backbone: nn.Module) -> dict[str, Tensor]:
+        """{name in the backbone: updated weight}, with gradients to the adapter alone where the backbone is frozen."""
+        updated = {}
+        for name, weight in adaptable(backbone):
+            update = self.up[_key(name)] @ self.down[_key(name)]
+            updated[name] = weight + (self.alpha / self.rank) * update.view_as(weight)
+        return updated
+
+    def run(self, backbone: nn.Module, spectrogram: Tensor) -> Tensor:
+        """The backbone's features with the updates in force; the backbone itself is not touched.
+
+        The weights are exchanged in a copy of its structure that shares its parameters (1 ms): another thread may be
+        using the backbone meanwhile.
+        """
+        structure = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})
+        structure.train(torch.is_grad_enabled())  # cuDNN's recurrent layers give no gradient in eval mode
+        return functional_call(structure, self.weights(backbone), (spectrogram,))
+
+    @torch.no_grad()
+    def merge_into(self, backbone: nn.Module) -> None:
+        """Add the updates to the backbone's weights, for good: it is another backbone from then on."""
+        own = dict(backbone.named_parameters())
+        for name, weight in self.weights(backbone).items():
+            own[name].copy_(weight)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a dot would be a path of modules

@@ -1,0 +1,169 @@
+"""Band schemes side by side, in numbers: how fine, how redundant and how large a network each makes.
+
+Parameters are those of the published layout, by formula: per band of G bins, the encoder holds a norm and a linear
+layer from 2G to N; the head a norm, ``hidden_layers`` layers of 4N and a gated output of 2 · 2G. Tests hold the
+formulas against the network.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ..bands import SCHEMES, BandSplit, band_split, match_bands, ranges_hz
+from ..errors import RecipeError
+
+N_FFTS = (2048, 4096, 6144)
+FEATURES, REPEATS = 64, 8  # the size the table is for, `size=small`
+
+NamedScheme = tuple[str, Mapping[str, Any]]
+# Options for the schemes that have no size of their own.
+TABLE_OPTIONS: dict[str, dict[str, Any]] = {"tet": {"divisions": 4}, "even": {"n_bands": 41}}
+TABLE_SCHEMES: list[NamedScheme] = [(kind, TABLE_OPTIONS.get(kind, {})) for kind in SCHEMES if kind != "custom"]
+
+
+# --- parameters by formula --------------------------------------------------------------------------------------------
+
+
+def encoder_parameters(widths: Iterable[int], features: int) -> int:
+    """Parameters of the encoder for bands of ``widths`` bins."""
+    return sum(4 * g + 2 * g * features + features for g in widths)
+
+
+def head_parameters(widths: Iterable[int], features: int, hidden_layers: int = 1) -> int:
+    """Parameters of one head, its hidden layers 4N wide."""
+    hidden = 4 * features
+    per_band = 2 * features + features * hidden + hidden + (hidden_layers - 1) * (hidden * hidden + hidden)
+    return sum(per_band + 4 * g * hidden + 4 * g for g in widths)
+
+
+def model_parameters(widths: Sequence[int], features: int, repeats: int) -> int:
+    """Encoder, ``repeats`` pairs of time and band RNN (hidden 2N), one head with one hidden layer."""
+    hidden = 2 * features
+    rnn = 2 * (4 * hidden * features + 4 * hidden * hidden + 8 * hidden)  # both directions
+    pair = 2 * (2 * features + rnn + 2 * hidden * features + features)
+    return encoder_parameters(widths, features) + repeats * pair + head_parameters(widths, features)
+
+
+def match_features(widths: Sequence[int], n_parameters: int, repeats: int) -> int:
+    """The N with which a model on these bands comes nearest to ``n_parameters``."""
+    features = 1
+    while model_parameters(widths, features + 1, repeats) <= n_parameters:
+        features += 1
+    sizes = {n: abs(model_parameters(widths, n, repeats) - n_parameters) for n in (features, features + 1)}
+    return min(sizes, key=lambda n: sizes[n])
+
+
+# --- one scheme -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BandFacts:
+    """A scheme at one STFT size; ``cents_below`` and ``cents_above`` are median widths of the bands centred below and
+    from 1 kHz, a band that starts at 0 Hz left out (None: there is no such band).
+    """
+
+    widths: tuple[int, ...]
+    cents_below: float | None
+    cents_above: float | None
+    redundancy: float
+
+    @property
+    def single_bin_bands(self) -> int:
+        return self.widths.count(1)
+
+
+def band_facts(split: BandSplit, sample_rate_hz: int = 44100, n_fft: int = 2048) -> BandFacts:
+    """What the table says of a split; ``redundancy`` is the sum of all widths over the number of bins."""
+    hz = [(low, high) for low, high in ranges_hz(split, sample_rate_hz, n_fft) if low > 0]
+    below = [1200 * math.log2(high / low) for low, high in hz if low * high < 1000.0**2]
+    above = [1200 * math.log2(high / low) for low, high in hz if low * high >= 1000.0**2]
+    widths = tuple(stop - start for start, stop in split)
+    return BandFacts(
+        widths,
+        cents_below=median(below) if below else None,
+        cents_above=median(above) if above else None,
+        redundancy=sum(widths) / split.n_bins,
+    )
+
+
+def scheme_label(kind: str, options: Mapping[str, Any]) -> str:
+    """A scheme as it is written on the command line, e.g. ``tet divisions=4``."""
+    return " ".join([kind, *(f"{name}={value}" for name, value in options.items())])
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    "scheme",
+    *(f"K at {n_fft}" for n_fft in N_FFTS),
+    "cents < 1 kHz",
+    "cents ≥ 1 kHz",
+    "single-bin bands",
+    "redundancy",
+    "encoder",
+    "head",
+)
+
+
+def band_table(schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> str:
+    """Markdown: one row per scheme (default: all but ``custom``), a dash where a scheme is not defined.
+
+    All columns but K are at n_fft 2048; parameters at N = 64. Raises `RecipeError` for unknown schemes and options.
+    """
+    schemes = schemes or TABLE_SCHEMES
+    return _markdown(COLUMNS, [_row(kind, options, sample_rate_hz) for kind, options in schemes])
+
+
+def matched_table(n_bands: int, schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> str:
+    """Markdown: the schemes that can have exactly ``n_bands`` bands at n_fft 2048, with the option that gives them.
+
+    ``schemes`` (default: all but ``custom``) may fix options; the others are left out without a word.
+
+    The last column is the N with which the whole model (8 repeats, one head) is as large as that of the first row with
+    N = 64: the comparison in which neither K nor the number of parameters differs. Raises `RecipeError` where no scheme
+    has that many bands.
+    """
+    families = schemes or [(kind, {}) for kind, _ in TABLE_SCHEMES]
+    found = match_bands(families, n_bands, sample_rate_hz=sample_rate_hz)
+    matched = [(kind, options) for (kind, _), options in zip(families, found, strict=True) if options is not None]
+    if not matched:
+        raise RecipeError(f"no scheme has {n_bands} bands at {sample_rate_hz} Hz and n_fft 2048.")
+    widths = [_facts(kind, options, sample_rate_hz).widths for kind, options in matched]
+    size = model_parameters(widths[0], FEATURES, REPEATS)
+    rows = [
+        [*_row(kind, options, sample_rate_hz), str(match_features(w, size, REPEATS))]
+        for (kind, options), w in zip(matched, widths, strict=True)
+    ]
+    return _markdown([*COLUMNS, "N at equal size"], rows)
+
+
+def _facts(kind: str, options: Mapping[str, Any], sample_rate_hz: int) -> BandFacts:
+    return band_facts(band_split(kind, sample_rate_hz=sample_rate_hz, **options), sample_rate_hz)
+
+
+def _row(kind: str, options: Mapping[str, Any], sample_rate_hz: int) -> list[str]:
+    facts = _facts(kind, options, sample_rate_hz)
+    cents = ["–" if width is None else f"{width:.0f}" for width in (facts.cents_below, facts.cents_above)]
+    return [
+        f"`{scheme_label(kind, options)}`",
+        *(_n_bands(kind, options, sample_rate_hz, n_fft) for n_fft in N_FFTS),
+        *cents,
+        str(facts.single_bin_bands),
+        f"{facts.redundancy:.2f}",
+        f"{encoder_parameters(facts.widths, FEATURES):,}",
+        f"{head_parameters(facts.widths, FEATURES):,}",
+    ]
+
+
+def _n_bands(kind: str, options: Mapping[str, Any], sample_rate_hz: int, n_fft: int) -> str:
+    try:
+        return str(len(band_split(kind, sample_rate_hz=sample_rate_hz, n_fft=n_fft, **options)))
+    except RecipeError:
+        return "–"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

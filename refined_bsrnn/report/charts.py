@@ -1,0 +1,217 @@
+"""Figures of a report, from results alone: curves, box plots per target, tracks of two runs, bases × targets, bands."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ..bands import SCHEMES, band_split, ranges_hz
+from ..errors import UserError
+from ..recipe import load_recipe
+from .figures import COLOURS, MARKERS, bands_figure, curves_figure
+from .results import Run, number
+from .tables import rivals, scored, with_target
+
+HATCHES = ("", "///", "...", "xxx", "---", "\\\\\\")
+NAMES = {"usdr": "uSDR", "csdr": "cSDR"}
+
+
+# --- training curves --------------------------------------------------------------------------------------------------
+
+
+def training_curves(runs: Sequence[Run]) -> tuple[dict[str, list[tuple[float, float]]], str, str, list[str]]:
+    """Validation uSDR against training time: ``(curves, x label, y label, notes)``.
+
+    The mean over each run's targets, or the one target that all runs share. When no run has validated: the loss.
+    """
+    shared = [target for target in runs[0].targets if all(target in run.targets for run in runs)]
+    y_label, keys = "validation uSDR, mean over targets (dB)", ["validation/usdr"]
+    if len(shared) == 1:
+        y_label, keys = f"validation uSDR, {shared[0]} (dB)", [f"validation/{shared[0]}/usdr"]
+    curves = {run.name: _curve(run, keys, shared) for run in runs}
+    if not any(curves.values()):
+        y_label, curves = "training loss", {run.name: _curve(run, ["loss"], ()) for run in runs}
+    empty = [name for name, points in curves.items() if not points]
+    notes = [f"Not in the figure of {y_label.split(',')[0]}, nothing logged: {', '.join(empty)}."] if empty else []
+    longest = max((x for points in curves.values() for x, _ in points), default=0.0)
+    unit, seconds = ("hours", 3600) if longest > 7200 else ("minutes", 60) if longest > 120 else ("seconds", 1)
+    scaled = {name: [(x / seconds, y) for x, y in points] for name, points in curves.items()}
+    return scaled, f"training time ({unit})", y_label, notes
+
+
+def _curve(run: Run, keys: Sequence[str], shared: Sequence[str]) -> list[tuple[float, float]]:
+    """``(seconds, value)`` of the log lines that hold a key; a run with one target may log its mean alone."""
+    keys = [*keys, "validation/usdr"] if run.targets == list(shared) else keys
+    points = []
+    for line in run.log:
+        seconds = number(line, "seconds")
+        value = next((value for key in keys if (value := number(line, key)) is not None), None)
+        if seconds is not None and value is not None:
+            points.append((seconds, value))
+    return points
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def boxes_figure(runs: Sequence[Run], targets: Sequence[str], metric: str) -> Figure:
+    """Scores of single tracks, one panel per target, one box per run, as SiSEC shows them.
+
+    Box: quartiles and median; whiskers: the last track within 1.5 box heights; circles: tracks beyond. The dashed line
+    is the median of doing nothing. Boxes differ in hatching too.
+    """
+    n_boxes = sum(len(with_target(runs, target)) for target in targets)
+    figure = Figure(figsize=(max(7.0, 1.6 + 0.75 * n_boxes + 0.5 * len(targets)), 4.8), layout="constrained")
+    widths = [max(1, len(with_target(runs, target))) for target in targets]
+    panels = figure.subplots(1, len(targets), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for axes, target in zip(panels, targets, strict=True):
+        members = with_target(runs, target)
+        values = [
+            [x for e in scored(r, target).values() if (x := number(e, "estimate", metric)) is not None] for r in members
+        ]
+        drawn = axes.boxplot(values, widths=0.6, patch_artist=True, medianprops={"color": "black", "linewidth": 2})
+        for box, run in zip(drawn["boxes"], members, strict=True):
+            i = runs.index(run)
+            box.set(facecolor=_light(i), hatch=HATCHES[i % len(HATCHES)], edgecolor="black")
+        nothing = [x for e in scored(members[0], target).values() if (x := number(e, "mixture", metric)) is not None]
+        if nothing:
+            axes.axhline(statistics.median(nothing), color="0.35", linestyle="--", linewidth=1.2, zorder=0)
+        axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        axes.set_title(f"{target}\n{len(values[0])} tracks", fontsize=11)
+        axes.set_xticks(range(1, len(members) + 1), [run.name for run in members], rotation=30, ha="right")
+        axes.grid(axis="y", linewidth=0.4, color="0.85")
+    panels[0].set_ylabel(f"{NAMES[metric]} per track (dB)", fontsize=11)
+    return figure
+
+
+def _light(i: int) -> tuple[float, float, float]:
+    red, green, blue = (int(COLOURS[i % len(COLOURS)][j : j + 2], 16) / 255 for j in (1, 3, 5))
+    return 1 - 0.55 * (1 - red), 1 - 0.55 * (1 - green), 1 - 0.55 * (1 - blue)
+
+
+def scatter_figure(a: Run, b: Run, targets: Sequence[str], metric: str = "usdr") -> Figure:
+    """Every track both runs were scored on: a's score over b's. Above the diagonal a is better."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    seen = []
+    for i, target in enumerate(targets):
+        ours, theirs = scored(a, target), scored(b, target)
+        names = [n for n in ours if n in theirs]
+        pairs = [(number(theirs[n], "estimate", metric), number(ours[n], "estimate", metric)) for n in names]
+        points = [(x, y) for x, y in pairs if x is not None and y is not None]
+        seen += [value for point in points for value in point]
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        style: dict[str, Any] = {
+            "edgecolors": COLOURS[i % len(COLOURS)],
+            "facecolors": "none",
+            "linewidths": 1.6,
+            "s": 46,
+        }
+        axes.scatter(xs, ys, marker=MARKERS[i % len(MARKERS)], label=f"{target} ({len(points)} tracks)", **style)
+    low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
+    margin = 0.05 * (high - low) + 0.1
+    ends = (low - margin, high + margin)
+    axes.plot(ends, ends, color="0.4", linewidth=1, linestyle="--", zorder=0)
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
+    axes.set_xlabel(f"{b.name}: {NAMES[metric]} (dB)", fontsize=11)
+    axes.set_ylabel(f"{a.name}: {NAMES[metric]} (dB)", fontsize=11)
+    axes.text(0.03, 0.97, f"above the line: {a.name} is better", transform=axes.transAxes, va="top", fontsize=9)
+    axes.grid(linewidth=0.4, color="0.85")
+    axes.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def heat_figure(runs: Sequence[Run], targets: Sequence[str], metric: str = "usdr") -> Figure | None:
+    """Bases × targets: the mean score of a base's own heads and of those transferred to it; None without a transfer.
+
+    The best transfer of several to one target is shown. A star marks transfers.
+    """
+    bases = [run for run in runs if any(_base(other) == run.results["run"] for other in runs)]
+    others = dict.fromkeys(b for run in runs if (b := _base(run)) and b not in {x.results["run"] for x in bases})
+    names = [run.results["run"] for run in bases] + [str(name) for name in others]
+    if not names:
+        return None
+    cells: dict[tuple[int, int], tuple[float, str]] = {}
+    for run in runs:
+        base, star = (_base(run), "*") if _base(run) else (run.results["run"], "")
+        for target in run.targets:
+            value = number(run.results["summary"], target, "estimate", metric, "mean")
+            place = (names.index(base), targets.index(target)) if base in names else None
+            if place and value is not None and (place not in cells or value > cells[place][0]):
+                cells[place] = value, star
+    table = [[cells.get((i, j), (math.nan, ""))[0] for j in range(len(targets))] for i in range(len(names))]
+    figure = Figure(figsize=(1.9 + 1.15 * len(targets), 1.5 + 0.75 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table, cmap="Greys", aspect="auto")
+    middle = sum(image.get_clim()) / 2
+    for (i, j), (value, star) in cells.items():
+        colour = "white" if value > middle else "black"
+        axes.text(j, i, f"{value:.2f}{star}", ha="center", va="center", color=colour, fontsize=11)
+    axes.set_xticks(range(len(targets)), targets)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylabel("base")
+    figure.colorbar(image, ax=axes, label=f"mean {NAMES[metric]} (dB)")
+    axes.set_title("* transferred to the target; others are the base's own heads", fontsize=10)
+    return figure
+
+
+def _base(run: Run) -> str:
+    return Path(str(run.results["base"])).name if run.results.get("base") else ""
+
+
+def band_schemes_figure(runs: Sequence[Run]) -> Figure | None:
+    """The band schemes of the runs, each once; None where no run says which it has."""
+    schemes: dict[str, Any] = {}
+    for run in runs:
+        found = _bands(run)
+        if found and found[0] not in schemes:
+            schemes[found[0]] = found[1]
+    if not schemes:
+        return None
+    hz = {name: h for name, (h, _) in schemes.items()}
+    return bands_figure(hz, {name: widths for name, (_, widths) in schemes.items()})
+
+
+def _bands(run: Run) -> tuple[str, tuple[list[tuple[float, float]], list[int]]] | None:
+    """(scheme, (edges in Hz, widths in bins)) of a run: as its recipe says, else the scheme's defaults."""
+    kind, grid = run.results["model"].get("bands"), {"sample_rate_hz": 44100, "n_fft": 2048}
+    options: Mapping[str, Any] = {}
+    try:
+        if (run.folder / "recipe.yaml").is_file():
+            recipe = load_recipe(run.folder / "recipe.yaml")
+            kind, options = recipe.bands.kind, recipe.bands.options
+            grid = {"sample_rate_hz": recipe.stft.sample_rate_hz, "n_fft": recipe.stft.n_fft}
+        if kind not in SCHEMES:
+            return None
+        split = band_split(kind, **grid, **options)
+    except UserError:  # a recipe of another version, or a scheme that has no defaults
+        return None
+    return str(kind), (ranges_hz(split, **grid), [stop - start for start, stop in split])
+
+
+def all_figures(runs: Sequence[Run], targets: Sequence[str]) -> tuple[dict[str, tuple[Figure, str]], list[str]]:
+    """{file name: (figure, what it shows)} and notes, of all figures that these runs have something for."""
+    curves, x_label, y_label, notes = training_curves(runs)
+    heard = [t for t in targets if any(scored(run, t) for run in with_target(runs, t))]
+    figures: dict[str, tuple[Figure | None, str]] = {}
+    for metric in NAMES if heard else ():
+        text = f"{NAMES[metric]} of single tracks per target and run: median, quartiles; dashed: doing nothing (median)"
+        figures[f"boxes-{metric}"] = boxes_figure(runs, heard, metric), text
+    drawn: set[str] = set()
+    for a, b, shared in rivals(runs):
+        if b.name in drawn:  # each run against the first it may be compared with; the table has all pairs
+            continue
+        drawn.add(b.name)
+        name = f"tracks-{_file(a.name)}-{_file(b.name)}"
+        figures[name] = scatter_figure(a, b, shared), f"Every track: uSDR of {a.name} against {b.name}"
+    figures["transfer"] = heat_figure(runs, targets), "Mean uSDR per base and target; * transferred"
+    figures["curves"] = curves_figure(curves, x_label, y_label), f"Training curves: {y_label} over {x_label}"
+    figures["bands"] = band_schemes_figure(runs), "Band schemes of the runs over the musical scale, and their widths"
+    return {name: (figure, text) for name, (figure, text) in figures.items() if figure is not None}, notes
+
+
+def _file(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

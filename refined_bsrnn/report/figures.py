@@ -1,0 +1,312 @@
+"""Figures for people: band schemes, training curves, spectrograms.
+
+Every figure is made by a function that returns a `Figure` and saved by one that takes a path, so nothing depends on
+pyplot's global state or on a display. Curves differ in colour, marker and line style: they survive a black-and-white
+print. The same data give the same file, byte for byte.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, overload
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..errors import UserError
+from ..system import atomic_write
+
+Points = Sequence[tuple[float, float]]
+Bands = Sequence[tuple[float, float]]
+Audio = npt.NDArray[np.floating]
+
+DPI = 100
+WIDTH_INCHES = 12.0
+
+# Okabe and Ito's palette (distinct for colour-blind readers, without the yellow that vanishes on white). The three
+# lists have different lengths, so that a combination returns only after 84 curves.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES = ("-", "--", "-.", ":")
+
+C0_HZ = 440.0 * 2.0 ** (-57 / 12)
+TICKS_HZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
+LEFT_EDGE_HZ = 15.5
+CENTS_TICKS = {
+    25: "25",
+    50: "50",
+    100: "100 (semitone)",
+    200: "200",
+    300: "300 (minor third)",
+    600: "600",
+    1200: "1200 (octave)",
+    2400: "2400",
+    4800: "4800",
+}
+
+
+def curve_style(i: int) -> dict[str, Any]:
+    """Colour, marker and line style of the i-th curve."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": LINES[i % len(LINES)],
+    }
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG or SVG, by the suffix; the file appears whole or not at all.
+
+    Raises `UserError` for another suffix or a folder that cannot be written.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".png", ".svg"):
+        raise UserError(f"A figure is written as .png or .svg; {path.name!r} is neither.")
+    # Without these two an SVG holds the time of writing and random ids.
+    metadata = {"Date": None} if kind == ".svg" else None
+    with mpl.rc_context({"svg.hashsalt": "refined_bsrnn"}), atomic_write(path) as temporary:
+        figure.savefig(temporary, format=kind[1:], dpi=DPI, metadata=metadata)
+    return path
+
+
+def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
+    """The figure as it would be on screen: ``(height, width, 3)``, uint8 RGB."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def _new_figure(height_inches: float) -> Figure:
+    return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+
+
+def _hz_label(hz: float) -> str:
+    return f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}"
+
+
+# --- band schemes -----------------------------------------------------------------------------------------------------
+
+
+def band_cents(bands: Bands) -> list[tuple[float, float]]:
+    """``(centre in Hz, width in cents)`` per band; the centre is the geometric mean of the edges.
+
+    A band that starts at 0 Hz spans infinitely many cents and is left out.
+    """
+    return [(math.sqrt(low * high), 1200 * math.log2(high / low)) for low, high in bands if low > 0]
+
+
+def plot_bands(
+    schemes: Mapping[str, Bands], path: Path, widths_bins: Mapping[str, Sequence[int]] | None = None
+) -> Path:
+    """Write the picture of `bands_figure` and return its path."""
+    return save(bands_figure(schemes, widths_bins), path)
+
+
+def bands_figure(schemes: Mapping[str, Bands], widths_bins: Mapping[str, Sequence[int]] | None = None) -> Figure:
+    """Band schemes over the musical scale; ``schemes[name]`` is ``[(low_hz, high_hz), ...]`` from 0 Hz to Nyquist.
+
+    Above: one row per scheme, its bands as rectangles in alternating shades over log2 of the frequency, with the notes
+    C0 to C10 below and Hz on top; overlapping bands are staggered in three lanes. Below: each band's width in cents at
+    its centre, and where ``widths_bins[name]`` is given, in bins. A band that starts at 0 Hz is drawn to the left edge
+    of the upper panel and left out of the others: on these axes it has no centre and in cents no finite width.
+    """
+    rows_inches = 0.55 * len(schemes) + 0.9
+    heights = [rows_inches, 4.4] if widths_bins is None else [rows_inches, 3.8, 3.8]
+    figure = _new_figure(sum(heights))
+    upper, *lower = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    positive = [edge for bands in schemes.values() for band in bands for edge in band if edge > 0]
+    left = math.log2(min([LEFT_EDGE_HZ, *(0.8 * edge for edge in positive)]))
+    right = math.log2(max([20000.0, *positive]))
+    for row, (_, bands) in enumerate(schemes.items()):
+        _draw_row(upper, row, bands, left)
+    _label_rows(upper, schemes)
+    _draw_widths(lower[0], {name: band_cents(bands) for name, bands in schemes.items()}, CENTS_TICKS)
+    lower[0].set_ylabel("band width (cents)", fontsize=11)
+    if widths_bins is not None:
+        points = {name: _band_bins(bands, widths_bins[name]) for name, bands in schemes.items()}
+        _draw_widths(lower[1], points, {2**i: str(2**i) for i in range(14)})
+        lower[1].set_ylabel("band width (bins)", fontsize=11)
+    _frequency_axes([upper, *lower], left, right)
+    longest = max(map(len, schemes), default=0)
+    handles = lower[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=max(1, 120 // (longest + 10)))
+    return figure
+
+
+def _band_bins(bands: Bands, widths_bins: Sequence[int]) -> list[tuple[float, float]]:
+    """``(centre in Hz, width in bins)`` per band that starts above 0 Hz."""
+    return [(math.sqrt(low * high), n) for (low, high), n in zip(bands, widths_bins, strict=True) if low > 0]
+
+
+LANES = 3  # a band of a triangular filterbank meets its two neighbours, a rectangular one little more
+
+
+def _draw_row(axes: Axes, row: int, bands: Bands, left: float) -> None:
+    colour = COLOURS[row % len(COLOURS)]
+    n_lanes = LANES if any(low < high for (_, high), (low, _) in pairwise(bands)) else 1
+    height = 0.76 / n_lanes
+    for i, (low_hz, high_hz) in enumerate(bands):
+        start = max(left, math.log2(low_hz)) if low_hz > 0 else left
+        stop = max(left, math.log2(high_hz))
+        bottom = row - 0.38 + height * (i % n_lanes)
+        # Within a lane neighbours differ in shade too, where there are lanes by every other one of its bands.
+        shade = 0.75 if (i // n_lanes + i % n_lanes) % 2 else 0.25
+        box = Rectangle((start, bottom), stop - start, height, facecolor=_tint(colour, shade))
+        box.set(edgecolor="black", linewidth=0.6)
+        axes.add_patch(box)
+
+
+def _tint(colour: str, share: float) -> tuple[float, ...]:
+    """A colour thinned with white (opaque, so that no grid line shows through)."""
+    return tuple(1 - share * (1 - channel) for channel in to_rgb(colour))
+
+
+def _label_rows(axes: Axes, schemes: Mapping[str, Bands]) -> None:
+    axes.set_yticks(range(len(schemes)), [f"{name}\nK = {len(bands)}" for name, bands in schemes.items()], fontsize=11)
+    axes.set_ylim(len(schemes) - 0.45, -0.55)  # the first scheme on top
+    axes.tick_params(axis="y", length=0)
+    axes.set_axisbelow(True)
+
+
+def _draw_widths(axes: Axes, curves: Mapping[str, Points], ticks: Mapping[int, str]) -> None:
+    """One curve per scheme over log2 of the centre, widths on a log scale."""
+    widths = [width for points in curves.values() for _, width in points]
+    for i, (name, points) in enumerate(curves.items()):
+        x = [math.log2(hz) for hz, _ in points]
+        # Schemes share bands: each curve is thinner than the one below it, so that both are seen where they coincide.
+        over = i / max(1, len(curves) - 1)
+        size: dict[str, Any] = {"linewidth": 2.8 - 1.7 * over, "markersize": 7.5 - 3.5 * over}
+        axes.plot(x, [width for _, width in points], label=name, **size, **curve_style(i))
+    low, high = min(widths, default=100.0) / 1.15, max(widths, default=1200.0) * 1.15
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    shown = {width: label for width, label in ticks.items() if low <= width <= high}
+    axes.set_yticks(list(shown), list(shown.values()))
+    axes.set_yticks([], minor=True)
+    axes.grid(axis="y", linewidth=0.4, color="0.8")
+
+
+def _frequency_axes(panels: Sequence[Axes], left: float, right: float) -> None:
+    """Notes below the first and the last panel, Hz on top; x is log2 of the frequency in Hz throughout."""
+    upper, lower = panels[0], panels[-1]
+    octaves = range(11)
+    lower.set_xticks([math.log2(C0_HZ) + octave for octave in octaves], [f"C{octave}" for octave in octaves])
+    lower.set_xlim(left, right)
+    lower.set_xlabel("frequency (note)", fontsize=11)
+    upper.tick_params(axis="x", labelbottom=True)
+    top = upper.secondary_xaxis("top")
+    top.set_xticks([math.log2(hz) for hz in TICKS_HZ], [_hz_label(hz) for hz in TICKS_HZ])
+    top.set_xlabel("frequency (Hz)", fontsize=11)
+    for axes in panels:
+        axes.grid(axis="x", linewidth=0.4, color="0.8")
+
+
+# --- training curves --------------------------------------------------------------------------------------------------
+
+
+def plot_curves(curves: Mapping[str, Points], path: Path, x_label: str, y_label: str, title: str = "") -> Path:
+    """Write the picture of `curves_figure` and return its path."""
+    return save(curves_figure(curves, x_label, y_label, title), path)
+
+
+def curves_figure(curves: Mapping[str, Points], x_label: str, y_label: str, title: str = "") -> Figure:
+    """One curve per run, ``curves[run] = [(x, y), ...]``; the run names are the legend. Non-finite points are left out,
+    and so is a run that has no others; with nothing to draw the axes say so.
+    """
+    figure = _new_figure(6.0)
+    axes = figure.subplots()
+    drawn = {name: [(x, y) for x, y in points if math.isfinite(x + y)] for name, points in curves.items()}
+    drawn = {name: finite for name, finite in drawn.items() if finite}
+    for i, (name, finite) in enumerate(drawn.items()):
+        # Markers at every point of a long curve would merge into a thick line.
+        every = max(1, len(finite) // 25)
+        xs, ys = [x for x, _ in finite], [y for _, y in finite]
+        axes.plot(xs, ys, label=name, linewidth=1.6, markersize=5.5, markevery=every, **curve_style(i))
+    axes.set_xlabel(x_label, fontsize=11)
+    axes.set_ylabel(y_label, fontsize=11)
+    axes.set_title(title)
+    axes.grid(linewidth=0.4, color="0.8")
+    axes.margins(x=0.02)
+    if drawn:
+        # Beside the curves when the names leave room for them, else below.
+        below = max(map(len, drawn)) > 28
+        figure.legend(loc="outside lower center" if below else "outside right upper", ncols=2 if below else 1)
+    else:
+        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", fontsize=14)
+    return figure
+
+
+# --- spectrograms -----------------------------------------------------------------------------------------------------
+
+N_FFT = 2048
+MAX_FRAMES = 800
+ROWS = 256
+RANGE_DB = 80.0
+LOWEST_HZ = 40.0
+
+
+def spectrogram_db(audio: Audio, sample_rate_hz: int) -> npt.NDArray[np.float64]:
+    """Power in dB (full-scale sine about 0), ``(frequency rows, frames)``, rows logarithmic from 40 Hz to Nyquist.
+
+    ``audio`` is ``(samples,)`` or ``(channels, samples)``; channel powers are averaged. Hann frames of 2048 samples,
+    512 apart, further in a signal of more than 800 frames: the picture has no more pixels than that.
+    """
+    mono_or_more = np.nan_to_num(np.atleast_2d(np.asarray(audio, dtype=np.float64)))  # (C, L)
+    n_samples = max(mono_or_more.shape[1], 1)
+    hop = max(N_FFT // 4, math.ceil(n_samples / MAX_FRAMES))
+    padded = np.pad(mono_or_more, ((0, 0), (N_FFT // 2, N_FFT // 2 + n_samples - mono_or_more.shape[1])))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT, axis=1)[:, ::hop]  # (C, T, n_fft)
+    window = np.hanning(N_FFT + 1)[:-1]
+    power = np.mean(np.abs(np.fft.rfft(frames * window) * 2 / window.sum()) ** 2, axis=0).T  # (F, T)
+    row_hz = np.geomspace(LOWEST_HZ, sample_rate_hz / 2, ROWS)
+    position = np.minimum(row_hz * N_FFT / sample_rate_hz, len(power) - 1)
+    below = np.minimum(position.astype(int), len(power) - 2)
+    share = (position - below)[:, None]
+    decibels = 10 * np.log10(np.maximum((1 - share) * power[below] + share * power[below + 1], 1e-12))  # (rows, T)
+    return decibels
+
+
+@overload
+def plot_spectrograms(panels: Mapping[str, Audio], sample_rate_hz: int, path: Path) -> Path: ...
+@overload
+def plot_spectrograms(panels: Mapping[str, Audio], sample_rate_hz: int, path: None) -> npt.NDArray[np.uint8]: ...
+def plot_spectrograms(
+    panels: Mapping[str, Audio], sample_rate_hz: int, path: Path | None
+) -> Path | npt.NDArray[np.uint8]:
+    """Write the picture of `spectrograms_figure`, or without a path return it as ``(height, width, 3)`` uint8 RGB."""
+    figure = spectrograms_figure(panels, sample_rate_hz)
+    return pixels(figure) if path is None else save(figure, path)
+
+
+def spectrograms_figure(panels: Mapping[str, Audio], sample_rate_hz: int) -> Figure:
+    """Log-frequency spectrograms side by side (mixture, reference, estimate) on one dB scale.
+
+    Each panel is ``(samples,)`` or ``(channels, samples)``. The scale ends at the loudest point of all panels and
+    covers 80 dB below it.
+    """
+    figure = _new_figure(4.2)
+    row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    levels = {name: spectrogram_db(audio, sample_rate_hz) for name, audio in panels.items()}
+    loudest = max(float(level.max()) for level in levels.values())
+    bottom, top = math.log2(LOWEST_HZ), math.log2(sample_rate_hz / 2)
+    seconds = [max(np.shape(audio)[-1], 1) / sample_rate_hz for audio in panels.values()]
+    for axes, (name, level), length in zip(row, levels.items(), seconds, strict=True):
+        image = axes.imshow(
+            level, origin="lower", aspect="auto", extent=(0.0, length, bottom, top), cmap="magma",
+            vmin=loudest - RANGE_DB, vmax=loudest, interpolation="nearest",
+        )  # fmt: skip
+        axes.set_title(name, fontsize=11)
+        axes.set_xlabel("time (s)", fontsize=11)
+    row[0].set_xlim(0.0, max(seconds))
+    ticks = [hz for hz in TICKS_HZ if LOWEST_HZ <= hz <= sample_rate_hz / 2]
+    row[0].set_yticks([math.log2(hz) for hz in ticks], [_hz_label(hz) for hz in ticks])
+    row[0].set_ylabel("frequency (Hz)", fontsize=11)
+    figure.colorbar(image, ax=list(row), label="power (dB re full scale)", pad=0.01)
+    return figure

@@ -1,0 +1,164 @@
+"""Evaluated runs as read from their files: ``results.json`` and ``metrics.jsonl``, checked.
+
+Numbers in a report come from here and from nowhere else. Reads results of formats 1 and 2.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, nearest
+
+RESULTS_FORMAT = 2
+
+# What a results file must hold for the table to be made; whatever else is missing becomes a dash.
+NEEDED: dict[str, type] = {
+    "run": str,
+    "kind": str,
+    "split": str,
+    "data": dict,
+    "n_tracks": int,
+    "targets": list,
+    "model": dict,
+    "training": dict,
+    "protocol": dict,
+    "tracks": list,
+    "summary": dict,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluated run: its results and its training log as read, and the name it goes by in the table."""
+
+    folder: Path
+    name: str
+    results: Mapping[str, Any]
+    log: tuple[Mapping[str, Any], ...]
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self.results["targets"])
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Everything that must agree before two runs may be compared.
+
+        Not the model's sample rate: estimates are scored at the rate of the tracks.
+        """
+        data = self.results["data"]
+        return {
+            "data fingerprint": data.get("fingerprint"),
+            "split": self.results["split"],
+            "mixture": data.get("mixture"),
+            "protocol": tuple(sorted(self.results["protocol"].items())),
+        }
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in the order given; a folder given twice is read once."""
+    if not folders:
+        raise UserError("There is nothing to report on: give the folder of at least one evaluated run.")
+    distinct: dict[Path, Path] = {}
+    for folder in folders:
+        distinct.setdefault(folder.resolve(), folder)
+    runs = [_read_run(folder) for folder in distinct.values()]
+    return [replace(run, name=name) for run, name in zip(runs, _distinct_names(runs), strict=True)]
+
+
+def _read_run(folder: Path) -> Run:
+    if folder.suffix == ".json" and folder.is_file():  # of a part of the tracks, which lies beside the whole
+        results = _read_results(folder)
+        return Run(folder.parent, results["run"], results, _read_log(folder.parent / "metrics.jsonl"))
+    if not folder.is_dir():
+        beside = _runs_in(folder.absolute().parent)
+        listed = f"Runs beside it: {', '.join(beside)}." if beside else "There are no runs beside it either."
+        raise UserError(f"There is no run folder {folder}.{nearest(folder.name, beside)} {listed}")
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no results.json yet; run: refined-bsrnn evaluate {folder}")
+    results = _read_results(path)
+    return Run(folder, results["run"], results, _read_log(folder / "metrics.jsonl"))
+
+
+def _runs_in(folder: Path) -> list[str]:
+    signs = ("recipe.yaml", "results.json")
+    return sorted({path.parent.name for sign in signs for path in folder.glob(f"*/{sign}")})
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} cannot be read ({problem}); evaluate the run again.") from None
+    if not isinstance(results, dict) or not isinstance(results.get("format"), int):
+        raise UserError(f"{path} is not an evaluation of this program: it has no format number.")
+    if results["format"] > RESULTS_FORMAT:
+        raise UserError(
+            f"{path} has format {results['format']}; this version reads up to {RESULTS_FORMAT}. "
+            "Update refined_bsrnn or evaluate the run again."
+        )
+    for key, kind in NEEDED.items():
+        if not isinstance(results.get(key), kind):
+            found = f"is {results[key]!r:.40}" if key in results else "is missing"
+            raise UserError(f"{path}: {key!r} {found}, expected {kind.__name__}; evaluate the run again.")
+    tracks = results["tracks"]
+    if not all(map(_has_scores, tracks)) or not all(isinstance(s, dict) for s in results["summary"].values()):
+        raise UserError(f"{path}: a track or a summary lacks its scores; evaluate the run again.")
+    return results
+
+
+def _has_scores(track: Any) -> bool:
+    targets = track.get("targets") if isinstance(track, dict) and "track" in track else None
+    return isinstance(targets, dict) and all(isinstance(scores, dict) for scores in targets.values())
+
+
+def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
+    """The lines of a training log; empty without a file. A crash may have cut off the last line: it is left out.
+
+    A resumed run starts again from its last saved state, so lines from that step on replace the earlier ones.
+    """
+    if not path.is_file():
+        return ()
+    texts = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    lines: list[dict[str, Any]] = []
+    for place, text in enumerate(texts, start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+            if not isinstance(line, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as problem:
+            if place == len(texts):
+                break
+            raise UserError(f"{path}, line {place} of {len(texts)} is broken ({problem}).") from None
+        while lines and number(line, "step") is not None and (number(lines[-1], "step") or 0) > line["step"]:
+            lines.pop()
+        lines.append(line)
+    return tuple(lines)
+
+
+def _distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Each run's own name, with as much of its folder behind it as tells it from others of that name."""
+    names = []
+    for run in runs:
+        parts = run.folder.resolve().parts
+        twins = [other.folder.resolve().parts for other in runs if other.name == run.name and other is not run]
+        depth = next((n for n in range(1, len(parts)) if all(twin[-n:] != parts[-n:] for twin in twins)), len(parts))
+        names.append(f"{run.name} ({Path(*parts[-depth:])})" if twins else run.name)
+    return names
+
+
+def number(values: Any, *keys: str) -> float | None:
+    """The finite number at ``values[key][key]...``, or None."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    is_number = isinstance(values, (int, float)) and not isinstance(values, bool) and math.isfinite(values)
+    return values if is_number else None

@@ -1,0 +1,207 @@
+"""A model as one folder to share: written, put on the Hugging Face hub, found there again.
+
+    folder/
+      README.md                   model card: what it separates, how well, how to use it
+      recipe.yaml                 the network
+      backbone.safetensors, heads/<target>.safetensors
+      provenance.json, results.json
+
+It is a run's folder that needs no other: everything that takes a run takes it, as a base for transfers too.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+
+from ...errors import RecipeError, UserError
+from ...network.model import BSRNN
+from ...recipe import Recipe, RunSpec, dump_recipe
+from ...system import read_json, write_bytes, write_json, write_text
+from ..folder import (
+    RunFolder,
+    backbone_file,
+    find_run,
+    load_model,
+    read_tensors,
+    save_backbone,
+    save_head,
+    write_tensors,
+)
+from ..heads import HeadFacts, list_heads
+
+HUB_ID = r"[\w.-]+/[\w.-]+"
+FILES = ["README.md", "recipe.yaml", "provenance.json", "results.json", "*.safetensors"]
+
+
+def find_model(path_or_id: str | os.PathLike[str], root: str = "runs", revision: str | None = None) -> RunFolder:
+    """A run by its folder or its name under ``root``, or a model ``owner/name`` of the Hugging Face hub.
+
+    What is on this machine comes first; a hub model is downloaded once and kept in the hub's own cache.
+    """
+    try:
+        return find_run(path_or_id, root)
+    except RecipeError as error:
+        if not re.fullmatch(HUB_ID, str(path_or_id)) or Path(path_or_id).exists():
+            raise
+        here = str(error)
+    try:
+        folder = snapshot_download(str(path_or_id), revision=revision, allow_patterns=FILES)
+    except Exception as error:  # whichever network client the hub's library uses has errors of its own
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RecipeError(f"{here} On the Hugging Face hub it cannot be had either: {why}") from None
+    if not (Path(folder) / "recipe.yaml").is_file():
+        raise RecipeError(f"the hub model {path_or_id} holds no recipe.yaml; expected a model that `export` wrote.")
+    return RunFolder(Path(folder))
+
+
+def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
+    """Write the run's backbone and its heads (or those named) into the new folder ``out``, with a model card.
+
+    Written beside ``out`` first and renamed when it is whole. Raises `RecipeError` where ``out`` exists or a head does
+    not.
+    """
+    if out.exists():
+        raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
+    names = list(heads) or run.head_names()
+    if not names:
+        raise RecipeError(f"{run.path} has no head to export.")
+    load_model(run, names)  # strict: what does not fit together is not handed on
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        whole = RunFolder(Path(temporary) / out.name)
+        _write(run, whole, names)
+        whole.path.replace(out)
+    return RunFolder(out)
+
+
+def _write(run: RunFolder, whole: RunFolder, names: Sequence[str]) -> None:
+    recipe = run.load_recipe()
+    missing = [name for name in run.head_names() if name not in names]
+    if recipe.tie and missing:
+        raise RecipeError(f"{recipe.tie}: the head {missing[0]!r} cannot be left out.")
+    write_text(whole.recipe, dump_recipe(_alone(recipe, tuple(names), run.name)))
+    tensors, metadata = read_tensors(backbone_file(run), "backbone")
+    write_tensors(whole.backbone, tensors, metadata)
+    for name in names:
+        write_bytes(whole.head(name), run.head(name).read_bytes())
+    provenance = read_json(run.provenance) if run.provenance.exists() else {}
+    write_json(whole.provenance, _without_paths(provenance))
+    results = read_json(run.results) if run.results.exists() else None
+    if results is not None:
+        shutil.copyfile(run.results, whole.results)
+    write_text(whole.path / "README.md", model_card(whole.path.name, list_heads(whole), provenance, results))
+
+
+def save_model(model: BSRNN, out: Path) -> RunFolder:
+    """Write a network as it is in memory, with all of its heads, into the new folder ``out``, with a model card.
+
+    As `export`, for heads that were attached or trained by one's own code.
+    """
+    if out.exists():
+        raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
+    if not model.heads:
+        raise RecipeError("the network has no head to save.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        whole = RunFolder(Path(temporary) / out.name)
+        write_text(whole.recipe, dump_recipe(_alone(model.recipe, tuple(model.targets), out.name)))
+        save_backbone(whole.backbone, model)
+        for name in model.heads:
+            save_head(whole.head(name), model, name)
+        write_text(whole.path / "README.md", model_card(out.name, list_heads(whole), {}, None))
+        whole.path.replace(out)
+    return RunFolder(out)
+
+
+def _alone(recipe: Recipe, targets: tuple[str, ...], name: str) -> Recipe:
+    """The recipe of a network that needs no other run and names no place on a machine."""
+    weights = {key: value for key, value in recipe.loss.target_weights.items() if key in targets}
+    return replace(
+        recipe,
+        targets=recipe.targets if recipe.tie else targets,
+        base=None,
+        data=replace(recipe.data, root=None, sources=(), stem_weights=None),
+        loss=replace(recipe.loss, target_weights=weights),
+        run=RunSpec(name=name),
+    )
+
+
+def _without_paths(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Nothing about the machine's folders goes to strangers."""
+    data = {key: value for key, value in provenance.get("data", {}).items() if key != "root"}
+    return {**{k: v for k, v in provenance.items() if k not in ("command", "wandb_id")}, "data": data}
+
+
+def model_card(
+    name: str, heads: Sequence[HeadFacts], provenance: Mapping[str, Any], results: Mapping[str, Any] | None
+) -> str:
+    """The README of an exported folder, every number from the files beside it."""
+    tags = "tags: [music-source-separation, band-split-rnn]"
+    header = f"library_name: refined-bsrnn\npipeline_tag: audio-to-audio\n{tags}"
+    rows = [_card_row(head) for head in heads]
+    columns = ["head", "parameters", "trained for", "on", "uSDR / cSDR, dB", "tracks"]
+    table = [columns, ["---"] * len(columns), *rows]
+    lines = [
+        f"---\n{header}\n---",
+        f"# {name}",
+        f"Music source separation by refined_bsrnn: one Band-Split RNN backbone (`{heads[0].backbone_sha256[:12]}`, "
+        f"bands `{heads[0].bands}`) and {len(heads)} head{'s' if len(heads) > 1 else ''}.",
+        "\n".join("| " + " | ".join(row) + " |" for row in table),
+        "uSDR: mean over tracks; cSDR: median over 1 s frames, then over tracks. `–`: not evaluated.",
+        f"`{name}` stands for this folder, or for its `owner/{name}` on the Hugging Face hub:",
+        f"```sh\nrefined-bsrnn separate song.wav --model {name} --head {heads[0].name}\n"
+        f"refined-bsrnn transfer --base {name} --target NAME    # a head for your own instrument\n```",
+        f'```python\nfrom refined_bsrnn import Separator\n\nseparator = Separator.from_pretrained("{name}")\n'
+        f'stems = separator.separate("song.wav", heads=["{heads[0].name}"])    # {{head: (channels, samples)}}\n```',
+        _card_facts(provenance, results),
+    ]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _card_row(head: HeadFacts) -> list[str]:
+    trained, score = head.trained, head.score
+    size = f"{head.parameters:,}" + (f" + adapter {head.adapter_parameters:,}" if head.adapter_parameters else "")
+    if "usdr" in score:
+        both = " / ".join("–" if score.get(key) is None else f"{score[key]:.2f}" for key in ("usdr", "csdr"))
+    else:
+        both = "–"
+    steps = f"{trained['steps']:,} steps, {trained['audio_hours']:.1f} h of audio" if trained else "–"
+    data = trained.get("data", {})
+    songs = f"{data['name']} ({data['n_tracks']} tracks)" if data else "–"
+    tracks = f"{score['n_tracks']} of {score['split']}" if score else "–"
+    return [head.name, size, steps, songs, both, tracks]
+
+
+def _card_facts(provenance: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
+    facts = {
+        "device": provenance.get("device"),
+        "seed": provenance.get("seed"),
+        "code": provenance.get("git_commit"),
+        "test data": (results or {}).get("data", {}).get("name"),
+    }
+    return "\n".join(f"- {key}: {json.dumps(value)}" for key, value in facts.items() if value is not None)
+
+
+def push_to_hub(folder: Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    """Put an exported folder on the Hugging Face hub as ``repo_id``; returns its address.
+
+    Raises `UserError` with the hub's own words where it refuses.
+    """
+    if not re.fullmatch(HUB_ID, repo_id):
+        raise RecipeError(f"{repo_id!r} is no hub model; expected owner/name.")
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=FILES)
+    except Exception as error:  # whichever network client the hub's library uses has errors of its own
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the hub did not take {repo_id}: {why}") from None
+    return str(commit.commit_url if hasattr(commit, "commit_url") else commit)

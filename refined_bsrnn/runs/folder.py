@@ -1,0 +1,481 @@
+"""Run folder ↔ objects: strict, atomic, hashed, safetensors.
+
+    runs/<name>/
+      recipe.yaml                   resolved; with it alone the run can be repeated
+      provenance.json               where the run came from and what it cost
+      metrics.jsonl                 one line per log event
+      tracks.parquet                the track table of the data
+      backbone.safetensors          encoder and blocks (not in a transfer: there the recipe's `base` says where it is)
+      heads/<target>.safetensors
+      state/last.safetensors        everything an exact resume needs, in one file
+
+Every weight file says in its metadata what it is and which band edges and STFT it was made for; a head also says which
+backbone it belongs to, by hash. Whatever does not fit exactly is refused with both values shown. No pickle is read.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, RecipeError, nearest
+from ..network.model import BSRNN
+from ..recipe import BackboneSpec, HeadSpec, InputSpec, Recipe, load_recipe
+from ..system import atomic_write, read_json
+
+FORMAT = "refined_bsrnn/1"
+Tensors = dict[str, Tensor]
+
+
+# --- one weight file --------------------------------------------------------------------------------------------------
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of names, types, shapes and bytes: the same weights have the same hash in whatever file they lie."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\t{tensor.dtype}\t{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Atomic; metadata values other than text are written as JSON."""
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path, CheckpointError) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors alone would shut all others out
+        try:
+            save_file(plain, temporary, {"format": FORMAT, **texts})
+            temporary.chmod(mode)
+        except SafetensorError as error:  # its own wording of an OSError
+            raise OSError(None, str(error)) from error
+
+
+def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and metadata of a file of that kind; `CheckpointError` for any other or damaged file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there; expected the {kind} of a run.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path} ({size} bytes) is damaged or no safetensors file: {error}. Copy it again or restore a backup."
+        ) from None
+    if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
+        raise CheckpointError(
+            f"{path} is {metadata.get('kind', 'something')!r} of format {metadata.get('format', 'unknown')!r}; "
+            f"expected {kind!r} of format {FORMAT!r}."
+        )
+    return tensors, metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a weight file says about itself; its tensors are not read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
+
+
+Fields = Mapping[str, Any]  # name → its type, types, or the fields of an object
+NUMBER = (int, float)
+HISTORY: Mapping[str, Fields] = {
+    "trained": {"run": str, "steps": int, "audio_hours": NUMBER, "data": {"name": str, "n_tracks": int}},
+    "score": {"split": str, "n_tracks": int, "usdr": (*NUMBER, type(None)), "csdr": (*NUMBER, type(None))},
+}
+
+
+def said(path: Path, metadata: Mapping[str, str], key: str, **fields: Any) -> dict[str, Any]:
+    """The JSON object that a file's metadata hold under a key, {} where they hold none.
+
+    `CheckpointError` for anything else, and for one that has not got each of ``fields``, of its type.
+    """
+    value = _json_value(path, metadata, key, {})
+    if not _has(value, fields):
+        with_them = f" with {', '.join(fields)}" if fields else ""
+        raise CheckpointError(
+            f"{path} says {key}={metadata.get(key, '')[:80]!r}; expected a JSON object{with_them}. "
+            "Copy it again or restore a backup."
+        )
+    return value
+
+
+def head_history(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What a head's file says of where it comes from (``trained``) and how well it does (``score``); each may be {}."""
+    return {
+        key: said(path, metadata, key, **(fields if said(path, metadata, key) else {}))
+        for key, fields in HISTORY.items()
+    }
+
+
+def _has(value: Any, fields: Fields) -> bool:
+    return isinstance(value, dict) and all(
+        _has(value.get(name), kind) if isinstance(kind, Mapping) else isinstance(value.get(name), kind)
+        for name, kind in fields.items()
+    )
+
+
+def _json_value(path: Path, metadata: Mapping[str, str], key: str, default: Any) -> Any:
+    try:
+        return json.loads(metadata[key]) if key in metadata else default
+    except (ValueError, RecursionError):
+        raise CheckpointError(
+            f"{path} says {key}={metadata[key][:80]!r}, which is no JSON. Copy it again or restore a backup."
+        ) from None
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load every tensor into the module; a missing, extra or misshapen one is a `CheckpointError`."""
+    check_tensors(module.state_dict(), tensors, where)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """`CheckpointError` unless the tensors have the names and shapes of one's own."""
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not part of the network" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {found[name]}, the network {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{where} does not fit the network: {'; '.join(problems[:3])}{more}.")
+
+
+# --- what a file must agree on ----------------------------------------------------------------------------------------
+
+
+def describe_backbone(model: BSRNN) -> dict[str, Any]:
+    """What weights depend on, besides themselves: STFT, bands and the shape of the backbone."""
+    recipe = model.recipe
+    return {
+        "stft": asdict(recipe.stft),
+        "bands": {"kind": recipe.bands.kind, **recipe.bands.options},
+        "ranges": [list(r) for r in model.ranges],
+        "backbone": asdict(recipe.backbone),
+        "input": asdict(recipe.input),
+        **({"band_weights": {"sha256": weights_sha256(model.bands.weights)}} if model.bands.weights else {}),
+    }
+
+
+def weights_sha256(weights: Sequence[Sequence[float]]) -> str:
+    """Hash of the weights of overlapping bands to six decimals: the last digits depend on the machine."""
+    return hashlib.sha256(json.dumps([[f"{weight:.6f}" for weight in band] for band in weights]).encode()).hexdigest()
+
+
+DEFAULTS: dict[str, Any] = {"backbone": BackboneSpec(), "input": InputSpec()}
+
+
+def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:
+    for key, ours in describe_backbone(model).items():
+        theirs = _json_value(where, metadata, key, None)
+        if key in DEFAULTS and isinstance(theirs, dict | None):
+            theirs = {**asdict(DEFAULTS[key]), **(theirs or {})}  # what is younger than the file has its default
+        if key != "bands" and theirs != json.loads(json.dumps(ours)):  # the edges count, not the scheme's name
+            raise CheckpointError(f"{where} was made for {key} {theirs}; this network has {ours}.")
+
+
+def _check_channels(tensors: Mapping[str, Tensor], model: BSRNN, where: Path) -> None:
+    """A joint-stereo backbone is made for a number of channels, which is that of the data it was trained on."""
+    weight = tensors.get("encoder.linears.0.weight")  # (N, 2 · channels · bins)
+    start, stop = model.ranges[0]
+    theirs = model.n_joint if weight is None else weight.shape[-1] // (2 * (stop - start))
+    if model.recipe.backbone.stereo == "joint" and theirs != model.n_joint:
+        raise CheckpointError(
+            f"{where} takes {theirs} channels together (backbone.stereo=joint); data.channels is {model.n_joint} here. "
+            f"Leave data.channels at {theirs}, or use a base with stereo=apart or tac, which take any number."
+        )
+
+
+# --- backbone and heads -----------------------------------------------------------------------------------------------
+
+
+def save_backbone(path: Path, model: BSRNN) -> str:
+    """Write the backbone; returns its hash."""
+    tensors = model.backbone.state_dict()
+    digest = tensors_sha256(tensors)
+    write_tensors(path, tensors, {"kind": "backbone", "sha256": digest, **describe_backbone(model)})
+    return digest
+
+
+def load_backbone(path: Path, model: BSRNN) -> str:
+    """Fill the model's backbone strictly; returns its hash, checked against the one in the file."""
+    tensors, metadata = read_tensors(path, "backbone")
+    _check_same(metadata, model, path)
+    _check_channels(tensors, model, path)
+    load_strict(model.backbone, tensors, str(path))
+    digest = tensors_sha256(model.backbone.state_dict())
+    if digest != metadata.get("sha256"):
+        raise CheckpointError(f"{path} holds weights with hash {digest}, but was written as {metadata.get('sha256')}.")
+    return digest
+
+
+ADAPTER = "adapter/"  # before the names of an adapter's tensors in a head's file
+
+
+def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
+    """Write one head, and the adapter it reads its features through; what is known about it is kept, ``facts`` added.
+
+    The keys carry no target name, so that it can be attached under any.
+    """
+    tensors = dict(model.heads[target].state_dict())
+    metadata: dict[str, Any] = {
+        "kind": "head",
+        "target": target,
+        "head": asdict(model.head_specs[target]),
+        "sha256": tensors_sha256(tensors),
+        "backbone_sha256": tensors_sha256(model.backbone.state_dict()),
+        **describe_backbone(model),
+        **model.head_facts.get(target, {}),
+        **facts,
+    }
+    if target in model.adapter_of:
+        adapter = model.adapters[model.adapter_of[target]]
+        own = adapter.state_dict()
+        tensors |= {ADAPTER + name: tensor for name, tensor in own.items()}
+        metadata["adapter"] = {"rank": adapter.rank, "alpha": adapter.alpha, "sha256": tensors_sha256(own)}
+    write_tensors(path, tensors, metadata)
+
+
+def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None = None) -> None:
+    """Attach the head in a file as ``target``, with its adapter; refused where it belongs to another backbone.
+
+    Raises `CheckpointError` for whatever is wrong with the file, and then the model is as it was.
+    ``backbone_sha256`` saves hashing the model's backbone again when several heads are loaded.
+    """
+    tensors, metadata = read_tensors(path, "head")
+    check_backbone(path, metadata, model, backbone_sha256)
+    found = said(path, metadata, "head", kind=str, options=dict)
+    spec = HeadSpec(found["kind"], found["options"])
+    own = {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}
+    _check_hash(path, own, metadata.get("sha256"))
+    adapter = None
+    if "adapter" in metadata:
+        adapter = said(path, metadata, "adapter", rank=int, alpha=NUMBER, sha256=str)
+        _check_hash(path, _own(tensors), adapter["sha256"])
+    facts = {key: value for key, value in head_history(path, metadata).items() if value}
+    _check_shapes(path, model, target, spec, own)
+    head = model.add_head(target, spec)
+    try:
+        load_strict(head, own, str(path))
+        if adapter:
+            _attach_adapter(path, model, target, adapter, _own(tensors))
+    except CheckpointError:
+        model.drop_head(target)  # nothing is left at random
+        raise
+    model.head_facts[target] = facts
+
+
+def _check_shapes(path: Path, model: BSRNN, target: str, spec: HeadSpec, tensors: Tensors) -> None:
+    """`CheckpointError` unless such a head has these tensors: before it takes the memory that the file asks for."""
+    try:
+        with torch.device("meta"):
+            head = model.add_head(target, spec)
+    except (RecipeError, RuntimeError, TypeError) as error:  # the last two: more than can be counted
+        why = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} holds a head that cannot be made here: {why}") from None
+    model.drop_head(target)
+    check_tensors(head.state_dict(), tensors, str(path))
+
+
+def _attach_adapter(path: Path, model: BSRNN, target: str, facts: Mapping[str, Any], tensors: Tensors) -> None:
+    name = facts["sha256"]
+    rank, alpha = facts["rank"], facts["alpha"]
+    if rank < 1 or not 0 < alpha < math.inf:
+        raise CheckpointError(f"{path} has an adapter of rank {rank} and alpha {alpha}; expected 1 or more, above 0.")
+    if name in model.adapters:  # heads that were trained together share it
+        model.adapter_of[target] = name
+    else:
+        load_strict(model.add_adapter(name, [target], rank, alpha), tensors, f"{path} (adapter)")
+
+
+def _check_hash(path: Path, tensors: Tensors, written: str | None) -> None:
+    """Files that are older than the hash have none."""
+    if written is not None and tensors_sha256(tensors) != written:
+        raise CheckpointError(
+            f"{path} holds other weights than it was written with. Copy it again or restore a backup."
+        )
+
+
+def _own(tensors: Tensors) -> Tensors:
+    return {name.removeprefix(ADAPTER): t for name, t in tensors.items() if name.startswith(ADAPTER)}
+
+
+def check_backbone(path: Path, metadata: Mapping[str, str], model: BSRNN, backbone_sha256: str | None = None) -> None:
+    """`CheckpointError` with both hashes where a head's metadata name another backbone than the model's."""
+    ours = backbone_sha256 or tensors_sha256(model.backbone.state_dict())
+    theirs = metadata.get("backbone_sha256")
+    if theirs != ours:
+        raise CheckpointError(
+            f"{path} is a head of the backbone {theirs}; this one is {ours}. A head works on its own backbone only."
+        )
+    _check_same(metadata, model, path)
+
+
+# --- run folders ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths in a run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tracks(self) -> Path:
+        return self.path / "tracks.parquet"
+
+    @property
+    def backbone(self) -> Path:
+        return self.path / "backbone.safetensors"
+
+    @property
+    def heads(self) -> Path:
+        return self.path / "heads"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state" / "last.safetensors"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def forgetting(self) -> Path:
+        return self.path / "forgetting.json"
+
+    def head(self, target: str) -> Path:
+        return self.heads / f"{target}.safetensors"
+
+    def head_names(self) -> list[str]:
+        return sorted(p.stem for p in self.heads.glob("*.safetensors") if not p.name.startswith("."))
+
+    def load_recipe(self) -> Recipe:
+        return load_recipe(self.recipe)
+
+
+def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> RunFolder:
+    """A run by its folder, or by its name under ``root``; ``drums`` also finds ``drums-builtin`` where it is alone.
+
+    Raises `RecipeError` that lists the runs there are.
+    """
+    candidates = [Path(name_or_path), Path(root) / name_or_path, Path(root) / f"{name_or_path}-builtin"]
+    for path in candidates:
+        if (path / "recipe.yaml").is_file():
+            return RunFolder(path)
+    runs = sorted(p.parent.name for p in Path(root).glob("*/recipe.yaml"))
+    raise RecipeError(
+        f"there is no run {str(name_or_path)!r}.{nearest(Path(name_or_path).name, runs)} "
+        f"Runs in {root}/: {', '.join(runs) or 'none yet'}."
+    )
+
+
+def base_of(run: RunFolder) -> RunFolder:
+    """The run a transfer was made from; `CheckpointError` where it is gone."""
+    recipe = run.load_recipe()
+    assert recipe.base is not None
+    beside = run.path.resolve() / recipe.base.run  # written relative to the run's folder
+    if not (beside / "recipe.yaml").is_file():
+        raise CheckpointError(
+            f"{run.path} was transferred from {recipe.base.run}, and there is no run at {beside}. "
+            f"Put the base back, or correct base.run in {run.recipe}."
+        )
+    return RunFolder(beside)
+
+
+def backbone_file(run: RunFolder) -> Path:
+    """The file of a run's backbone: its own, or that of the run it was transferred from."""
+    return run.backbone if run.load_recipe().owns_backbone else backbone_file(base_of(run))
+
+
+def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
+    """The network of a run with its heads (or those named), on the CPU, in eval mode.
+
+    Where the recipe ties its targets together or bridges their heads, all are loaded, whichever are named.
+    """
+    recipe = run.load_recipe()
+    model = BSRNN(recipe, targets=())
+    digest = load_backbone(backbone_file(run), model)
+    if recipe.base is not None and not recipe.owns_backbone and recipe.base.sha256 not in (None, digest):
+        raise CheckpointError(
+            f"the backbone of {recipe.base.run} is {digest}; {run.path} was transferred from {recipe.base.sha256}. "
+            "The base has been trained again since."
+        )
+    files = run.head_names()
+    available = [*files, *([model.headless] if model.headless else [])]
+    for name in heads or ():
+        if name not in available:
+            raise RecipeError(
+                f"{run.path} has no head {name!r}.{nearest(name, available)} Heads: {', '.join(available) or 'none'}."
+            )
+    for name in files if heads is None or model.heads_need_each_other else heads:
+        load_head(run.head(name), model, name, digest)
+    return model.eval()
+
+
+def save_weights(run: RunFolder, model: BSRNN, **facts: Any) -> None:
+    """The run's product: the backbone (unless it is a base's) and a file per head, with ``facts`` about it."""
+    if model.recipe.owns_backbone:
+        save_backbone(run.backbone, model)
+    for target in model.heads:
+        save_head(run.head(target), model, target, **facts)
+
+
+def read_provenance(run: RunFolder) -> dict[str, Any]:
+    return read_json(run.provenance, CheckpointError)
+
+
+# --- exact resume -----------------------------------------------------------------------------------------------------
+
+
+def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], progress: Mapping[str, Any]) -> None:
+    """Groups of tensors (model, optimizer, ...) and plain values in one file, so that they always belong together."""
+    tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+    write_tensors(path, tensors, {"kind": "state", "progress": dict(progress)})
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """What `save_state` wrote."""
+    tensors, metadata = read_tensors(path, "state")
+    groups: dict[str, Tensors] = {}
+    for key, tensor in tensors.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = tensor
+    return groups, json.loads(metadata["progress"])

@@ -1,0 +1,201 @@
+"""The life of a head: listed, added to another run, renamed, removed, verified.
+
+A head is one file beside a backbone (see `folder`); everything here works on the files of a run and leaves all
+others, and the backbone, bit for bit as they were.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointError, RecipeError, UserError, nearest
+from ..network.model import BSRNN
+from ..recipe import check_target_name
+from .folder import (
+    ADAPTER,
+    RunFolder,
+    backbone_file,
+    find_run,
+    head_history,
+    load_backbone,
+    load_head,
+    load_model,
+    read_tensors,
+    said,
+    write_tensors,
+)
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head's file says about itself."""
+
+    name: str
+    kind: str
+    parameters: int
+    adapter_parameters: int
+    backbone_sha256: str
+    bands: str
+    trained: Mapping[str, Any]  # run, method, steps, audio hours, validation uSDR, data
+    score: Mapping[str, Any]  # split, uSDR, cSDR, number of tracks; empty before `evaluate`
+
+
+def head_facts(path: Path, name: str | None = None) -> HeadFacts:
+    """The facts in a head's file; only its header is read. `CheckpointError` for one that is no head or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            sizes = {key: torch.Size(file.get_slice(key).get_shape()).numel() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as a head: {error}. Copy it again or restore a backup.") from None
+    if metadata.get("kind") != "head":
+        raise CheckpointError(f"{path} is a {metadata.get('kind', 'file of another format')}; expected a head.")
+    for key in ("target", "backbone_sha256"):
+        if key not in metadata:
+            raise CheckpointError(f"{path} does not say its {key}; expected a head. Copy it again or restore a backup.")
+    adapter = sum(size for key, size in sizes.items() if key.startswith(ADAPTER))
+    return HeadFacts(
+        name=name or metadata["target"],
+        kind=said(path, metadata, "head", kind=str)["kind"],
+        parameters=sum(sizes.values()) - adapter,
+        adapter_parameters=adapter,
+        backbone_sha256=metadata["backbone_sha256"],
+        bands=said(path, metadata, "bands", kind=str)["kind"],
+        **head_history(path, metadata),
+    )
+
+
+def list_heads(run: RunFolder) -> list[HeadFacts]:
+    """The heads in a run's folder, by name."""
+    return [head_facts(run.head(name), name) for name in run.head_names()]
+
+
+def head_source(source: str, root: str = "runs") -> list[tuple[str, Path]]:
+    """Names and files of the heads that ``source`` means: a head's file, ``RUN:HEAD``, or all heads of a run."""
+    if source.endswith(".safetensors"):
+        path = Path(source)
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not there; expected a head's file, RUN:HEAD or RUN.")
+        return [(head_facts(path).name, path)]
+    name, colon, head = source.rpartition(":")
+    run = find_run(name if colon else source, root)
+    names = run.head_names()
+    if colon:
+        _check_there(run, head)
+    return [(head, run.head(head))] if colon else [(each, run.head(each)) for each in names]
+
+
+def add_head(run: RunFolder, path: Path, name: str, overwrite: bool = False) -> None:
+    """Put the head in a file beside the run's own, as ``name``; refused where it belongs to another backbone."""
+    check_target_name(name)
+    _check_free(run, name, overwrite)
+    model = load_model(run, heads=[])
+    if name in model.heads:  # a run whose targets are tied together loads them all
+        model.remove_head(name)
+    load_head(path, model, name)  # strict: what does not fit never gets into the folder
+    _write(run.head(name), path, target=name)
+
+
+def rename_head(run: RunFolder, old: str, new: str) -> None:
+    """Give a head another name."""
+    _check_there(run, old)
+    _check_untied(run, old)
+    check_target_name(new)
+    _check_free(run, new, overwrite=False)
+    _write(run.head(new), run.head(old), target=new)
+    run.head(old).unlink()
+
+
+def remove_head(run: RunFolder, name: str) -> None:
+    """Delete a head's file, its adapter with it."""
+    _check_there(run, name)
+    _check_untied(run, name)
+    run.head(name).unlink()
+
+
+def note_in_head(path: Path, **facts: Any) -> None:
+    """Add facts to what a head's file says about itself; its tensors stay what they are."""
+    tensors, metadata = read_tensors(path, "head")
+    write_tensors(path, tensors, {**metadata, **facts})
+
+
+def _write(path: Path, source: Path, **facts: Any) -> None:
+    tensors, metadata = read_tensors(source, "head")
+    write_tensors(path, tensors, {**metadata, **facts})
+
+
+def _check_there(run: RunFolder, name: str) -> None:
+    names = run.head_names()
+    if name not in names:
+        known = ", ".join(names) or "none"
+        raise RecipeError(f"{run.path} has no head {name!r}.{nearest(name, names)} Heads: {known}.")
+
+
+def _check_free(run: RunFolder, name: str, overwrite: bool) -> None:
+    if name in run.head_names() and not overwrite:
+        raise RecipeError(f"{run.path} has a head {name!r} already. Choose another name with --as, or say --overwrite.")
+
+
+def _check_untied(run: RunFolder, name: str) -> None:
+    recipe = run.load_recipe()
+    if recipe.tie and name in recipe.targets:
+        raise UserError(
+            f"{recipe.tie}: the targets {', '.join(recipe.targets)} of {run.path} are estimated together, {name!r} can "
+            "be neither renamed nor removed."
+        )
+
+
+# --- verifying --------------------------------------------------------------------------------------------------------
+
+
+def verify(run: RunFolder, names: Iterable[str] = ()) -> dict[str, str]:
+    """{part: "ok" or what is wrong} for the backbone and every head (or those named).
+
+    Checked: hashes, names and shapes, that every number is finite, that the head belongs to this backbone, that noise
+    in gives finite audio out.
+    """
+    try:
+        model = BSRNN(run.load_recipe(), targets=())
+        digest = _verify_backbone(run, model)
+    except UserError as error:
+        return {"backbone": str(error)}
+    found = {"backbone": "ok"}
+    for name in names or run.head_names():
+        try:
+            _check_there(run, name)
+            _verify_head(run, model, name, digest)
+            found[name] = "ok"
+        except UserError as error:
+            found[name] = str(error)
+    return found
+
+
+def _verify_backbone(run: RunFolder, model: BSRNN) -> str:
+    file = backbone_file(run)
+    digest = load_backbone(file, model)
+    _check_finite(model.backbone.state_dict(), file)
+    return digest
+
+
+def _verify_head(run: RunFolder, model: BSRNN, name: str, digest: str) -> None:
+    path = run.head(name)
+    tensors, _ = read_tensors(path, "head")
+    _check_finite(tensors, path)
+    load_head(path, model, name, digest)
+    length = 4 * model.recipe.stft.n_fft
+    noise = torch.randn(1, model.recipe.data.channels, length, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = model.eval().features(noise, adapter=model.adapter_of.get(name))
+        estimate = model.heads[name](features, model.stft(noise))
+    if not torch.isfinite(torch.view_as_real(estimate)).all():
+        raise CheckpointError(f"{path} gives NaN or infinite values for noise.")
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path} holds NaN or infinite numbers in {name}.")

@@ -1,0 +1,1 @@
+"""Audio of any length, rate and channel count → estimates, as a stream."""

@@ -1,0 +1,611 @@
+"""`Separator`: a trained network applied to audio of any length, rate and channel count, as a stream.
+
+    file ──> blocks ──> network's rate ──> overlapping chunks ──> heads ──> cross-fade ──> input's rate ──> blocks
+
+Long signals are cut into chunks whose estimates are cross-faded; the weights sum to one at every sample. No more than a
+few chunks are in memory at a time.
+"""
+
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..audio import MAX_CHANNELS, AudioReader, Resampler, open_audio
+from ..errors import AudioError, RecipeError, UserError
+from ..network.model import BSRNN
+from ..network.signals import OF_WHOLE_TRACKS, Level
+from ..recipe import HeadSpec, check_target_name
+from ..runs.exchange.hub import find_model, push_to_hub, save_model
+from ..runs.folder import load_head, load_model, save_head
+from ..runs.heads import head_facts
+
+Audio = str | os.PathLike[str] | Tensor | np.ndarray
+Block = dict[str, Tensor]  # {head: (channels, n)}
+Progress = Callable[[float], None]  # called with the share that is done, up to 1.0
+
+BLOCK = 1 << 16  # samples read at a time
+MOST_SAMPLES = 2.0**48  # longer than any audio, and a number that everything here can calculate with
+LOUDEST = 1e12  # full scale is 1; of a million times as much sums of squares leave float32: wrong numbers, then NaN
+RATES_HZ = (1_000, 1_000_000)  # beyond them a header is damaged, or the audio is no music
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+# --- where audio comes from -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Audio that can be read more than once, in blocks of (channels, n); ``n_samples`` may be a guess, or None."""
+
+    sample_rate_hz: int
+    n_channels: int
+    n_samples: int | None
+    blocks: Callable[[], Iterator[Tensor]]
+
+
+def open_source(
+    audio: Audio, sample_rate_hz: int, start_seconds: float = 0.0, duration_seconds: float | None = None
+) -> Source:
+    """A file, or (channels, samples) or (samples,) at ``sample_rate_hz``; or a part of it.
+
+    Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
+    """
+    if isinstance(audio, str | os.PathLike):
+        path = Path(audio)
+        with open_audio(path) as reader:
+            rate_hz, n_channels, about = reader.sample_rate_hz, reader.n_channels, reader.about_samples
+    else:
+        path, waveform = None, check_waveform(audio)
+        rate_hz, n_channels, about = sample_rate_hz, *waveform.shape
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        lowest, highest = RATES_HZ
+        raise AudioError(f"{path or 'the audio'} is at {rate_hz} Hz; expected {lowest} to {highest} Hz.")
+    start, wanted = as_samples(rate_hz, start_seconds, duration_seconds)
+
+    def blocks() -> Iterator[Tensor]:
+        found = False
+        for block in read_blocks(open_audio(path), start, wanted) if path else cut_blocks(waveform, start, wanted):
+            found = True
+            yield block
+        if not found:
+            raise AudioError(f"{path or 'the audio'} has ended before {start_seconds:g} s, where separation begins.")
+
+    left = None if about is None else max(0, about - start)
+    return Source(rate_hz, n_channels, left if wanted is None else min(wanted, left or wanted), blocks)
+
+
+def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
+    """Where to begin and how many samples to take (None: all); `RecipeError` for what lies before the beginning."""
+    if not 0 <= start_seconds < float("inf") or not (duration_seconds is None or 0 < duration_seconds < float("inf")):
+        raise RecipeError(f"start {start_seconds} s, duration {duration_seconds} s; expected at least 0, more than 0.")
+    wanted = None if duration_seconds is None else max(1, round(min(duration_seconds * rate_hz, MOST_SAMPLES)))
+    return round(min(start_seconds * rate_hz, MOST_SAMPLES)), wanted
+
+
+def read_blocks(
+    reader: AudioReader, start: int = 0, n_samples: int | None = None, size: int = BLOCK
+) -> Iterator[Tensor]:
+    """Samples from ``start`` on, (channels, ``size``) each, the last fewer; then the file is closed."""
+    with reader:
+        reader.skip(start)
+        left = n_samples
+        while left is None or left > 0:
+            block = reader.read(size if left is None else min(size, left))
+            if block.shape[1] == 0:
+                return
+            left = None if left is None else left - block.shape[1]
+            yield block
+
+
+def cut_blocks(waveform: Tensor, start: int, n_samples: int | None) -> Iterator[Tensor]:
+    stop = waveform.shape[1] if n_samples is None else min(start + n_samples, waveform.shape[1])
+    for begin in range(start, stop, BLOCK):
+        yield waveform[:, begin : min(begin + BLOCK, stop)]
+
+
+def as_float32(audio: Tensor | np.ndarray) -> Tensor:
+    """A float32 tensor on the CPU; `AudioError` for integers, whose full scale nobody knows."""
+    if not isinstance(audio, Tensor):
+        audio = np.asarray(audio)
+        if np.issubdtype(audio.dtype, np.floating):
+            return torch.from_numpy(np.require(audio, np.float32, ["C", "W"]))
+    elif audio.is_floating_point():
+        return audio.detach().to("cpu", torch.float32)
+    raise AudioError(
+        f"audio is of the type {audio.dtype}; expected floats, full scale at ±1: divide 16-bit integers by 32768."
+    )
+
+
+def check_waveform(audio: Tensor | np.ndarray) -> Tensor:
+    """(channels, samples) float32 from a tensor or array; `AudioError` for empty, misshapen or non-finite audio."""
+    waveform = as_float32(audio)
+    waveform = waveform[None] if waveform.ndim == 1 else waveform
+    if waveform.ndim != 2 or 0 in waveform.shape or len(waveform) > MAX_CHANNELS:
+        raise AudioError(
+            f"audio has the shape {tuple(waveform.shape)}; expected (channels, samples), neither empty, at most "
+            f"{MAX_CHANNELS} channels."
+        )
+    if not torch.isfinite(waveform).all():
+        raise AudioError("the audio holds NaN or infinite samples; expected finite numbers.")
+    return waveform
+
+
+# --- chunks -----------------------------------------------------------------------------------------------------------
+
+
+def fade_weights(length: int, overlap: int) -> Tensor:
+    """(length,) weights that rise over the first ``overlap`` samples and fall over the last; never zero."""
+    ramp = torch.arange(1, length + 1).float()
+    return torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+
+
+def cut_chunks(blocks: Iterable[Tensor], chunk: int, overlap: int) -> Iterator[tuple[int, Tensor]]:
+    """(start, (channels, chunk)) that cover a stream, each but the first beginning ``overlap`` before the last end.
+
+    Only the last one is moved back further, so that all have full length (where the signal has).
+    """
+    start, step = 0, chunk - overlap
+    previous: Tensor | None = None
+    rest: Tensor | None = None
+    for block in blocks:
+        rest = block if rest is None else torch.cat([rest, block], dim=1)
+        while rest.shape[1] > chunk:  # more follows: this is not the last one
+            previous = rest[:, :chunk]
+            yield start, previous
+            start, rest = start + step, rest[:, step:]
+    if rest is None or rest.shape[1] == 0:
+        return
+    if previous is None:
+        yield 0, rest
+    else:
+        # From the beginning of the chunk before: (channels, step + what is left).
+        yield start + rest.shape[1] - chunk, torch.cat([previous, rest[:, overlap:]], dim=1)[:, -chunk:]
+
+
+class CrossFade:
+    """Sums overlapping estimates and gives back what is complete."""
+
+    def __init__(self, overlap: int):
+        self.overlap, self.begin = overlap, 0
+        self.total: Tensor | None = None  # (..., n), from ``begin`` on
+        self.weight = torch.empty(0)
+
+    def add(self, start: int, estimate: Tensor) -> None:
+        """(..., chunk) at ``start``."""
+        fade = fade_weights(estimate.shape[-1], self.overlap)
+        if self.total is None:
+            self.total = estimate[..., :0]
+        offset = start - self.begin
+        more = offset + len(fade) - len(self.weight)
+        self.total = functional.pad(self.total, (0, more))
+        self.weight = functional.pad(self.weight, (0, more))
+        self.total[..., offset : offset + len(fade)] += estimate * fade
+        self.weight[offset : offset + len(fade)] += fade
+
+    def take(self, stop: int | None = None) -> Tensor:
+        """What lies before ``stop`` (default: all), which no later chunk reaches."""
+        assert self.total is not None
+        n = len(self.weight) if stop is None else stop - self.begin
+        done = self.total[..., :n] / self.weight[:n]
+        self.total, self.weight, self.begin = self.total[..., n:], self.weight[n:], self.begin + n
+        return done
+
+
+class Batch:
+    """How many chunks run at once: as asked for, or as many as pay, found by trying; halved when memory runs out."""
+
+    def __init__(self, size: int | Literal["auto"], grows: bool):
+        self.size = 1 if size == "auto" else size
+        self.growing = size == "auto" and grows
+        self.seconds_per_chunk = float("inf")
+
+    def took(self, n_chunks: int, seconds: float) -> None:
+        """Double while that makes a chunk cheaper by more than a tenth."""
+        if not self.growing or n_chunks < self.size:
+            return
+        self.growing = seconds / n_chunks < 0.9 * self.seconds_per_chunk
+        self.seconds_per_chunk = seconds / n_chunks
+        self.size = self.size * 2 if self.growing else max(1, self.size // 2)
+
+    def halve(self) -> None:
+        self.growing, self.size = False, max(1, self.size // 2)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what a device or the machine says when its memory is used up."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def overlap_add(
+    blocks: Iterable[Tensor], chunk: int, overlap: int, run: Callable[[Tensor], Tensor], batch: Batch
+) -> Iterator[Tensor]:
+    """A function of chunks, (B, C, n) → (B, ..., n), applied to a stream: (C, n) blocks in, (..., n) blocks out."""
+    fade = CrossFade(overlap)
+    waiting: deque[tuple[int, Tensor]] = deque()
+
+    def work(n_kept: int) -> Iterator[Tensor]:
+        while len(waiting) > n_kept:
+            n = min(batch.size, len(waiting) - n_kept)
+            items = [waiting[i] for i in range(n)]
+            started = time.perf_counter()
+            try:
+                estimates = run(torch.stack([piece for _, piece in items]))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if n == 1:
+                    raise UserError(
+                        f"the memory is too small for a chunk of {chunk} samples. Make chunk_seconds smaller, or use "
+                        "another device."
+                    ) from None
+                batch.halve()
+                continue
+            batch.took(n, time.perf_counter() - started)
+            for (start, _), estimate in zip(items, estimates, strict=True):
+                waiting.popleft()
+                fade.add(start, estimate)
+                yield fade.take(waiting[0][0] if waiting else None)
+
+    for item in cut_chunks(blocks, chunk, overlap):
+        waiting.append(item)
+        if len(waiting) > batch.size:  # one more than a batch: it says how far the others' estimates are complete
+            yield from work(n_kept=1)
+    yield from work(n_kept=0)
+
+
+def resample_blocks(blocks: Iterable[Tensor], from_hz: int, to_hz: int) -> Iterator[Tensor]:
+    """(..., n) blocks at another rate."""
+    resampler: Resampler | None = None
+    shape = torch.Size()
+    for block in blocks:
+        shape = block.shape[:-1]
+        resampler = resampler or Resampler(from_hz, to_hz, shape.numel())
+        yield resampler.push(block.reshape(shape.numel(), -1)).reshape(*shape, -1)
+    if resampler is not None:
+        yield resampler.finish().reshape(*shape, -1)
+
+
+def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
+    """Streams of (..., n) that are equally long in all, cut at the same places."""
+    rests: list[Tensor | None] = [None] * len(streams)
+    while True:
+        for i, stream in enumerate(streams):
+            rest = rests[i]
+            while rest is None or rest.shape[-1] == 0:
+                rest = next(stream, None)
+                if rest is None:
+                    return
+            rests[i] = rest
+        there = [rest for rest in rests if rest is not None]
+        n = min(rest.shape[-1] for rest in there)
+        yield [rest[..., :n] for rest in there]
+        rests = [rest[..., n:] for rest in there]
+
+
+# --- the separator ----------------------------------------------------------------------------------------------------
+
+# How the channels of mono, stereo, 2.1, quad, 5.0, 5.1, 6.1 and 7.1 (in the order of wav) go in pairs through a network
+# that takes two: a channel that has no partner is its own.
+PAIRS: dict[int, list[tuple[int, int]]] = {
+    1: [(0, 0)],
+    2: [(0, 1)],
+    3: [(0, 1), (2, 2)],
+    4: [(0, 1), (2, 3)],
+    5: [(0, 1), (2, 2), (3, 4)],
+    6: [(0, 1), (2, 2), (3, 3), (4, 5)],
+    7: [(0, 1), (2, 2), (3, 3), (4, 4), (5, 6)],
+    8: [(0, 1), (2, 2), (3, 3), (4, 5), (6, 7)],
+}
+
+
+class Separator:
+    """Heads on one backbone, ready to separate; may be used from several threads at once.
+
+    Attributes: ``heads`` (names), ``model`` (eval mode), ``device``. ``chunk_seconds``: how much the network sees at a
+    time; ``overlap``: the share of a chunk that the next one repeats; ``shifts``: over how many places of the chunks'
+    borders the estimates are averaged; ``batch``: chunks at once, or ``auto``; ``precision``: float32, bf16 or fp16.
+    """
+
+    def __init__(
+        self,
+        model: BSRNN,
+        device: str = "cpu",
+        *,
+        chunk_seconds: float = 6.0,
+        overlap: float = 0.25,
+        shifts: int = 1,
+        batch: int | Literal["auto"] = "auto",
+        precision: str = "float32",
+    ):
+        if not 0 < chunk_seconds < float("inf") or not 0 <= overlap < 1:
+            raise RecipeError(f"chunk_seconds {chunk_seconds}, overlap {overlap}; expected more than 0, and 0 up to 1.")
+        counts = [shifts] if batch == "auto" else [shifts, batch]
+        if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
+            raise RecipeError(
+                f"shifts {shifts!r}, batch {batch!r}; expected whole numbers, at least 1 each, or the batch auto."
+            )
+        if precision not in PRECISIONS:
+            raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
+        self.device = check_device(device)
+        self.model = model.to(self.device).eval()
+        self.chunk = max(1, round(min(chunk_seconds * model.sample_rate_hz, MOST_SAMPLES)))
+        self.overlap = min(round(overlap * self.chunk), self.chunk - 1)
+        self.shifts, self.batch, self.precision = shifts, batch, PRECISIONS[precision]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike[str],
+        device: str = "cpu",
+        *,
+        heads: Iterable[str] | None = None,
+        root: str = "runs",
+        revision: str | None = None,
+        **options: Any,
+    ) -> "Separator":
+        """A separator from a run's name or folder, an exported folder or a model ``owner/name`` of the hub.
+
+        ``revision``: a branch, tag or commit of the hub model. ``options`` are those of `Separator`.
+
+        ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
+        """
+        run = find_model(path_or_id, root, revision)
+        if heads is not None:
+            heads = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
+        return cls(load_model(run, heads), device, **options)
+
+    @property
+    def heads(self) -> list[str]:
+        return self.model.targets
+
+    def add_head(self, name: str, spec: HeadSpec | None = None) -> nn.Module:
+        """Attach an untrained head, by default of the recipe's kind; to be trained by code of one's own."""
+        return self.model.add_head(check_target_name(name), spec or self.model.recipe.head).to(self.device).eval()
+
+    def load_head(self, path: str | os.PathLike[str], as_name: str | None = None) -> str:
+        """Attach the head in a file, under the name in it or ``as_name``; returns the name.
+
+        Raises `CheckpointError` where the head belongs to another backbone or one of that name is there.
+        """
+        name = check_target_name(as_name or head_facts(Path(path)).name)
+        load_head(Path(path), self.model, name)
+        self.model.to(self.device).eval()
+        return name
+
+    def save_head(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write a head into a file of its own, which `load_head` attaches to the same backbone anywhere."""
+        self.model.check_targets([name])
+        save_head(Path(path), self.model, name)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write backbone and heads as they are into a new folder, with a model card; `from_pretrained` reads it."""
+        return save_model(self.model, Path(folder)).path
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Put backbone and heads as they are on the Hugging Face hub as ``owner/name``; returns the address."""
+        with tempfile.TemporaryDirectory() as folder:
+            saved = self.save_pretrained(Path(folder) / repo_id.rpartition("/")[2])
+            return push_to_hub(saved, repo_id, private=private, token=token)
+
+    def remove_head(self, name: str) -> None:
+        """Take a head off; the estimates of all others stay what they were."""
+        self.model.remove_head(name)
+
+    def separate(
+        self,
+        audio: Audio,
+        sample_rate_hz: int | None = None,
+        heads: Iterable[str] | None = None,
+        progress: Progress = lambda share: None,
+    ) -> Block:
+        """{head: (channels, samples)}, float32 on the CPU, at the input's rate, channel count and exact length.
+
+        ``audio`` is a file, or (channels, samples) or (samples,) at ``sample_rate_hz`` (default: the network's rate).
+        Raises `AudioError` for audio that cannot be used and `UserError` for an unknown head.
+        """
+        blocks = list(self.stream(audio, sample_rate_hz, heads, progress=progress))
+        return {name: torch.cat([block[name] for block in blocks], dim=1) for name in blocks[0]} if blocks else {}
+
+    def stream(
+        self,
+        audio: Audio,
+        sample_rate_hz: int | None = None,
+        heads: Iterable[str] | None = None,
+        *,
+        start_seconds: float = 0.0,
+        duration_seconds: float | None = None,
+        progress: Progress = lambda share: None,
+    ) -> Iterator[Block]:
+        """As `separate`, block by block at constant memory: successive {head: (channels, n)}.
+
+        A file is read as it is needed. Raises `AudioError` and `UserError` as `separate` does, for a damaged file when
+        the damage is reached.
+        """
+        wanted = self.model.check_targets([heads] if isinstance(heads, str) else heads)
+        if not wanted:
+            raise UserError(f"no heads are chosen; expected some of {', '.join(self.heads) or 'none: there are none'}.")
+        source = open_source(audio, self._rate_hz(sample_rate_hz), start_seconds, duration_seconds)
+        return self.stream_source(source, wanted, progress)
+
+    def _rate_hz(self, given: float | None) -> int:
+        """The rate that is said, or the network's; `AudioError` for what is no rate."""
+        if given is None:
+            return self.model.sample_rate_hz
+        if not float(given).is_integer() or given < 1:
+            raise AudioError(f"the audio is at {given} Hz; expected a whole number, at least 1.")
+        return int(given)
+
+    def stream_source(
+        self, source: Source, heads: list[str], progress: Progress = lambda share: None
+    ) -> Iterator[Block]:
+        """`stream` of what `open_source` gave."""
+        return self._named(self.estimates(source, source.blocks(), heads), heads, source, progress)
+
+    @staticmethod
+    def _named(stream: Iterator[Tensor], heads: list[str], source: Source, progress: Progress) -> Iterator[Block]:
+        done = 0
+        for block in stream:
+            done += block.shape[-1]
+            yield dict(zip(heads, block, strict=True))
+            if source.n_samples:
+                progress(min(done / source.n_samples, 0.999))
+        progress(1.0)
+
+    def estimates(self, source: Source, blocks: Iterable[Tensor], heads: list[str]) -> Iterator[Tensor]:
+        """Blocks (heads, channels, n) for the blocks of a source, at its rate and of its length."""
+        level = self._track_level(source)
+
+        def run(inner: Iterable[Tensor]) -> Iterator[Tensor]:
+            grids = [self._on_grid(stream, i, heads, level) for i, stream in enumerate(tee(inner, self.shifts))]
+            for same in aligned(grids):
+                yield torch.stack(same).mean(0) if self.shifts > 1 else same[0]
+
+        return self.at_network_rate(source, blocks, run)
+
+    def at_network_rate(
+        self, source: Source, blocks: Iterable[Tensor], run: Callable[[Iterable[Tensor]], Iterator[Tensor]]
+    ) -> Iterator[Tensor]:
+        """Blocks (C, n) at a source's rate through ``run`` at the network's; (heads, C, n), as long as they came."""
+        inner_hz, n_read, n_given = self.model.sample_rate_hz, 0, 0
+
+        def counted() -> Iterator[Tensor]:
+            nonlocal n_read
+            for block in blocks:
+                n_read += block.shape[1]
+                if block.numel() and (peak := float(block.abs().max())) > LOUDEST:
+                    raise AudioError(
+                        f"the audio reaches {peak:g}, too much to calculate with; expected full scale at ±1, and no "
+                        f"sample above {LOUDEST:g}. Lower its level."
+                    )
+                yield block
+
+        last: Tensor | None = None
+        inner = run(resample_blocks(counted(), source.sample_rate_hz, inner_hz))
+        for block in resample_blocks(inner, inner_hz, source.sample_rate_hz):
+            last = block[..., : n_read - n_given]  # rounding up twice may have made one more
+            n_given += last.shape[-1]
+            if last.shape[-1]:
+                yield last
+        if last is not None and n_given < n_read:
+            yield last.new_zeros(*last.shape[:-1], n_read - n_given)
+
+    def _on_grid(self, blocks: Iterator[Tensor], shift: int, heads: list[str], level: Level | None) -> Iterator[Tensor]:
+        """Blocks (C, n) → (heads, C, n), with the chunks' borders moved by that share of a chunk's step."""
+        zeros = round(shift * (self.chunk - self.overlap) / self.shifts)
+        batch = Batch(self.batch, self.device.type != "cpu")  # on a CPU a batch is no faster
+
+        def run(chunks: Tensor) -> Tensor:
+            return self._run(chunks, heads, level)
+
+        skip = zeros
+        for block in overlap_add(delayed(blocks, zeros), self.chunk, self.overlap, run, batch):
+            kept = block[..., skip:]
+            skip = max(0, skip - block.shape[-1])
+            if kept.shape[-1]:
+                yield kept
+
+    def _run(self, chunks: Tensor, heads: list[str], level: Level | None) -> Tensor:
+        """(B, C, n) → (B, heads, C, n)."""
+        options = {} if level is None else {"level": level}
+        precision = self.precision
+        autocast = torch.autocast(self.device.type, precision) if precision else nullcontext()
+        with torch.no_grad(), autocast:
+            estimates = self.model(self.to_items(chunks), heads, **options)
+            return self.from_items(torch.stack([estimates[name] for name in heads], dim=1), chunks.shape[1])
+
+    def to_items(self, chunks: Tensor) -> Tensor:
+        """(B, C, n) → (B·P, M, n) on the device: the channels as the network takes them."""
+        return chunks[:, self._channel_items(chunks.shape[1])].flatten(0, 1).to(self.device)
+
+    def from_items(self, estimates: Tensor, n_channels: int) -> Tensor:
+        """(B·P, heads, M, n) → (B, heads, C, n) on the CPU; a channel that was in twice is the mean."""
+        items = self._channel_items(n_channels)  # (P, M)
+        apart = (
+            estimates.float().cpu().unflatten(0, (-1, len(items))).transpose(1, 2).flatten(2, 3)
+        )  # (B, heads, P·M, n)
+        total = apart.new_zeros(*apart.shape[:2], n_channels, apart.shape[-1])  # (B, heads, C, n)
+        total.index_add_(2, items.flatten(), apart)
+        return total / torch.bincount(items.flatten())[:, None]
+
+    def _channel_items(self, n_channels: int) -> Tensor:
+        """(P, M): which channels go through the network together, in P items of M.
+
+        Channels that share weights and know nothing of each other go as they are. Networks that look at two channels
+        (stereo: tac, joint) were trained on stereo: surround goes in pairs, a channel without a partner with itself.
+        """
+        n_joint, stereo = self.model.n_joint, self.model.recipe.backbone.stereo
+        alone = torch.arange(n_channels)[None]
+        if n_joint > 2:
+            return alone if n_channels > 1 else alone.expand(1, n_joint)  # the network says what it expects
+        if stereo == "apart" or n_joint == n_channels or (stereo == "tac" and n_channels == 1):
+            return alone
+        if n_joint == 1 and stereo == "joint":
+            return alone
+        pairs = PAIRS.get(n_channels, [(i, i) for i in range(n_channels)])
+        return torch.tensor(pairs)
+
+    def _track_level(self, source: Source) -> Level | None:
+        """The level of a whole track, for each of its chunks; read once for that where the recipe asks for it."""
+        if self.model.recipe.input.normalise not in OF_WHOLE_TRACKS:
+            return None
+        highest = torch.zeros(1, 1, 1)
+        for block in resample_blocks(source.blocks(), source.sample_rate_hz, self.model.sample_rate_hz):
+            if block.shape[1]:
+                highest = torch.maximum(highest, block.abs().amax())
+        return self.model.track_level(highest.to(self.device))  # a track's peak is that of its blocks' peaks
+
+    def features(
+        self,
+        waveform: Tensor | np.ndarray,
+        sample_rate_hz: int | None = None,
+        channels: Literal["mean", "apart"] = "mean",
+    ) -> Tensor:
+        """The universal features (B, K, T, N) of (B, C, L), (C, L) or (L,), on the separator's device.
+
+        B is 1 where there was none. ``channels``: the backbone reads each channel by itself (or with its neighbours,
+        as the recipe says): ``mean`` is the mean of what it says of them, ``apart`` gives all, (B, C, K, T, N), which
+        is what heads read. All in one piece: memory grows with the length.
+        """
+        if channels not in ("mean", "apart"):
+            raise RecipeError(f"channels {channels!r}; expected 'mean' or 'apart'.")
+        audio = as_float32(waveform)
+        audio = audio if audio.ndim == 3 else check_waveform(audio)[None]
+        if audio.ndim != 3 or 0 in audio.shape or not torch.isfinite(audio).all():
+            raise AudioError(f"audio of the shape {tuple(audio.shape)}; expected finite (items, channels, samples).")
+        inner = torch.cat(list(resample_blocks([audio], self._rate_hz(sample_rate_hz), self.model.sample_rate_hz)), -1)
+        with torch.no_grad():  # not inference mode: others may train on them
+            features = self.model.features(inner.to(self.device))
+            return features.mean(1) if channels == "mean" else features
+
+
+def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:
+    """Blocks (C, n) with that much silence before the first."""
+    for block in blocks:
+        yield functional.pad(block, (n_zeros, 0)) if n_zeros else block
+        n_zeros = 0
+
+
+def check_device(device: str) -> torch.device:
+    """The torch device of that name (``auto``: the first of cuda, mps, cpu); `RecipeError` where it is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        why = str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # all that PyTorch adds is of no help
+        raise RecipeError(f"device {device!r} cannot be used here: {why}.") from None
+    return torch.device(device)

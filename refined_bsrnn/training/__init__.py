@@ -1,0 +1,1 @@
+"""Recipe, examples and base → a run folder."""

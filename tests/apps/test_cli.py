@@ -1,0 +1,218 @@
+"""The command line: what is typed, what comes out, the exit code."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from refined_bsrnn.apps.cli.main import main
+from refined_bsrnn.recipe import dump_recipe
+from refined_bsrnn.runs.folder import RunFolder
+from refined_bsrnn.system import write_text
+from tests.conftest import RATE, STEMS, micro_recipe, write_songs
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+QUICK = ["train.steps=2", "train.validate_every=2", "train.warmup_steps=0"]
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    root = write_songs(tmp_path / "songs", stems=(*STEMS, "guitar"))
+    write_text(tmp_path / "recipe.yaml", dump_recipe(micro_recipe(root, bands={"kind": "tet24"})))
+    return tmp_path / "recipe.yaml"
+
+
+@pytest.fixture
+def drums(recipe_file):
+    assert main(["train", str(recipe_file), "targets=[drums]", *QUICK]) == 0
+    return RunFolder(Path("runs/drums"))
+
+
+def test_the_main_job_as_typed(drums, capsys, tmp_path):
+    assert main(["transfer", "--base", "drums", "--target", "bass", *QUICK]) == 0
+    assert main(["evaluate", "drums-to-bass"]) == 0
+    assert main(["evaluate", "drums", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[0])["drums"]["n_tracks"] == 1
+    song = tmp_path / "songs" / "test" / "song-0" / "mixture.wav"
+    assert main(["separate", str(song), "--model", "drums-to-bass", "--head", "bass", "--out", "here", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)[str(song)]["bass"]
+    assert soundfile.info(written).frames == soundfile.info(song).frames
+    assert main(["report", "drums", "drums-to-bass", "--out", "report"]) == 0
+    assert "drums-to-bass" in capsys.readouterr().out
+    assert Path("report/curves.png").stat().st_size > 1000
+    assert "drums-to-bass" in Path("report/index.html").read_text()
+    assert main(["evaluate", "drums", "--quick"]) == 0
+    assert main(["report", "runs/drums/results-part.json"]) == 0
+    assert "QUICK EVALUATION, uSDR alone, on 1 OF 1 TRACKS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "length", "suffix"),
+    [(RATE, 1, 1, "wav"), (44100, 6, 5001, "flac"), (22050, 2, 30000, "ogg"), (48000, 1, 20001, "mp3")],
+)
+def test_a_file_comes_back_at_its_rate_length_and_channels(drums, tmp_path, rate, channels, length, suffix):
+    song = tmp_path / f"song.{suffix}"
+    soundfile.write(song, 0.1 * np.random.default_rng(0).standard_normal((length, channels)), rate)
+    assert main(["separate", str(song), "--model", "drums", "--out", "out"]) == 0
+    got, wanted = soundfile.info(f"out/drums/song/drums.{'flac' if suffix == 'flac' else 'wav'}"), soundfile.info(song)
+    assert (got.samplerate, got.channels, got.frames) == (wanted.samplerate, wanted.channels, wanted.frames)
+
+
+def test_overrides_may_stand_anywhere(drums):
+    assert main(["transfer", "train.steps=1", "--base", "drums", "--target", "bass", "guitar", *QUICK[1:]]) == 0
+    run = RunFolder(Path("runs/drums-to-bass-guitar"))
+    assert run.load_recipe().train.steps == 1
+    assert run.head_names() == ["bass", "guitar"]
+
+
+def test_a_recipe_with_a_base_is_a_transfer_and_repeats_from_its_resolved_form(drums):
+    assert main(["transfer", "--base", "drums", "--target", "bass", *QUICK]) == 0
+    assert main(["train", "runs/drums-to-bass/recipe.yaml", "run.name=again"]) == 0
+    log = [(Path("runs") / name / "metrics.jsonl").read_text() for name in ("drums-to-bass", "again")]
+    first, second = ([json.loads(line).get("loss") for line in text.splitlines()] for text in log)
+    assert first == second
+
+
+def test_resume_of_a_finished_run(drums):
+    assert main(["train", "--resume", "drums"]) == 0
+
+
+def test_bands(capsys, tmp_path):
+    assert main(["bands", "v7", "tet24", "--json"]) == 0
+    bands = json.loads(capsys.readouterr().out)
+    assert (bands["v7"]["n_bands"], bands["tet24"]["n_bands"]) == (41, 36)
+    assert main(["bands", "tet", "divisions=12", "--png", "b.png"]) == 0
+    assert Path("b.png").stat().st_size > 1000
+    assert "tet: 87 bands" in capsys.readouterr().out
+
+
+def test_options_of_bands_belong_to_the_scheme_before_them(capsys):
+    assert main(["bands", "v7", "mel", "n_bands=32", "mel", "n_bands=48", "--json"]) == 0
+    bands = json.loads(capsys.readouterr().out)
+    assert {name: (b["n_bands"], b["overlapping"]) for name, b in bands.items()} == {
+        "v7": (41, False),
+        "mel n_bands=32": (32, True),
+        "mel n_bands=48": (48, True),
+    }
+    assert bands["mel n_bands=32"]["ranges"][:2] == [[0, 8], [4, 13]]
+    assert main(["bands", "rounding=floor", "v7", "bass"]) == 0
+    first_bins = [line.split("first bins ")[1][:5] for line in capsys.readouterr().out.splitlines()]
+    assert first_bins == ["0 4 8", "0 2 4"]
+    assert main(["bands", "mel", "n_bands=32"]) == 0
+    assert "mel: 32 bands; overlapping bins 0-8 4-13" in capsys.readouterr().out
+
+
+def test_band_tables(capsys):
+    assert main(["bands", "v7", "--table"]) == 0
+    assert "| `v7` | 41 | 41 | 41 |" in capsys.readouterr().out
+    assert main(["bands", "--match", "36", "v7", "erb"]) == 0
+    out = capsys.readouterr().out
+    assert "`erb n_bands=36`" in out
+    assert "v7" not in out
+    assert main(["bands", "v7", "--match", "2"]) == 2
+    assert "no scheme has 2 bands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train"], 2, "expected a recipe"),
+        (["train", "nowhere.yaml"], 2, "there is no recipe 'nowhere.yaml'"),
+        (["train", "micro", "train.stpes=3"], 2, "Did you mean 'steps'"),
+        (["train", "micro", "bands.kind=tet25", "data.root=."], 2, "bands.kind='tet25' is unknown. Did you mean 'tet2"),
+        (["train", "micro", "data.root=/nowhere/at/all"], 1, "there is no such folder"),
+        (["train", "micro", "data.root=."], 1, "no tracks in"),
+        (["train", "--resume", "mtl"], 2, "there is no run 'mtl'"),
+        (["train", "micro", "--resume", "mtl"], 2, "give no recipe or override"),
+        (["transfer", "--base", "drums", "--target", "bass"], 2, "there is no run 'drums'. Runs in runs/: none yet"),
+        (["evaluate", "mtl"], 2, "there is no run 'mtl'"),
+        (["separate", "song.wav", "--model", "mtl"], 2, "there is no run 'mtl'"),
+        (["evaluate"], 2, "expected a run to evaluate, or --estimates DIR"),
+        (["evaluate", "mtl", "--quick", "--museval"], 2, "--quick is uSDR alone; leave out --museval"),
+        (["evaluate", "--estimates", "nowhere", "--data", "."], 1, "there is no folder nowhere"),
+        (["report", "mtl"], 2, "there is no run 'mtl'"),
+        (["report", "mtl", "--wandb"], 2, "--wandb sends what is written; say where: --out DIR"),
+        (["bands", "divisions=12"], 2, "write the scheme first"),
+        (["bands", "v8"], 2, "Known: bass, bs_roformer, custom, drums"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(arguments, code, message, capsys):
+    assert main(arguments) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_errors_with_a_run_there(drums, capsys, tmp_path):
+    assert main(["separate", "nowhere.wav", "--model", "drums"]) == 1
+    assert "there is no file nowhere.wav" in capsys.readouterr().err
+    assert main(["separate", "nowhere.wav", "--model", "drums", "--head", "bass"]) == 2
+    assert "has no head 'bass'. Heads: drums" in capsys.readouterr().err
+    assert main(["report", "drums"]) == 1
+    assert "refined-bsrnn evaluate" in capsys.readouterr().err
+    drums.backbone.write_bytes(drums.backbone.read_bytes()[:1000])
+    assert main(["evaluate", "drums"]) == 1
+    assert "backbone.safetensors (1000 bytes) is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "micro", "--nonsense"], ["separate", "a.wav", "--model", "m", "x=1", "--y"], []]
+)
+def test_command_lines_that_cannot_be_parsed(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+
+def test_ctrl_c(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("refined_bsrnn.bands.band_split", interrupted)
+    assert main(["bands"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        command = [sys.executable, "-m", "refined_bsrnn.apps.cli.main", "bands", "v7", "--json"]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda p: p.stem)
+def test_scripts_are_short_and_can_be_executed(script):
+    assert len(script.read_text().splitlines()) <= 65
+    assert script.read_text().startswith("#!/usr/bin/env python3\n")
+    assert script.stat().st_mode & stat.S_IXUSR
+
+
+@pytest.mark.slow
+def test_scripts_run_as_typed(recipe_file):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def typed(*command):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    typed("accelerate", "launch", "--cpu", str(SCRIPTS / "train_mtl.py"), str(recipe_file), "targets=[drums]", *QUICK)
+    done = typed(str(SCRIPTS / "transfer.py"), "--base", "drums", "--target", "bass", *QUICK)
+    assert "are frozen" in done.stderr.split("Transfer from")[1]
+    typed(str(SCRIPTS / "plot_bands.py"), "v7", "tet24")
+    assert Path("bands.png").exists()
+    assert list(Path("runs/drums/wandb").glob("offline-run-*")) == []  # the recipe says off

@@ -1,0 +1,651 @@
+"""The training loop: exact resume, clean stops, what is written; transfer; two processes."""
+
+import json
+import math
+import multiprocessing
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from refined_bsrnn.errors import CheckpointError, DataError, RecipeError
+from refined_bsrnn.evaluation.evaluate import evaluate
+from refined_bsrnn.network.model import BSRNN
+from refined_bsrnn.recipe import dump_recipe, load_recipe, make_recipe
+from refined_bsrnn.runs.folder import RunFolder, load_model, load_state, read_tensors, tensors_sha256
+from refined_bsrnn.system import write_text
+from refined_bsrnn.training import train as train_module
+from refined_bsrnn.training.losses import JOINT_LOSSES
+from refined_bsrnn.training.train import Objective, Trainer, TrainingStopped, duration, lr_at, train
+from refined_bsrnn.training.transfer import resume, transfer, transfer_recipe
+from tests.conftest import STEMS, in_two_processes, micro_recipe, micro_values, write_song, write_songs
+
+
+def metrics(run):
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def losses(run):
+    return [line["loss"] for line in metrics(run) if "loss" in line]
+
+
+def weights(run):
+    """Hashes of a run's weight files (their metadata come in any order)."""
+    files = [*run.heads.glob("*"), *([run.backbone] if run.backbone.exists() else [])]
+    return {path.name: tensors_sha256(load_file(path)) for path in files}
+
+
+def interrupt_at(step, monkeypatch):
+    """A real signal in the middle of training."""
+    log = Trainer._log
+
+    def log_then_interrupt(self, parts):
+        log(self, parts)
+        if self.progress.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_log", log_then_interrupt)
+
+
+def named(recipe, name, **run):
+    return replace(recipe, run=replace(recipe.run, name=name, **run))
+
+
+# --- a run
+
+
+def test_a_run_leaves_everything(songs):
+    run, finished = train(micro_recipe(songs))
+    assert finished
+    assert run.path == Path("runs/mtl-custom")
+    assert run.head_names() == ["drums", "vocals"]
+    assert [line["step"] for line in metrics(run)] == [1, 2, 2, 3, 4, 4]
+    line = metrics(run)[0]
+    assert line.keys() >= {
+        "loss",
+        "vocals/wave_l1",
+        "vocals/spec_l1",
+        "drums/wave_l1",
+        "drums/spec_l1",
+        "lr",
+        "seconds",
+    }
+    assert math.isclose(line["loss"], sum(v for k, v in line.items() if "/" in k), rel_tol=1e-5)
+    provenance = json.loads(run.provenance.read_text())
+    assert provenance["data"]["train_tracks"] == ["song-1", "song-2"]
+    assert provenance["data"]["validation_tracks"] == ["song-0"]
+    assert provenance["data"]["builtin"] is False
+    assert provenance["steps_done"] == 4
+    assert provenance["seed"] == 0
+    assert torch.__version__.startswith(provenance["packages"]["torch"])
+    import datasets
+
+    assert datasets.Dataset.from_parquet(str(run.tracks))["name"][:] == ["song-0", "song-1", "song-2"]
+
+
+def test_the_resolved_recipe_alone_repeats_the_run(songs):
+    first, _ = train(micro_recipe(songs))
+    second, _ = train(named(first.load_recipe(), "again"))
+    assert losses(first) == losses(second)
+    assert weights(first) == weights(second)
+
+
+def test_training_learns(songs):
+    still = {"gain_db": [0, 0], "channel_swap": 0}
+    run, _ = train(micro_recipe(songs, augment=still, train={"steps": 80, "lr": 0.01, "validate_every": 80}))
+    assert sum(losses(run)[-10:]) < 0.8 * sum(losses(run)[:10])
+
+
+def test_best_weights_are_kept_not_the_last(songs, monkeypatch):
+    scores = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr(Trainer, "_scores", lambda self: {"validation/usdr": next(scores)})
+    states = []
+    keep = train_module.save_weights
+    monkeypatch.setattr(
+        train_module, "save_weights", lambda run, model, **facts: (states.append(model), keep(run, model))
+    )
+    run, _ = train(micro_recipe(songs, train={"steps": 6}))
+    assert len(states) == 2
+    assert json.loads(run.provenance.read_text())["best_step"] == 4
+    last = load_state(run.state)[0]["trained"]["backbone.encoder.linears.0.bias"]
+    assert not torch.equal(load_model(run).backbone.encoder.linears[0].bias, last)
+
+
+def test_patience(songs, monkeypatch):
+    monkeypatch.setattr(Trainer, "_scores", lambda self: {"validation/usdr": -self.progress.step})
+    run, finished = train(micro_recipe(songs, train={"steps": 100, "patience": 2}))
+    assert finished
+    assert json.loads(run.provenance.read_text())["steps_done"] == 6
+
+
+def test_no_validation_tracks_keeps_the_last_weights(songs):
+    values = {"data": {"root": str(songs), "validation_share": 0.0}}
+    run, _ = train(micro_recipe(songs, **values))
+    last = load_state(run.state)[0]["trained"]["backbone.encoder.linears.0.bias"]
+    assert torch.equal(load_model(run).backbone.encoder.linears[0].bias, last)
+
+
+def test_averaged_weights_are_what_is_kept(songs):
+    run, _ = train(micro_recipe(songs, train={"ema": 0.5, "steps": 4, "validate_every": 4}))
+    groups, _ = load_state(run.state)
+    name = "backbone.encoder.linears.0.bias"
+    assert not torch.equal(groups["average"][name], groups["trained"][name])
+    assert torch.equal(load_model(run).state_dict()[name], groups["average"][name])
+
+
+def test_average_by_hand(songs, monkeypatch):
+    """ema = decay · ema + (1 − decay) · weight after every step, from the initial weights."""
+    seen = []
+    update = Trainer._update_average
+
+    def spy(self):
+        update(self)
+        seen.append(self.trained["backbone.encoder.linears.0.bias"].detach().clone())
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(Trainer, "_update_average", spy)
+    started = []
+    run_init = Trainer.__init__
+
+    def init(self, *args, **kwargs):
+        run_init(self, *args, **kwargs)
+        started.append(self.trained["backbone.encoder.linears.0.bias"].detach().clone())
+
+    monkeypatch.setattr(Trainer, "__init__", init)
+    run, _ = train(micro_recipe(songs, train={"ema": 0.75, "steps": 3, "validate_every": 3}))
+    expected = started[0]
+    for weight in seen:
+        expected = 0.75 * expected + 0.25 * weight
+    got = load_state(run.state)[0]["average"]["backbone.encoder.linears.0.bias"]
+    torch.testing.assert_close(got, expected)
+
+
+# --- resume
+
+
+@pytest.mark.parametrize(
+    ("workers", "then", "loss"),
+    [(0, 0, {}), (1, 2, {}), (0, 0, {"weighting": "uncertainty", "wave_l1": 1.0, "weighted_sdr": 1.0})],
+)
+def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers, then, loss):
+    """With another number of workers, too."""
+    recipe = micro_recipe(
+        songs,
+        loss=loss,
+        augment={"polarity": 0.5, "eq": 0.3, "reverb": 0.3, "low_pass": 0.3} if workers else {},
+        train={"steps": 20, "ema": 0.9, "decay": "cosine", "warmup_steps": 3, "validate_every": 5, "workers": workers},
+    )
+    straight, _ = train(named(recipe, "straight"))
+    with monkeypatch.context() as patch:
+        interrupt_at(9, patch)  # the step that is under way is still done
+        halted, finished = train(named(recipe, "halted"))
+    assert not finished
+    assert load_state(halted.state)[1]["step"] == 10
+    there = load_recipe(halted.recipe)
+    write_text(halted.recipe, dump_recipe(replace(there, train=replace(there.train, workers=then))))
+    resumed, finished = resume(halted)
+    assert finished
+    assert losses(resumed) == losses(straight)
+    assert [line["step"] for line in metrics(resumed)] == [line["step"] for line in metrics(straight)]
+    assert weights(resumed) == weights(straight)
+    one, other = load_state(straight.state), load_state(resumed.state)
+    assert one[1]["best_step"] == other[1]["best_step"]
+    for group, tensors in one[0].items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, other[0][group][name]), f"{group}/{name}"
+
+
+def test_learned_weights_train_are_logged_and_stay_out_of_the_network(songs, capsys):
+    run, _ = train(micro_recipe(songs, loss={"weighting": "uncertainty", "wave_l1": 1.0}, train={"lr": 0.01}))
+    lines = [line for line in metrics(run) if "loss" in line]
+    for target in ("vocals", "drums"):
+        values = [line[f"{target}/log_variance"] for line in lines]
+        assert values[0] == 0.0
+        assert values[1] == pytest.approx(-0.01, abs=1e-4)  # Adam's first step is the learning rate
+        assert values == sorted(values, reverse=True)  # the errors are far below one: all weights grow
+    line = lines[-1]
+    by_hand = sum(
+        0.5 * math.exp(-line[f"{t}/log_variance"]) * line[f"{t}/wave_l1"] + 0.5 * line[f"{t}/log_variance"]
+        for t in ("vocals", "drums")
+    )
+    assert math.isclose(line["loss"], by_hand, rel_tol=1e-4)
+    state = load_state(run.state)[0]
+    assert state["trained"]["loss.log_variances"].shape == (2,)
+    assert state["optimizer"]["loss.log_variances/exp_avg"].shape == (2,)
+    model = load_model(run)
+    assert not [name for name in model.state_dict() if "variance" in name]
+    n_parameters = sum(p.numel() for p in model.parameters())
+    said = capsys.readouterr().err
+    assert f"{n_parameters + 2:,} parameters train, 0 are frozen." in said
+    assert f"vocals {line['vocals/wave_l1']:.3f} drums {line['drums/wave_l1']:.3f} |" in said
+    assert json.loads(run.provenance.read_text())["parameters"] == {"trained": n_parameters + 2, "frozen": 0}
+
+
+def test_a_state_without_the_learned_weights_is_refused(songs):
+    run, _ = train(micro_recipe(songs, loss={"weighting": "uncertainty", "wave_l1": 1.0}))
+    other, _ = train(named(micro_recipe(songs), "other"))
+    run.state.write_bytes(other.state.read_bytes())
+    with pytest.raises(CheckpointError, match="does not fit the network: loss.log_variances is missing"):
+        resume(run)
+
+
+def test_joint_terms_train_and_are_logged(songs):
+    joint = dict.fromkeys(JOINT_LOSSES, 0.1)
+    run, _ = train(micro_recipe(songs, loss={"mrstft": 1.0, "l1snr": 0.1, "si_sdr": 0.1, **joint}))
+    assert metrics(run)[0].keys() >= {*(f"all/{name}" for name in JOINT_LOSSES), "drums/mrstft", "vocals/si_sdr"}
+
+
+def test_a_run_that_was_killed_repeats_the_steps_after_its_last_state(songs, monkeypatch):
+    recipe = micro_recipe(songs, train={"steps": 6, "checkpoint_every": 4})
+    straight, _ = train(named(recipe, "straight"))
+
+    def die(self, parts, log=Trainer._log):
+        log(self, parts)
+        if self.progress.step == 5:
+            raise MemoryError  # not a clean stop: nothing is saved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_log", die)
+        with pytest.raises(MemoryError):
+            train(named(recipe, "killed"))
+    run = RunFolder(Path("runs/killed"))
+    run.metrics.write_text(run.metrics.read_text() + '{"step": 5, "lo')  # cut off in the middle of a line
+    resume(run)
+    assert losses(run) == losses(straight)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sent a signal cannot be told here")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_job_loses_nothing(songs, monkeypatch, number):
+    log = Trainer._log
+
+    def log_then_interrupt(self, parts):
+        log(self, parts)
+        if self.progress.step == 3:
+            workers = [str(child.pid) for child in multiprocessing.active_children()]
+            assert workers
+            subprocess.run(["kill", f"-{int(number)}", *workers], check=True)
+            time.sleep(0.2)  # they would be dead by then
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Trainer, "_log", log_then_interrupt)
+    recipe = micro_recipe(songs, train={"steps": 60, "workers": 1, "validate_every": 100})
+    halted, finished = train(recipe)
+    assert not finished
+    assert load_state(halted.state)[1]["step"] == 4
+    assert not multiprocessing.active_children()  # the parent's own word still ends them
+
+
+def test_resume_needs_a_state_and_the_same_data(songs):
+    run, _ = train(micro_recipe(songs))
+    write_song(songs / "train" / "song-9", seed=9)
+    with pytest.raises(RecipeError, match="trained on data with fingerprint .* needs the same data"):
+        resume(run)
+    run.state.unlink()
+    with pytest.raises(RecipeError, match="has no state to resume from"):
+        resume(run)
+
+
+def test_a_resumed_run_says_that_files_were_written_again(songs, capsys):
+    run, _ = train(micro_recipe(songs))
+    resume(run)
+    assert "were written again" not in capsys.readouterr().err
+    path = songs / "train" / "song-1" / "drums.wav"
+    samples, rate = soundfile.read(path, dtype="int16")
+    samples[len(samples) // 3] += 1  # beside the pieces that the fingerprint is of
+    soundfile.write(path, samples, rate)
+    resume(run)
+    assert "The data were written again since this run began" in capsys.readouterr().err
+
+
+def test_a_finished_run_resumes_to_nothing(songs):
+    run, _ = train(micro_recipe(songs))
+    before = losses(run)
+    _, finished = resume(run)
+    assert finished
+    assert losses(run) == before
+
+
+def test_state_of_another_network_is_refused(songs):
+    run, _ = train(micro_recipe(songs))
+    other, _ = train(named(micro_recipe(songs, backbone={"features": 6, "repeats": 1}), "other"))
+    run.state.write_bytes(other.state.read_bytes())
+    with pytest.raises(CheckpointError, match=r"trained weights\) does not fit"):
+        resume(run)
+
+
+def test_one_process_trains_with_one_precision_after_another(songs):
+    for precision in ("no", "bf16", "no"):
+        run, _ = train(named(micro_recipe(songs, train={"precision": precision}), f"{precision}-{time.monotonic_ns()}"))
+        assert json.loads(run.provenance.read_text())["precision"] == precision
+
+
+def test_an_existing_run_is_not_overwritten(songs):
+    run, _ = train(micro_recipe(songs))
+    before = run.backbone.read_bytes()
+    with pytest.raises(
+        RecipeError, match=r"exists already and is not overwritten: go on with --resume runs/mtl-custom"
+    ):
+        train(micro_recipe(songs))
+    assert run.backbone.read_bytes() == before
+
+
+# --- stops
+
+
+def test_nan_loss_names_the_target_and_keeps_the_last_good_state(songs, monkeypatch):
+    forward = Objective.forward
+
+    def poisoned(self, *batch, **options):
+        loss, parts = forward(self, *batch, **options)
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 6:  # two calls measure the time of a step: this is step 4
+            parts["drums/spec_l1"] = parts["drums/spec_l1"] * float("nan")
+        return loss, parts
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+    with pytest.raises(TrainingStopped, match=r"loss drums/spec_l1 became NaN or infinite at step 4;.*last good state"):
+        train(micro_recipe(songs, train={"steps": 8}))
+    groups, progress = load_state(Path("runs/mtl-custom/state/last.safetensors"))
+    assert progress["step"] == 2
+    assert all(torch.isfinite(t).all() for group in groups.values() for t in group.values())
+
+
+def test_nan_gradient_changes_no_weight(songs, monkeypatch):
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_, **__: torch.tensor(float("inf")))
+    with pytest.raises(
+        TrainingStopped, match="the gradient became NaN or infinite at step 1; no weight .* No state was"
+    ):
+        train(micro_recipe(songs))
+
+
+# --- small pieces
+
+
+def test_learning_rate_by_hand():
+    spec = make_recipe({"targets": ["a"], "train": {"lr": 0.1, "steps": 100, "warmup_steps": 4}}).train
+    assert [lr_at(i, replace(spec, decay="constant")) for i in range(5)] == pytest.approx(
+        [0.025, 0.05, 0.075, 0.1, 0.1]
+    )
+    assert lr_at(50, replace(spec, decay="cosine")) == pytest.approx(0.05)
+    assert lr_at(25, replace(spec, decay_rate=0.5, decay_every=10)) == pytest.approx(0.1 * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.04, "3.0 s"), (75, "1 min 15 s"), (7260, "2 h 1 min"), (200000, "2 d 7 h")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_long_run_is_announced_with_what_makes_it_short(songs, monkeypatch, capsys):
+    monkeypatch.setattr(Trainer, "_time_step", lambda self: (100.0, "measured"))
+    train(micro_recipe(songs, train={"steps": 1, "validate_every": 9}))
+    assert "more than a day" not in capsys.readouterr().err
+    monkeypatch.setattr(Trainer, "_time_step", lambda self: (100000.0, "measured"))
+    train(named(micro_recipe(songs, train={"steps": 1}), "long"))
+    said = capsys.readouterr().err
+    assert "parameters on cpu" in said
+    assert "more than a day" in said
+    assert "size=tiny" in said
+
+
+def test_a_slow_step_is_measured_on_one_example(songs, monkeypatch, capsys):
+    monkeypatch.setattr(Trainer, "_time_examples", lambda self, n_examples: 6.0 * n_examples)
+    train(micro_recipe(songs, train={"steps": 1, "validate_every": 9}))
+    assert "12.00 s per step (measured on 1 of 2 examples), 1 steps: about 12.0 s" in capsys.readouterr().err
+
+
+def test_accumulated_parts_give_the_step_of_the_whole_batch(songs):
+    whole, _ = train(named(micro_recipe(songs, train={"batch_size": 4}), "whole"))
+    parts, _ = train(named(micro_recipe(songs, train={"batch_size": 4, "accumulate": 2}), "parts"))
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+
+
+def test_built_in_stems_are_named_everywhere(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("refined_bsrnn.data.layouts.folders.builtin_root", lambda: write_songs(tmp_path / "cache"))
+    run, _ = train(micro_recipe(None, train={"steps": 1}))
+    assert run.name == "mtl-custom-builtin"
+    assert json.loads(run.provenance.read_text())["data"]["builtin"] is True
+    assert run.load_recipe().data.root == "builtin"
+    assert "BUILT-IN SYNTHETIC STEMS" in capsys.readouterr().err
+
+
+# --- wandb
+
+
+def test_wandb_gets_everything_offline(songs, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "before").mkdir()
+    monkeypatch.chdir(tmp_path / "before")  # wandb's writer stays in the folder in which the first run started it
+    train(micro_recipe(songs, log={"wandb": "auto"}, train={"steps": 1}))
+    monkeypatch.chdir(tmp_path)
+    recipe = micro_recipe(songs, log={"wandb": "auto", "audio_seconds": 0.5}, train={"steps": 2})
+    run, _ = train(recipe)
+    records = finished_wandb(next(run.path.glob("wandb/offline-run-*/*.wandb")))
+    keys = {key for row in records["history"] for key in row}
+    assert keys >= {"loss", "vocals/wave_l1", "validation/drums/usdr", "lr", "seconds"}
+    files = {key.removesuffix("/path") for key in keys if key.endswith("/path")}
+    assert files >= {"audio/mixture", "audio/drums estimate", "audio/drums reference", "spectrogram/vocals", "summary"}
+    logged = [row["loss"] for row in records["history"] if "loss" in row]
+    assert logged == losses(run)
+    assert records["config"]["recipe"]["targets"] == ["vocals", "drums"]
+    assert records["config"]["provenance"]["data"]["fingerprint"]
+
+
+def finished_wandb(path, seconds=60):
+    """`read_wandb` once the last row is there: another process writes the file, and may take its time."""
+    from google.protobuf.message import DecodeError
+
+    for _ in range(10 * seconds):
+        with suppress(DecodeError):  # of a record that is half written
+            records = read_wandb(path)
+            if any("summary/path" in row for row in records["history"]):
+                return records
+        time.sleep(0.1)
+    return read_wandb(path)
+
+
+def read_wandb(path):
+    """History rows and configuration from an offline run's file, which is a LevelDB log of protocol buffers."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = {"history": [], "config": {}}
+    for data in leveldb_records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            items = record.history.item
+            found["history"].append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+        elif kind in ("run", "config"):
+            updates = record.run.config.update if kind == "run" else record.config.update
+            found["config"].update({i.key: json.loads(i.value_json) for i in updates})
+    return found
+
+
+def leveldb_records(data, block=32768, header=7):
+    """Behind a header of 7 bytes: blocks of 32 KiB with pieces (crc 4, length 2, type 1); 1 whole, 4 a last piece."""
+    place, pieces = header, b""
+    while place + header <= len(data):
+        left = block - place % block
+        if left < header:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        pieces += data[place + header : place + header + length]
+        place += header + length
+        if kind in (1, 4):
+            yield pieces
+            pieces = b""
+
+
+# --- transfer
+
+
+@pytest.fixture
+def base(tmp_path):
+    root = write_songs(tmp_path / "songs", stems=(*STEMS, "guitar"))
+    return train(named(micro_recipe(root), "mtl"))[0]
+
+
+def transfer_to(base, *targets, overrides=()):
+    quick = ["train.steps=3", "train.validate_every=3", "train.warmup_steps=0"]
+    return transfer(transfer_recipe(base, targets, "transfer", [*quick, *overrides]))[0]
+
+
+def test_transfer_trains_heads_alone_and_leaves_the_backbone_bit_identical(base, monkeypatch, capsys):
+    before = base.backbone.read_bytes()
+    in_optimizer = []
+    init = Trainer.__init__
+
+    def spy(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        in_optimizer.extend(p for group in self.optimizer.param_groups for p in group["params"])
+
+    monkeypatch.setattr(Trainer, "__init__", spy)
+    run = transfer_to(base, "guitar")
+    assert run.path == Path("runs/mtl-to-guitar")
+    assert not run.backbone.exists()
+    assert run.head_names() == ["guitar"]
+    assert base.backbone.read_bytes() == before
+    model = load_model(run)
+    assert sum(p.numel() for p in in_optimizer) == sum(p.numel() for p in model.heads.parameters())
+    for name, tensor in load_model(base).backbone.state_dict().items():
+        assert torch.equal(tensor, model.backbone.state_dict()[name]), name
+    said = capsys.readouterr().err
+    total = sum(p.numel() for p in model.parameters())
+    head = sum(p.numel() for p in model.heads.parameters())
+    assert f"{head:,} parameters train, {total - head:,} are frozen." in said
+
+
+def test_transferred_head_has_learnt_and_knows_its_backbone(base):
+    run = transfer_to(base, "guitar")
+    trained = load_file(run.head("guitar"))
+    torch.manual_seed(0)
+    fresh = BSRNN(run.load_recipe(), ["guitar"]).heads["guitar"].state_dict()
+    assert any(not torch.equal(trained[name], fresh[name]) for name in fresh)
+    _, metadata = read_tensors(run.head("guitar"), "head")
+    assert metadata["backbone_sha256"] == read_tensors(base.backbone, "backbone")[1]["sha256"]
+    assert run.load_recipe().base.sha256 == metadata["backbone_sha256"]
+    assert run.load_recipe().base.run == "../mtl"
+
+
+def test_runs_can_be_moved_as_a_whole(base, tmp_path):
+    transfer_to(base, "guitar")
+    Path("runs").rename(tmp_path / "elsewhere")
+    assert load_model(RunFolder(tmp_path / "elsewhere" / "mtl-to-guitar")).targets == ["guitar"]
+
+
+def test_transfer_from_a_transfer_uses_the_first_backbone(base):
+    second = transfer_to(transfer_to(base, "guitar"), "bass")
+    assert second.name == "mtl-to-guitar-to-bass"
+    assert load_model(second).targets == ["bass"]
+
+
+def test_several_heads_at_once(base):
+    run = transfer_to(base, "guitar", "bass", overrides=["data.stems=[vocals,drums,bass,other,guitar]"])
+    assert run.head_names() == ["bass", "guitar"]
+
+
+def test_transfer_resumes_bit_for_bit(base, monkeypatch):
+    straight = transfer_to(base, "guitar", overrides=["run.name=straight"])
+    with monkeypatch.context() as patch:
+        interrupt_at(1, patch)
+        halted = transfer_to(base, "guitar", overrides=["run.name=halted"])
+    resumed, _ = resume(halted)
+    assert losses(resumed) == losses(straight)
+    assert len(losses(straight)) == 3
+    assert weights(resumed) == weights(straight)
+
+
+def test_a_base_that_was_trained_again_is_noticed(base):
+    run = transfer_to(base, "guitar")
+    torch.manual_seed(7)
+    train_module.save_weights(base, BSRNN.from_recipe(base.load_recipe()))
+    with pytest.raises(CheckpointError, match="The base has been trained again since"):
+        load_model(run)
+
+
+def test_a_base_that_is_gone_is_named(base):
+    run = transfer_to(base, "guitar")
+    base.path.rename("elsewhere")
+    with pytest.raises(CheckpointError, match=r"was transferred from \.\./mtl, and there is no run at"):
+        load_model(run)
+
+
+def test_transfer_cannot_change_the_backbone(base):
+    with pytest.raises(RecipeError, match="bands.kind='v7' differs from the base"):
+        transfer_recipe(base, ["guitar"], overrides=["bands.kind=v7"])
+    with pytest.raises(RecipeError, match="backbone.features=32 differs from the base"):
+        transfer_recipe(base, ["guitar"], overrides=["size=tiny"])
+
+
+def test_transfer_to_a_stem_nobody_has(base):
+    with pytest.raises(DataError, match="no track has a stem 'gitar'. Did you mean 'guitar'"):
+        transfer_to(base, "gitar")
+
+
+# --- evaluation
+
+
+def test_results_hold_scores_beside_doing_nothing_and_silence(base):
+    results = evaluate(base)
+    assert results == json.loads(base.results.read_text())
+    assert results["n_tracks"] == 1
+    assert results["kind"] == "multi_target"
+    row = results["tracks"][0]["targets"]["drums"]
+    assert row["silence"]["usdr"] == pytest.approx(0.0, abs=1e-3)
+    assert row["estimate"]["n_frames"] == 2
+    assert results["summary"]["drums"]["estimate"]["usdr"]["mean"] == pytest.approx(row["estimate"]["usdr"])
+
+
+# --- two processes
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_curves_of_one(songs, tmp_path):
+    """The same global batch, 10 steps; only the main process writes, and both end. Some songs may lack the drums."""
+    lacking = tmp_path / "lacking"
+    shutil.copytree(songs, lacking)
+    (lacking / "train" / "song-1" / "drums.wav").unlink()
+    cases = {
+        "plain": (songs, 2, {}),
+        "weighted": (lacking, 1, {"weighting": "uncertainty", "wave_l1": 1.0, "combined_weighted_sdr": 0.1}),
+        "truncated": (lacking, 2, {"truncate_quantile": 0.5, "wave_l1": 1.0}),
+    }
+    alone = {}
+    for name, (root, accumulate, loss) in cases.items():
+        train_values = {"steps": 10, "batch_size": 4, "accumulate": accumulate, "validate_every": 5}
+        recipe = make_recipe(micro_values(root, train=train_values, loss=loss))
+        (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe))
+        alone[name], _ = train(named(recipe, f"{name}-alone"))
+    said = in_two_processes(*(["train", f"{name}.yaml", f"run.name={name}-two"] for name in cases))
+    assert said.count("parameters train") == len(cases)
+    for name, one in alone.items():
+        two = RunFolder(Path("runs") / f"{name}-two")
+        assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+        logged = [[x.get("drums/wave_l1", 0.0) for x in metrics(r) if "loss" in x] for r in (one, two)]
+        assert logged[1] == pytest.approx(logged[0], abs=1e-5)
+        validations = [[x["validation/usdr"] for x in metrics(r) if "validation/usdr" in x] for r in (one, two)]
+        assert validations[1] == pytest.approx(validations[0], abs=1e-3)
+        assert [x["step"] for x in metrics(two)] == [x["step"] for x in metrics(one)]
+        assert json.loads(two.provenance.read_text())["processes"] == 2
+
+
+def test_batches_that_cannot_be_shared_out_are_refused(songs, monkeypatch):
+    class TwoProcesses:
+        def __init__(self, cpu):
+            self.num_processes, self.device = 2, torch.device("cpu")
+
+    monkeypatch.setattr(train_module, "PartialState", TwoProcesses)
+    with pytest.raises(RecipeError, match="batch_size 3 cannot be shared out over 2 processes .* multiple of 2"):
+        train(micro_recipe(songs, train={"batch_size": 3}))
