@@ -29,10 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import __version__
 from ..console import say, track
-from ..data.synth import cache_folder
 from ..errors import RecipeError, UserError
 from ..recipe import Recipe, recipe_values
-from ..system import atomic_write, read_json, write_json
+from ..system import atomic_write, cache_folder, read_json, write_json
 
 FORMAT = 1
 BLOCK = 16  # examples that are marked as done together

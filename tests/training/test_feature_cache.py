@@ -13,9 +13,9 @@ import soundfile
 import torch
 
 from refined_bsrnn.apps.cli.main import main
-from refined_bsrnn.data.synth import cache_folder
 from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.runs.folder import read_provenance, read_tensors
+from refined_bsrnn.system import cache_folder
 from refined_bsrnn.training.feature_cache import BLOCK, Array, CachedMixes, FeatureCache, Remembered, fill
 from refined_bsrnn.training.train import Trainer, train
 from refined_bsrnn.training.transfer import transfer, transfer_recipe
