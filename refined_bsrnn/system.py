@@ -1,7 +1,9 @@
-"""Atomic writes: a crash or a full disk leaves the old file as it was. Where the cache is."""
+"""Atomic writes: a crash or a full disk leaves the old file as it was. The cache folder. The processes of one job."""
 
+import atexit
 import ctypes
 import errno
+import gc
 import json
 import os
 import sys
@@ -27,6 +29,34 @@ def cache_folder() -> Path:
         raise UserError(
             f"there is no home folder to keep built-in stems and decoded audio in. Set {CACHE_VARIABLE} to a folder."
         ) from problem
+
+
+@contextmanager
+def taking_part() -> Iterator[None]:
+    """Around work that the processes of a job share: they part when Python ends, unless one of them has failed.
+
+    Not at the end of the work: there may be more in these processes. Enter it before the process group is made.
+    """
+    import torch.distributed  # here and below: what writes files alone does not wait for PyTorch
+
+    if torch.distributed.is_available():
+        # Its functions have the group as the default of an argument. Imported once there is one, as DDP does it, they
+        # would keep that group for good.
+        import torch.distributed.nn.functional
+    atexit.unregister(part)  # who has failed is not waited for
+    yield
+    atexit.register(part)
+
+
+def part() -> None:
+    """Part from the other processes, as PyTorch wants it of each before it ends; the group's threads end with it.
+
+    A thread that still lets go of a tensor while the interpreter ends would abort the process.
+    """
+    from accelerate import PartialState
+
+    gc.collect()  # networks wrapped by DDP hold the group, and are part of cycles
+    PartialState().destroy_process_group()
 
 
 @contextmanager

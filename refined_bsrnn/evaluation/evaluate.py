@@ -41,7 +41,7 @@ from ..recipe import DataSpec, Recipe
 from ..runs.folder import RunFolder, load_model, read_provenance, tensors_sha256
 from ..runs.heads import note_in_head
 from ..separation.separator import Separator, Source
-from ..system import read_json, write_json
+from ..system import read_json, taking_part, write_json
 from .ceilings import MASKS, STATED, context_bounds, masked
 from .excerpts import SECONDS, Excerpts, loudest
 from .museval_scores import MusevalPool, write_museval_json
@@ -211,12 +211,10 @@ def shared_tracks(device: str) -> Iterator[tuple[int, int, str, Callable[[], Non
         return
     from accelerate import PartialState
 
-    from ..processes import taking_part
-
-    # Songs differ in length: nobody gives up on the others before a week has passed.
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
-    own = "cpu" if state.device.type == "cpu" else str(state.device)
     with taking_part():
+        # Songs differ in length: nobody gives up on the others before a week has passed.
+        state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
+        own = "cpu" if state.device.type == "cpu" else str(state.device)
         yield state.process_index, state.num_processes, own, state.wait_for_everyone
 
 

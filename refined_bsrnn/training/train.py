@@ -45,7 +45,6 @@ from ..errors import RecipeError, UserError
 from ..metrics import usdr
 from ..network.model import BSRNN, count_parameters
 from ..network.signals import Signal
-from ..processes import taking_part
 from ..recipe import Recipe, TrainSpec, default_run_name, dump_recipe
 from ..runs.folder import (
     RunFolder,
@@ -59,7 +58,7 @@ from ..runs.folder import (
 )
 from ..runs.tracking import Tracker, device_name, environment
 from ..separation.separator import Separator
-from ..system import atomic_write, big_blocks_kept, write_text
+from ..system import atomic_write, big_blocks_kept, taking_part, write_text
 from .feature_cache import GB, CachedMixes, FeatureCache, Remembered, cache_key, example_arrays, fill
 from .losses import MultiTargetLoss
 
