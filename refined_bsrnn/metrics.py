@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from .errors import UserError
 
@@ -40,8 +39,8 @@ def _pair(reference: npt.ArrayLike, estimate: npt.ArrayLike) -> tuple[np.ndarray
 
 
 def _float64(signal: npt.ArrayLike) -> np.ndarray:
-    if isinstance(signal, torch.Tensor):  # of any device and type, in a graph or not
-        signal = signal.detach().to("cpu", torch.float64).numpy()
+    if detach := getattr(signal, "detach", None):  # a tensor of any device and type, in a graph or not
+        signal = detach().cpu().double().numpy()
     return np.asarray(signal, dtype=np.float64)
 
 
