@@ -10,7 +10,7 @@ import wandb
 
 from ..errors import UserError
 from ..recipe import LogSpec
-from ..runs.tracking import wandb_mode
+from ..runs.wandb_mode import wandb_mode
 from .tables import VERSUS_COLUMNS, Report, long_csv
 
 

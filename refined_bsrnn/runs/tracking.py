@@ -6,8 +6,6 @@ pictures; it never asks a question, needs no account (then it writes offline fil
 
 import importlib.metadata
 import json
-import netrc
-import os
 import platform
 import shlex
 import subprocess
@@ -16,15 +14,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
 
 from ..errors import UserError
-from ..recipe import LogSpec, Recipe, recipe_values
+from ..recipe import Recipe, recipe_values
 from ..system import write_json, write_text
 from .folder import RunFolder
+from .wandb_mode import wandb_mode
 
 PACKAGES = ("refined-bsrnn", "torch", "soxr", "av", "accelerate", "datasets", "safetensors", "numpy", "museval")
 
@@ -70,21 +68,6 @@ def _git_commit() -> str | None:
         return None
     commit = git("rev-parse", "HEAD")
     return f"{commit}+" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
-
-
-def wandb_mode(spec: LogSpec) -> str:
-    """``online``, ``offline`` or ``disabled``: the recipe's word, $WANDB_MODE, or whether an account is set up."""
-    if spec.wandb != "auto":
-        return "disabled" if spec.wandb == "off" else spec.wandb
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return "online" if netrc.netrc().authenticators(host) else "offline"
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
 
 
 class Tracker:
