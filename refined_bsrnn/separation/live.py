@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from ..audio import MAX_CHANNELS
 from ..errors import AudioError, RecipeError
 from ..network.blocks import ConvCell, Convolution, CumulativeNorm, RotaryAttention
+from ..network.core import MaskCore
 from ..network.model import BSRNN
 from ..network.signals import STFT, as_complex, as_pairs
-from ..runs.exchange.export import MaskCore
 from .separator import Separator, Source, as_float32
 
 BLOCK_SECONDS = 0.1

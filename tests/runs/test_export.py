@@ -9,11 +9,12 @@ from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.network.blocks import BLOCKS, CELLS, NORMS, TAC_ACTIVATIONS
 from refined_bsrnn.network.consistency import TOGETHER
+from refined_bsrnn.network.core import MaskCore
 from refined_bsrnn.network.heads import HEADS
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.network.signals import as_pairs
 from refined_bsrnn.recipe import dump_recipe
-from refined_bsrnn.runs.exchange.export import MaskCore, export_core, make_program
+from refined_bsrnn.runs.exchange.export import export_core, make_program
 from refined_bsrnn.runs.folder import RunFolder, save_weights
 from refined_bsrnn.system import write_text
 from tests.conftest import micro_recipe

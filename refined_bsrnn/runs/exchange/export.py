@@ -22,41 +22,12 @@ from torch import Tensor, nn
 
 from ...errors import RecipeError
 from ...network.blocks import AttentionHead, GlobalNorm, Norm, RMSNorm
-from ...network.lora import Adapter
-from ...network.model import BSRNN, Backbone
+from ...network.core import MaskCore
+from ...network.model import BSRNN
 from ...system import atomic_write
 
 OPSET = 18  # of ONNX
 EXAMPLE_FRAMES = 7
-
-
-class MaskCore(nn.Module):
-    """Planes of the mixture (B, C, 2, F, T) → those of the estimates, one tensor per target, as ``targets`` has them.
-
-    The planes are the real and imaginary parts of the spectrogram. All that ties targets to each other is inside.
-    """
-
-    def __init__(self, model: BSRNN, targets: Sequence[str] | None = None):
-        super().__init__()
-        self.model = model
-        self.targets = model.check_targets(targets)
-        # Head → the adapter its features are made with; that of each is merged into a backbone of its own.
-        self.passes = {target: model.adapter_of.get(target) for target in model.heads_for(self.targets)}
-        self.adapted = nn.ModuleDict({name: _adapted(model, name) for name in set(self.passes.values()) if name})
-
-    def forward(self, mixture: Tensor) -> tuple[Tensor, ...]:
-        backbones = {name: self.adapted[name] if name else self.model.backbone for name in self.passes.values()}
-        pairs = mixture.permute(0, 1, 4, 3, 2).contiguous()  # (B, C, T, F, 2)
-        features = {name: cast(Backbone, backbone).pairs(pairs) for name, backbone in backbones.items()}
-        seen = {target: features[name] for target, name in self.passes.items()}
-        estimates = self.model.estimate(seen, pairs, self.targets)
-        return tuple(x.permute(0, 1, 4, 3, 2) for x in estimates.values())  # (B, C, 2, F, T)
-
-
-def _adapted(model: BSRNN, name: str) -> Backbone:
-    backbone = copy.deepcopy(model.backbone)
-    cast(Adapter, model.adapters[name]).merge_into(backbone)
-    return backbone
 
 
 def facts(model: BSRNN, targets: Sequence[str]) -> dict[str, Any]:
