@@ -20,9 +20,10 @@ from refined_bsrnn.audio import open_audio
 from refined_bsrnn.console import say, track
 from refined_bsrnn.data.examples import RandomMixes, keep_memory, make_parts
 from refined_bsrnn.data.tracks import StemFile, Track
+from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
-from refined_bsrnn.training.train import Objective, peak_memory, training_data
+from refined_bsrnn.training.train import Objective, peak_memory
 
 from .benchmark import Job, Kind, Speed, interleaved, machine
 

@@ -28,19 +28,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..console import Bar, say
-from ..data.check.checker import opening, read_all
-from ..data.examples import Parts, RandomMixes, begin_worker, load_track, make_parts
-from ..data.tracks import (
-    Sources,
-    Track,
-    fingerprint,
-    last_written,
-    scan,
-    split_validation,
-    table_of,
-    tell_builtin,
-    use_part,
-)
+from ..data.examples import RandomMixes, begin_worker, load_track
+from ..data.tracks import Sources, Track, tell_builtin
+from ..data.training_data import TrainingData, training_data
 from ..errors import RecipeError, UserError
 from ..metrics import usdr
 from ..network.model import BSRNN, count_parameters
@@ -118,48 +108,6 @@ class Objective(nn.Module):
             return [Signal(waveform, waveform.new_empty(0)) for waveform in waveforms.unbind(1)]
         spectrograms = self.model.stft(waveforms.flatten(1, 2)).unflatten(1, waveforms.shape[1:3])  # (B, J, C, F, T)
         return [Signal(*pair) for pair in zip(waveforms.unbind(1), spectrograms.unbind(1), strict=True)]
-
-
-# --- the data of a run ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a run trains and validates on."""
-
-    sources: Sources
-    table: Any  # the datasets table of all tracks
-    parts: Parts
-    validation: list[Track]
-    opening: list[str]  # what is said of them before the first step
-
-    def describe(self) -> dict[str, Any]:
-        """For provenance.json."""
-        return {
-            "name": self.sources.name,
-            "root": self.sources.where,
-            "builtin": self.sources.is_builtin,
-            "fingerprint": fingerprint([*self.parts.tracks, *self.validation]),
-            "written": last_written([*self.parts.tracks, *self.validation]),
-            "parts": list(self.parts.names),
-            "train_tracks": [t.name for t in self.parts.tracks],
-            "validation_tracks": [t.name for t in self.validation],
-            "train_seconds": round(sum(t.seconds for t in self.parts.tracks), 1),
-        }
-
-
-def training_data(recipe: Recipe) -> TrainingData:
-    """Everything training reads: listed, split and checked; never the test split."""
-    found = scan(recipe.data, ("train", "valid"))
-    tracks = found.usable()
-    train_tracks, validation = split_validation(tracks, recipe.data)
-    used = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
-    if recipe.data.check and not found.sources.is_builtin:
-        read_all([*used, *validation])
-    parts = make_parts(used, recipe.targets, recipe.data, {stem for track in train_tracks for stem in track.stems})
-    opened = opening(recipe, found, parts.tracks, validation)
-    validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
-    return TrainingData(found.sources, table_of(tracks), parts, validation, opened)
 
 
 # --- small pure pieces ------------------------------------------------------------------------------------------------

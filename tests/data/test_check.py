@@ -25,10 +25,11 @@ from refined_bsrnn.data.check.checker import (
 )
 from refined_bsrnn.data.examples import RandomMixes, load_track
 from refined_bsrnn.data.tracks import scan
+from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.errors import UserError, alike
 from refined_bsrnn.recipe import DataSpec, dump_recipe, make_recipe
 from refined_bsrnn.system import write_text
-from refined_bsrnn.training.train import train, training_data
+from refined_bsrnn.training.train import train
 from tests.conftest import RATE, STEMS, micro_recipe, micro_values, write_song, write_songs
 
 check_module = sys.modules["refined_bsrnn.data.check.checker"]
