@@ -1,4 +1,4 @@
-"""Figures for people: band schemes, training curves, spectrograms.
+"""Figures for people: band schemes and training curves.
 
 Every figure is made by a function that returns a `Figure` and saved by one that takes a path, so nothing depends on
 pyplot's global state or on a display. Curves differ in colour, marker and line style: they survive a black-and-white
@@ -9,23 +9,20 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import matplotlib as mpl
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..errors import UserError
+from ..runs.spectrograms import TICKS_HZ, hz_label
 from ..system import atomic_write
 
 Points = Sequence[tuple[float, float]]
 Bands = Sequence[tuple[float, float]]
-Audio = npt.NDArray[np.floating]
 
 DPI = 100
 WIDTH_INCHES = 12.0
@@ -37,7 +34,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", "-.", ":")
 
 C0_HZ = 440.0 * 2.0 ** (-57 / 12)
-TICKS_HZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 LEFT_EDGE_HZ = 15.5
 CENTS_TICKS = {
     25: "25",
@@ -76,19 +72,8 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
-    """The figure as it would be on screen: ``(height, width, 3)``, uint8 RGB."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
-
-
 def _new_figure(height_inches: float) -> Figure:
     return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-
-
-def _hz_label(hz: float) -> str:
-    return f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}"
 
 
 # --- band schemes -----------------------------------------------------------------------------------------------------
@@ -202,7 +187,7 @@ def _frequency_axes(panels: Sequence[Axes], left: float, right: float) -> None:
     lower.set_xlabel("frequency (note)", fontsize=11)
     upper.tick_params(axis="x", labelbottom=True)
     top = upper.secondary_xaxis("top")
-    top.set_xticks([math.log2(hz) for hz in TICKS_HZ], [_hz_label(hz) for hz in TICKS_HZ])
+    top.set_xticks([math.log2(hz) for hz in TICKS_HZ], [hz_label(hz) for hz in TICKS_HZ])
     top.set_xlabel("frequency (Hz)", fontsize=11)
     for axes in panels:
         axes.grid(axis="x", linewidth=0.4, color="0.8")
@@ -240,73 +225,4 @@ def curves_figure(curves: Mapping[str, Points], x_label: str, y_label: str, titl
         figure.legend(loc="outside lower center" if below else "outside right upper", ncols=2 if below else 1)
     else:
         axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", fontsize=14)
-    return figure
-
-
-# --- spectrograms -----------------------------------------------------------------------------------------------------
-
-N_FFT = 2048
-MAX_FRAMES = 800
-ROWS = 256
-RANGE_DB = 80.0
-LOWEST_HZ = 40.0
-
-
-def spectrogram_db(audio: Audio, sample_rate_hz: int) -> npt.NDArray[np.float64]:
-    """Power in dB (full-scale sine about 0), ``(frequency rows, frames)``, rows logarithmic from 40 Hz to Nyquist.
-
-    ``audio`` is ``(samples,)`` or ``(channels, samples)``; channel powers are averaged. Hann frames of 2048 samples,
-    512 apart, further in a signal of more than 800 frames: the picture has no more pixels than that.
-    """
-    mono_or_more = np.nan_to_num(np.atleast_2d(np.asarray(audio, dtype=np.float64)))  # (C, L)
-    n_samples = max(mono_or_more.shape[1], 1)
-    hop = max(N_FFT // 4, math.ceil(n_samples / MAX_FRAMES))
-    padded = np.pad(mono_or_more, ((0, 0), (N_FFT // 2, N_FFT // 2 + n_samples - mono_or_more.shape[1])))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT, axis=1)[:, ::hop]  # (C, T, n_fft)
-    window = np.hanning(N_FFT + 1)[:-1]
-    power = np.mean(np.abs(np.fft.rfft(frames * window) * 2 / window.sum()) ** 2, axis=0).T  # (F, T)
-    row_hz = np.geomspace(LOWEST_HZ, sample_rate_hz / 2, ROWS)
-    position = np.minimum(row_hz * N_FFT / sample_rate_hz, len(power) - 1)
-    below = np.minimum(position.astype(int), len(power) - 2)
-    share = (position - below)[:, None]
-    decibels = 10 * np.log10(np.maximum((1 - share) * power[below] + share * power[below + 1], 1e-12))  # (rows, T)
-    return decibels
-
-
-@overload
-def plot_spectrograms(panels: Mapping[str, Audio], sample_rate_hz: int, path: Path) -> Path: ...
-@overload
-def plot_spectrograms(panels: Mapping[str, Audio], sample_rate_hz: int, path: None) -> npt.NDArray[np.uint8]: ...
-def plot_spectrograms(
-    panels: Mapping[str, Audio], sample_rate_hz: int, path: Path | None
-) -> Path | npt.NDArray[np.uint8]:
-    """Write the picture of `spectrograms_figure`, or without a path return it as ``(height, width, 3)`` uint8 RGB."""
-    figure = spectrograms_figure(panels, sample_rate_hz)
-    return pixels(figure) if path is None else save(figure, path)
-
-
-def spectrograms_figure(panels: Mapping[str, Audio], sample_rate_hz: int) -> Figure:
-    """Log-frequency spectrograms side by side (mixture, reference, estimate) on one dB scale.
-
-    Each panel is ``(samples,)`` or ``(channels, samples)``. The scale ends at the loudest point of all panels and
-    covers 80 dB below it.
-    """
-    figure = _new_figure(4.2)
-    row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    levels = {name: spectrogram_db(audio, sample_rate_hz) for name, audio in panels.items()}
-    loudest = max(float(level.max()) for level in levels.values())
-    bottom, top = math.log2(LOWEST_HZ), math.log2(sample_rate_hz / 2)
-    seconds = [max(np.shape(audio)[-1], 1) / sample_rate_hz for audio in panels.values()]
-    for axes, (name, level), length in zip(row, levels.items(), seconds, strict=True):
-        image = axes.imshow(
-            level, origin="lower", aspect="auto", extent=(0.0, length, bottom, top), cmap="magma",
-            vmin=loudest - RANGE_DB, vmax=loudest, interpolation="nearest",
-        )  # fmt: skip
-        axes.set_title(name, fontsize=11)
-        axes.set_xlabel("time (s)", fontsize=11)
-    row[0].set_xlim(0.0, max(seconds))
-    ticks = [hz for hz in TICKS_HZ if LOWEST_HZ <= hz <= sample_rate_hz / 2]
-    row[0].set_yticks([math.log2(hz) for hz in ticks], [_hz_label(hz) for hz in ticks])
-    row[0].set_ylabel("frequency (Hz)", fontsize=11)
-    figure.colorbar(image, ax=list(row), label="power (dB re full scale)", pad=0.01)
     return figure

@@ -510,7 +510,7 @@ class Trainer:
         seconds = self.recipe.log.audio_seconds
         if not (self.tracker.wandb and seconds and self.data.validation):
             return
-        from ..report.figures import plot_spectrograms  # Matplotlib takes a while to load
+        from ..runs.spectrograms import draw_spectrograms  # Matplotlib takes a while to load
 
         track = self.data.validation[0]
         mixture, stems, _ = load_track(track, self.recipe.targets)
@@ -522,7 +522,7 @@ class Trainer:
         for name in stems:
             pair = {f"{name} reference": stems[name][:, window].numpy(), f"{name} estimate": estimates[name].numpy()}
             audio.update(pair)
-            pictures[name] = plot_spectrograms({"mixture": audio["mixture"], **pair}, track.sample_rate_hz, None)
+            pictures[name] = draw_spectrograms({"mixture": audio["mixture"], **pair}, track.sample_rate_hz)
         self.tracker.log_media(self.progress.step, audio, pictures, track.sample_rate_hz)
 
     def _facts(self, validation_usdr: float | None) -> dict[str, Any]:

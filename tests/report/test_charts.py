@@ -12,8 +12,8 @@ from refined_bsrnn.report.charts import (
     heat_figure,
     scatter_figure,
 )
-from refined_bsrnn.report.figures import pixels
 from refined_bsrnn.report.write import read_runs, report
+from refined_bsrnn.runs.spectrograms import pixels
 from tests.report.test_report import make_run
 
 

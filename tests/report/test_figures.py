@@ -20,10 +20,9 @@ from refined_bsrnn.report.figures import (
     curves_figure,
     plot_bands,
     plot_curves,
-    plot_spectrograms,
-    spectrogram_db,
-    spectrograms_figure,
+    save,
 )
+from refined_bsrnn.runs.spectrograms import draw_spectrograms, spectrogram_db, spectrograms_figure
 
 RATE = 44100
 NYQUIST = RATE / 2
@@ -234,18 +233,18 @@ def test_panels_share_one_scale():
 
 def test_picture_as_array_and_as_file_agree(tmp_path):
     panels = {"mixture": tone(440.0), "reference": np.stack([tone(880.0)] * 2)}
-    array = plot_spectrograms(panels, RATE, None)
+    array = draw_spectrograms(panels, RATE)
     assert array.dtype == np.uint8
     assert array.shape == (420, 1200, 3)
     assert_drawn(array / 255)
-    read = matplotlib.image.imread(plot_spectrograms(panels, RATE, tmp_path / "s.png"))
+    read = matplotlib.image.imread(save(spectrograms_figure(panels, RATE), tmp_path / "s.png"))
     np.testing.assert_array_equal(np.round(read[..., :3] * 255).astype(np.uint8), array)
 
 
 @pytest.mark.parametrize("audio", [np.zeros(RATE), np.zeros((2, 0)), np.full(100, np.nan), np.ones(1, np.float32)])
 def test_silence_and_short_or_broken_audio_are_drawn(audio):
-    assert plot_spectrograms({"a": audio, "b": tone(440.0)}, RATE, None).shape[2] == 3
-    assert plot_spectrograms({"a": audio}, RATE, None).shape[2] == 3
+    assert draw_spectrograms({"a": audio, "b": tone(440.0)}, RATE).shape[2] == 3
+    assert draw_spectrograms({"a": audio}, RATE).shape[2] == 3
 
 
 def test_long_audio_costs_no_more_pixels():
