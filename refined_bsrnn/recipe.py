@@ -309,6 +309,31 @@ class Recipe:
         return self.base is not None and self.base.method in ("frozen", "random")
 
 
+@dataclass(frozen=True)
+class Transfers:
+    """A block of transfers: all combinations of what is listed. ``tracks`` are numbers of training songs, 0: all."""
+
+    bases: tuple[str, ...]
+    targets: tuple[str, ...]
+    methods: tuple[str, ...] = ("frozen",)
+    tracks: tuple[int, ...] = (0,)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # recipe values laid over recipes/transfer.yaml
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's recipe. ``bases`` maps names to recipe values that are laid over ``common``."""
+
+    study: str
+    bases: Mapping[str, Any]
+    transfers: tuple[Transfers, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    common: Mapping[str, Any] = field(default_factory=dict)
+    root: str = "runs"
+    split: str = "test"
+    forgetting: bool = False  # also score the base's own heads on the backbones that were trained on
+
+
 # --- from plain values to typed ones ----------------------------------------------------------------------------------
 
 Spec = TypeVar("Spec")

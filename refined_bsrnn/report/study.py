@@ -23,12 +23,22 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from ..errors import RecipeError
-from ..runs.folder import read_provenance
+from ..recipe import Recipe, Study
 from ..system import atomic_write, read_json, write_json, write_text
-from ..training.study import Planned, Study, state_of
 
 MISSING = "–"
 Curve = list[tuple[float, float]]  # (seconds of training or hours of audio, validation uSDR in dB)
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """An evaluated run of a study, as its report reads it."""
+
+    name: str
+    label: str  # the same for all seeds
+    base: str | None  # the name of the run it is transferred from
+    recipe: Recipe
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -53,29 +63,27 @@ class Row:
     forgetting: list[float]  # dB, change of the base's own heads, mean over them
 
 
-def collect(runs: Sequence[Planned]) -> list[Row]:
-    """Rows of all evaluated runs, in the order of the plan."""
-    done = {run.name: run for run in runs if state_of(run) == "evaluated"}
-    by_label: dict[str, list[Planned]] = defaultdict(list)
+def collect(runs: Sequence[StudyRun]) -> list[Row]:
+    """Rows of the runs, in their order."""
+    by_label: dict[str, list[StudyRun]] = defaultdict(list)
     for run in runs:
-        if run.name in done:
-            by_label[run.label].append(run)
+        by_label[run.label].append(run)
     rows: list[Row] = []
-    tested = {json.dumps(read_json(run.folder.results)["data"]["fingerprint"]) for run in done.values()}
+    tested = {json.dumps(read_json(run.folder / "results.json")["data"]["fingerprint"]) for run in runs}
     if len(tested) > 1:
         raise RecipeError(
             f"the runs of this study were scored on {len(tested)} different sets of tracks; expected one. "
             "Remove the results.json of those that are not on the data of now, and start the study again."
         )
     for label, group in by_label.items():
-        results = [read_json(run.folder.results) for run in group]
+        results = [read_json(run.folder / "results.json") for run in group]
         rows += [_row(label, group, results, target) for target in results[0]["targets"]]
     return rows
 
 
-def _row(label: str, runs: Sequence[Planned], results: Sequence[Mapping[str, Any]], target: str) -> Row:
+def _row(label: str, runs: Sequence[StudyRun], results: Sequence[Mapping[str, Any]], target: str) -> Row:
     recipe, first = runs[0].recipe, results[0]
-    facts = [read_provenance(run.folder) for run in runs]
+    facts = [read_json(run.folder / "provenance.json") for run in runs]
     summaries = [result["summary"][target] for result in results]
     steps = statistics.fmean(fact["steps_done"] for fact in facts)  # fewer where patience ran out
     hours = steps * recipe.train.batch_size * recipe.train.chunk_seconds / 3600
@@ -95,7 +103,7 @@ def _row(label: str, runs: Sequence[Planned], results: Sequence[Mapping[str, Any
         base_seconds=[_base_seconds(run) for run in runs if run.base],
         device=facts[0]["device"],
         n_test_tracks=summaries[0]["n_tracks"],
-        forgetting=[read_json(run.folder.forgetting)["mean"] for run in runs if run.folder.forgetting.exists()],
+        forgetting=[read_json(file)["mean"] for run in runs if (file := run.folder / "forgetting.json").exists()],
     )
 
 
@@ -113,9 +121,8 @@ def _label_of(name: str | None) -> str | None:
     return None if name is None else name.rpartition(".s")[0]
 
 
-def _base_seconds(run: Planned) -> float:
-    base = type(run.folder)(run.folder.path.parent / str(run.base))
-    return _training_seconds(read_provenance(base))
+def _base_seconds(run: StudyRun) -> float:
+    return _training_seconds(read_json(run.folder.parent / str(run.base) / "provenance.json"))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -258,14 +265,14 @@ def table_csv(rows: Iterable[Row]) -> str:
 TIME, AUDIO = "training time, s", "audio seen in training, h"
 
 
-def curve_of(run: Planned, target: str, against: str = TIME) -> Curve:
+def curve_of(run: StudyRun, target: str, against: str = TIME) -> Curve:
     """Validation uSDR over training time without validation, or over the hours of audio seen, from metrics.jsonl.
 
     Logs that are older than ``training_seconds`` know the time with validation alone.
     """
     key, points = f"validation/{target}/usdr", []
     hours_per_step = run.recipe.train.batch_size * run.recipe.train.chunk_seconds / 3600
-    for line in run.folder.metrics.read_text(encoding="utf-8").splitlines():
+    for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
         if event.get(key) is not None:
             seconds = event.get("training_seconds", event["seconds"])
@@ -377,8 +384,8 @@ def plot_forgetting(rows: Sequence[Row]) -> Figure:
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def report_study(study: Study, runs: Sequence[Planned], out: Path) -> list[Row]:
-    """Write table and figures of what is done so far into ``out``; returns the rows."""
+def report_study(study: Study, runs: Sequence[StudyRun], out: Path) -> list[Row]:
+    """Write table and figures of the evaluated runs into ``out``; returns the rows."""
     rows = collect(runs)
     values = {"study": study.study, "split": study.split, "rows": [_finite(asdict(row)) for row in rows]}
     write_json(out / "study.json", values)
@@ -392,7 +399,7 @@ def report_study(study: Study, runs: Sequence[Planned], out: Path) -> list[Row]:
     return rows
 
 
-def _figures(runs: Sequence[Planned], rows: Sequence[Row]) -> Iterable[tuple[str, Figure]]:
+def _figures(runs: Sequence[StudyRun], rows: Sequence[Row]) -> Iterable[tuple[str, Figure]]:
     bands = {run.label: run.recipe.bands.kind for run in runs}
     for name, against in (("curves", TIME), ("curves_audio", AUDIO)):
         curves = _curves(runs, against)
@@ -409,15 +416,14 @@ def _figures(runs: Sequence[Planned], rows: Sequence[Row]) -> Iterable[tuple[str
         yield "forgetting", plot_forgetting(forgetful)
 
 
-def _curves(runs: Sequence[Planned], against: str) -> dict[str, dict[str, list[Curve]]]:
-    """Target → label → one curve per seed, of what is evaluated."""
+def _curves(runs: Sequence[StudyRun], against: str) -> dict[str, dict[str, list[Curve]]]:
+    """Target → label → one curve per seed."""
     curves: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if state_of(run) == "evaluated":
-            for target in run.recipe.targets:
-                curve = curve_of(run, target, against)
-                if curve:
-                    curves[target][run.label].append(curve)
+        for target in run.recipe.targets:
+            curve = curve_of(run, target, against)
+            if curve:
+                curves[target][run.label].append(curve)
     return curves
 
 

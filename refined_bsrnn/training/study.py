@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -28,6 +28,8 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.forgetting import forgetting
 from ..recipe import (
     Recipe,
+    Study,
+    Transfers,
     build_spec,
     find_recipe,
     make_recipe,
@@ -43,31 +45,6 @@ from .train import train
 from .transfer import METHODS, derive_recipe, resume, transfer
 
 SETTINGS = "transfer"  # the recipe whose training settings a transfer takes where the study says nothing
-
-
-@dataclass(frozen=True)
-class Transfers:
-    """A block of transfers: all combinations of what is listed. ``tracks`` are numbers of training songs, 0: all."""
-
-    bases: tuple[str, ...]
-    targets: tuple[str, ...]
-    methods: tuple[str, ...] = ("frozen",)
-    tracks: tuple[int, ...] = (0,)
-    settings: Mapping[str, Any] = field(default_factory=dict)  # recipe values laid over recipes/transfer.yaml
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study's recipe. ``bases`` maps names to recipe values that are laid over ``common``."""
-
-    study: str
-    bases: Mapping[str, Any]
-    transfers: tuple[Transfers, ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
-    common: Mapping[str, Any] = field(default_factory=dict)
-    root: str = "runs"
-    split: str = "test"
-    forgetting: bool = False  # also score the base's own heads on the backbones that were trained on
 
 
 @dataclass(frozen=True)

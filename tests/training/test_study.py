@@ -17,7 +17,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from refined_bsrnn.apps.cli.main import _terminated_as_interrupted, main
+from refined_bsrnn.apps.cli.main import _terminated_as_interrupted, main, study_runs
 from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
@@ -143,7 +143,7 @@ def test_a_study_runs_to_its_end_resumes_and_reports_what_the_results_say(write,
         assert rows[run.label]["csdr"][run.recipe.train.seed] == result["csdr"]["median"]
     assert rows["drums-to-bass"]["forgetting"] == [0.0, 0.0]
     assert rows["drums"]["audio_hours"] == round(2 * 2 * 0.25 / 3600, 3)
-    table = markdown(study, collect(runs))
+    table = markdown(study, collect(study_runs(runs)))
     values = rows["drums-to-bass"]["usdr"]
     assert f"| {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} |" in table
     assert {p.name for p in out.iterdir()} == {
@@ -187,7 +187,7 @@ def test_what_fails_is_told_and_stops_only_what_needs_it(write):
     assert "zither.s0: no track has a stem 'zither'" in failed[0]
     assert "zither-to-bass.s0: its base zither.s0 failed" in failed[1]
     assert [state_of(run) for run in runs] == ["evaluated", "new", "evaluated", "new"]
-    assert len(report_study(study, runs, study_folder(study))) == 2
+    assert len(report_study(study, study_runs(runs), study_folder(study))) == 2
 
 
 def study_folder(study):
@@ -253,7 +253,7 @@ def test_a_study_of_several_sources_resumes(write, tmp_path):
     study, runs = planned(path, override, "common.data.root=null")
     assert run_here(study, runs) == []
     assert state_of(runs[0]) == "evaluated"
-    assert len(report_study(study, runs, study_folder(study))) == 1
+    assert len(report_study(study, study_runs(runs), study_folder(study))) == 1
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(None, ["0", "1", "0"]), ("5,MIG-a", ["5", "MIG-a", "5"])])
@@ -373,7 +373,7 @@ def test_curves_come_from_the_log_and_their_time_is_without_validation(write, mo
     path = write(transfers=[], seeds=[0])
     study, runs = planned(path, "common.train.validate_every=1")
     run_here(study, runs)
-    curve = curve_of(runs[0], "drums")
+    curve = curve_of(study_runs(runs)[0], "drums")
     events = [json.loads(line) for line in runs[0].folder.metrics.read_text().splitlines()]
     looks = [e for e in events if "validation/drums/usdr" in e]
     assert curve == [(e["training_seconds"], e["validation/drums/usdr"]) for e in looks]
@@ -386,7 +386,7 @@ def test_curves_come_from_the_log_and_their_time_is_without_validation(write, mo
     assert provenance["seconds"] + 0.1 >= provenance["validation_seconds"] + curve[1][0]  # both rounded to tenths
     state = load_state(runs[0].folder.state)[1]
     assert state["seconds"] - state["validation_seconds"] == pytest.approx(curve[1][0], abs=0.05)
-    hours = [x for x, _ in curve_of(runs[0], "drums", AUDIO)]
+    hours = [x for x, _ in curve_of(study_runs(runs)[0], "drums", AUDIO)]
     assert hours == [e["step"] * 2 * 0.25 / 3600 for e in events if "validation/drums/usdr" in e]
 
 

@@ -15,10 +15,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import RecipeError, UserError
+
+if TYPE_CHECKING:
+    from ...report.study import StudyRun
+    from ...training.study import Planned
 
 # The modules that need torch are imported by the command that uses them: `--help` and `bands` answer at once.
 
@@ -315,7 +319,7 @@ def compare(args: argparse.Namespace) -> int:
 
     from ...console import console
     from ...report.study import report_study
-    from ...training.study import Planned, Processes, carry_out, load_study, plan, run_study, state_of
+    from ...training.study import Processes, carry_out, load_study, plan, run_study, state_of
 
     study, file = load_study(args.recipe, args.overrides)
     runs = plan(study, file)
@@ -332,18 +336,27 @@ def compare(args: argparse.Namespace) -> int:
         return 0
     folder, processes = Path(study.root) / study.study, Processes()
 
-    def work(run: Planned, environment: Mapping[str, str]) -> None:
+    def work(run: "Planned", environment: Mapping[str, str]) -> None:
         again = ["compare", str(file), "--here", "--only", run.name, *args.overrides]
         processes.run(again, folder / "logs" / f"{run.name}.txt", environment)
 
     with _terminated_as_interrupted(processes.stop):
         failed = [] if args.report_only else run_study(study, chosen, work, args.jobs)
     out = args.out or folder / "report"
-    rows = report_study(study, runs, out)
+    rows = report_study(study, study_runs(runs), out)
     console.print(f"{len(rows)} rows. Written: {out}", markup=False, soft_wrap=True)
     for line in failed:
         print(f"refined-bsrnn: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def study_runs(runs: Sequence["Planned"]) -> list["StudyRun"]:
+    """The planned runs that are evaluated, as the report of a study takes them."""
+    from ...report.study import StudyRun
+    from ...training.study import state_of
+
+    done = [run for run in runs if state_of(run) == "evaluated"]
+    return [StudyRun(run.name, run.label, run.base, run.recipe, run.folder.path) for run in done]
 
 
 def heads(args: argparse.Namespace) -> int:
