@@ -3,8 +3,8 @@
 A new head is one class and one line in `HEADS`: a `Head` that says which MLPs it has and what it makes of their
 spectra. Heads of the same form that read the same features run as one stack, `estimate`: the features are normed once,
 and each band takes one matrix product per layer for all of them. What is made per band goes through `MergeBands`, which
-knows whether bands overlap. Inside, spectrograms are pairs (B, C, T, F, 2) of real and imaginary parts (see `signals`), so
-that the same code can be exported.
+knows whether bands overlap. Inside, spectrograms are pairs (B, C, T, F, 2) of real and imaginary parts (see `signals`),
+so that the same code can be exported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
