@@ -6,6 +6,11 @@ scripts/benchmark.py architecture --rounds 5 --out docs/results
 
 import sys
 
+from refined_bsrnn.threads import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before torch is loaded
+
 from refined_bsrnn.benchmark import ARCHITECTURE, Kind, run
 from refined_bsrnn.benchmark_check import CHECK
 from refined_bsrnn.benchmark_separation import SEPARATION

@@ -12,6 +12,11 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from refined_bsrnn.threads import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before torch is loaded
+
 from refined_bsrnn.check import all_facts
 from refined_bsrnn.label_noise import (
     WINDOWS,

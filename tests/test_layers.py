@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "refined_bsrnn"
 LAYERS = [
-    {"__init__", "errors"},
+    {"__init__", "errors", "threads"},
     {"files", "suggest"},
     {"audio", "metrics", "processes", "progress", "recipe", "stats"},
     {"adapters", "augment", "bands", "blocks", "decoded", "excerpts", "figures", "level", "published"}
@@ -26,6 +26,7 @@ LAYERS = [
     {"app", "benchmark_check", "data_speed", "study"},
     {"study_report"},
     {"benchmark_separation", "benchmark_transfer", "cli"},
+    {"__main__"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}
 MODULES = sorted(PACKAGE.glob("*.py"))
