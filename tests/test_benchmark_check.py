@@ -5,8 +5,8 @@ from argparse import Namespace
 
 import pytest
 
-from refined_bsrnn.benchmark import run
-from refined_bsrnn.benchmark_check import CHECK, _songs, check_markdown
+from benchmarks.check import CHECK, _songs, check_markdown
+from benchmarks.measure import run
 from refined_bsrnn.check import check
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec

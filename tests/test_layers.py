@@ -22,10 +22,10 @@ LAYERS = [
     {"hub"},
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
     {"evaluate", "label_noise", "live", "stems", "train"},
-    {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "studio", "transfer"},
-    {"app", "benchmark_check", "data_speed", "study"},
+    {"forgetting", "obsrnn", "report", "report_wandb", "studio", "transfer"},
+    {"app", "study"},
     {"study_report"},
-    {"benchmark_separation", "benchmark_transfer", "cli"},
+    {"cli"},
     {"__main__"},
 ]
 LAYER = {module: i for i, layer in enumerate(LAYERS) for module in layer}

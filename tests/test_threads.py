@@ -23,10 +23,10 @@ MAIN = ["-m", "refined_bsrnn"]
 COMMANDS = {
     "python -m refined_bsrnn": [*MAIN, "evaluate", "none"],
     "python -m refined_bsrnn.cli": ["-m", "refined_bsrnn.cli", "evaluate", "none"],  # a study's runs
+    "python -m benchmarks": ["-m", "benchmarks", "transfer"],
     "refined-bsrnn": ["-c", "import sys; from refined_bsrnn.cli import main; sys.exit(main(['evaluate', 'none']))"],
 }
 SCRIPTS = {
-    "benchmark": ["transfer"],
     "check_data": ["builtin"],
     "compare": ["compare_transfer"],
     "demo": None,  # see below

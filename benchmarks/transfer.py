@@ -1,6 +1,6 @@
 """What a transfer step costs: with the backbone frozen, and from cached features, against steps of the base.
 
-scripts/benchmark.py transfer --size tiny --size small
+python -m benchmarks transfer --size tiny --size small
 """
 
 import argparse
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .benchmark import Job, Kind, Speed, machine, seconds_of
-from .feature_cache import BLOCK, CachedMixes, FeatureCache, example_arrays
-from .model import BSRNN
-from .progress import say
-from .recipe import Recipe, load_recipe
-from .separate import check_device
-from .train import Objective
+from refined_bsrnn.feature_cache import BLOCK, CachedMixes, FeatureCache, example_arrays
+from refined_bsrnn.model import BSRNN
+from refined_bsrnn.progress import say
+from refined_bsrnn.recipe import Recipe, load_recipe
+from refined_bsrnn.separate import check_device
+from refined_bsrnn.train import Objective
+
+from .measure import Job, Kind, Speed, machine, seconds_of
 
 TARGETS = ("vocals", "drums", "bass", "other")
 BASE = "base, 4 targets"

@@ -1,6 +1,6 @@
 """How long the checker takes for a whole data set: songs made of pieces of others, in MUSDB18-HQ's layout.
 
-scripts/benchmark.py check --data corpus --songs 150 --seconds 240
+python -m benchmarks check --data corpus --songs 150 --seconds 240
 """
 
 import argparse
@@ -15,14 +15,15 @@ import numpy as np
 import soundfile
 import torch
 
-from .benchmark import Kind, machine, run_measured
-from .data import MUSDB_STEMS
-from .errors import DataError, UserError
-from .files import CACHE_VARIABLE
-from .layouts import MIXTURE
-from .progress import track as progress
-from .recipe import DataSpec
-from .sources import Track, read_stem, scan
+from refined_bsrnn.data import MUSDB_STEMS
+from refined_bsrnn.errors import DataError, UserError
+from refined_bsrnn.files import CACHE_VARIABLE
+from refined_bsrnn.layouts import MIXTURE
+from refined_bsrnn.progress import track as progress
+from refined_bsrnn.recipe import DataSpec
+from refined_bsrnn.sources import Track, read_stem, scan
+
+from .measure import Kind, machine, run_measured
 
 PIECE_SECONDS = (5.0, 20.0)
 GAINS = (0.15, 0.25)  # four stems at full scale do not clip

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Measure speeds side by side: one kind per line of `KINDS`, each with arguments of its own.
 
-scripts/benchmark.py architecture --rounds 5 --out docs/results
+python -m benchmarks step --out docs/results
 """
 
 import sys
@@ -11,11 +10,12 @@ from refined_bsrnn.threads import bound_spinning
 if __name__ == "__main__":
     bound_spinning()  # before torch is loaded
 
-from refined_bsrnn.benchmark import ARCHITECTURE, Kind, run
-from refined_bsrnn.benchmark_check import CHECK
-from refined_bsrnn.benchmark_separation import SEPARATION
-from refined_bsrnn.benchmark_transfer import TRANSFER
-from refined_bsrnn.data_speed import DATA
+from .architecture import ARCHITECTURE
+from .check import CHECK
+from .data import DATA
+from .measure import Kind, run
+from .separation import SEPARATION
+from .transfer import TRANSFER
 
 KINDS: dict[str, Kind] = {
     "architecture": ARCHITECTURE,

@@ -1,6 +1,6 @@
 """How fast training examples are made, beside the same partial reads with bare soundfile and beside training.
 
-    scripts/benchmark.py data --data /data/musdb18hq
+    python -m benchmarks data --data /data/musdb18hq
 
 All of it in one process, in turns, so that what else the machine does falls on all alike; one process is one worker of
 the loader. The reads are those of the examples: the same files and places.
@@ -16,14 +16,15 @@ from typing import Any
 import soundfile
 import torch
 
-from .audio import open_audio
-from .benchmark import Job, Kind, Speed, interleaved, machine
-from .data import RandomMixes, keep_memory, make_parts
-from .model import BSRNN
-from .progress import say, track
-from .recipe import Recipe, load_recipe
-from .sources import StemFile, Track
-from .train import Objective, peak_memory, training_data
+from refined_bsrnn.audio import open_audio
+from refined_bsrnn.data import RandomMixes, keep_memory, make_parts
+from refined_bsrnn.model import BSRNN
+from refined_bsrnn.progress import say, track
+from refined_bsrnn.recipe import Recipe, load_recipe
+from refined_bsrnn.sources import StemFile, Track
+from refined_bsrnn.train import Objective, peak_memory, training_data
+
+from .measure import Job, Kind, Speed, interleaved, machine
 
 EXAMPLES = 64  # made in one measurement
 CONVERTED_TRACKS = 12  # so many for the comparison of formats, which are (suffix, soundfile's subtype)

@@ -1,6 +1,6 @@
 """What separation needs: memory of the whole command by network and length, and time of live blocks.
 
-scripts/benchmark.py separation --memory small:1:120 --memory 4x1:1:10800 --live tiny:1
+python -m benchmarks separation --memory small:1:120 --memory 4x1:1:10800 --live tiny:1
 """
 
 import argparse
@@ -14,15 +14,16 @@ from typing import Any
 import soundfile
 import torch
 
-from .benchmark import Kind, machine, run_measured
-from .checkpoint import RunFolder, save_weights
-from .errors import RecipeError, UserError
-from .files import write_text
-from .live import Live
-from .model import BSRNN
-from .progress import say
-from .recipe import SIZES, Recipe, dump_recipe, load_recipe
-from .separate import Separator
+from refined_bsrnn.checkpoint import RunFolder, save_weights
+from refined_bsrnn.errors import RecipeError, UserError
+from refined_bsrnn.files import write_text
+from refined_bsrnn.live import Live
+from refined_bsrnn.model import BSRNN
+from refined_bsrnn.progress import say
+from refined_bsrnn.recipe import SIZES, Recipe, dump_recipe, load_recipe
+from refined_bsrnn.separate import Separator
+
+from .measure import Kind, machine, run_measured
 
 TARGETS = ("vocals", "drums", "bass", "other")
 MEMORY = ("small:1:20", "small:1:60", "micro:4:20", "micro:4:180", "4x1:1:10800")

@@ -1,0 +1,1 @@
+"""Measured speeds and memory, one command per question; not part of the installed package."""
