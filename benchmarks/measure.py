@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -77,10 +78,16 @@ class Speed:
         return cls(round(median, 3), round(ratios[0], 3), round(ratios[-1], 3), round(seconds, 4))
 
 
-def run_measured(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, float, Any]:
-    """A command in a process of its own: its exit status, seconds from start to end, and `resource.struct_rusage`."""
+def run_measured(
+    words: Sequence[str], environment: Mapping[str, str], cwd: str | None = None, output: Any = None
+) -> tuple[int, float, Any]:
+    """A command in a process of its own: its exit status, seconds from start to end, and `resource.struct_rusage`.
+
+    What it says goes to the file ``output`` (default: to this process's own).
+    """
     started = time.perf_counter()
-    process = subprocess.Popen(words, env={**os.environ, **environment})
+    errors = None if output is None else subprocess.STDOUT
+    process = subprocess.Popen(words, env={**os.environ, **environment}, cwd=cwd, stdout=output, stderr=errors)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, time.perf_counter() - started, used
@@ -88,7 +95,8 @@ def run_measured(words: Sequence[str], environment: Mapping[str, str]) -> tuple[
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Where it was measured."""
-    return {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"device": device_name(device), "threads": torch.get_num_threads(), **versions}
 
 
 def run(kinds: Mapping[str, Kind], arguments: Sequence[str] | None = None) -> int:
