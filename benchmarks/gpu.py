@@ -12,6 +12,7 @@ import argparse
 import gc
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refined_bsrnn.bands import band_split
 from refined_bsrnn.info import describe
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.progress import say
@@ -37,6 +37,7 @@ PRECISIONS = ("float32", "bf16")
 PLAIN, AS_IT_IS, FUSED, COMPILED, GRAPHS = "plain BSRNN, 1 target", "as it is", "fused Adam", "compiled", "CUDA graphs"
 MEASURES = (AS_IT_IS, PLAIN, FUSED, COMPILED, GRAPHS)
 COMPILE_MODES = {COMPILED: "default", GRAPHS: "reduce-overhead"}
+COMPILE_SECONDS = 100  # not begun later than this before the end
 KERNELS = {  # kind → what is in the names of its kernels, the first that fits
     "recurrent": r"rnn|lstm|elemWiseRNN|persist",
     "STFT": r"fft",
@@ -67,7 +68,7 @@ def gpu_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch", action="append", default=[], type=int, help=f"(default: {' '.join(map(str, BATCHES))})")
     p.add_argument("--measure", action="append", default=[], choices=MEASURES, help="(default: all)")
     p.add_argument("--seconds", type=float, default=3.0, help="of an excerpt (default: 3)")
-    p.add_argument("--minutes", type=float, default=9.0, help="to stop after (default: 9)")
+    p.add_argument("--minutes", type=float, default=8.5, help="to begin nothing after (default: 8.5)")
     p.add_argument("--at-least", type=float, default=0.5, metavar="S", help="seconds per measurement (default: 0.5)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
 
@@ -95,7 +96,7 @@ def measure_gpu(args: argparse.Namespace) -> dict[str, Any]:
     full: set[tuple[str, ...]] = set()  # what did not fit, or cannot be measured here: no larger batch is tried
     for cell in plan(sizes, batches, args.measure or MEASURES):
         series = (cell.what, cell.size, cell.precision, cell.measure)
-        if time.monotonic() > stop:
+        if time.monotonic() > stop - (COMPILE_SECONDS if cell.measure in COMPILE_MODES else 0):
             rows.append({**asdict(cell), "problem": "not measured: time is up"})
         elif series not in full:
             rows.append({**asdict(cell), **_tried(cell, args, device)})
@@ -187,9 +188,7 @@ def _ours(recipe: Recipe, device: torch.device) -> tuple[Callable[..., Tensor], 
 def _plain(recipe: Recipe, device: torch.device) -> tuple[Callable[..., Tensor], list[nn.Parameter]]:
     """One target, float32, the loss of the waveform and of real and imaginary parts (the paper's)."""
     stft = recipe.stft
-    bands = band_split(recipe.bands.kind, sample_rate_hz=stft.sample_rate_hz, n_fft=stft.n_fft, **recipe.bands.options)
-    sizes = (recipe.backbone.features, recipe.backbone.repeats, stft.n_fft, stft.hop)
-    network = Reference(list(bands.ranges), *sizes).to(device).train()
+    network = Reference.from_recipe(recipe).to(device).train()
     window = torch.hann_window(stft.n_fft, device=device)
 
     def loss_of(mixture: Tensor, stems: Tensor) -> Tensor:
@@ -271,7 +270,27 @@ def kernel_shares(size: str, batch: int, seconds: float, device: torch.device) -
     on_cpu = device.type == "cpu"
     events = profile.key_averages()
     times = {e.key: e.self_cpu_time_total if on_cpu else e.self_device_time_total for e in events}
-    return {"size": size, "batch": batch, "calls": sum(e.count for e in events), "shares": shares_by_kind(times)}
+    facts = {
+        "size": size,
+        "batch": batch,
+        "calls": sum(e.count for e in events),
+        "host_waits": host_waits(step, device),
+    }
+    return {**facts, "shares": shares_by_kind(times)}
+
+
+def host_waits(job: Job, device: torch.device) -> int | None:
+    """How often Python waits for a CUDA device in a call; None on others."""
+    if device.type != "cuda":
+        return None
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            job()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in found)
 
 
 def shares_by_kind(times: Mapping[str, float]) -> dict[str, float]:
@@ -305,7 +324,8 @@ def gpu_markdown(values: Mapping[str, Any]) -> str:
         lines.append(f"| {floor['size']} | {' | '.join(cells)} | {worst} dB |")
     kernels = values["kernels"]
     shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in kernels["shares"].items() if share)
-    return "\n".join([*lines, "", f"A step of `{kernels['size']}`, batch {kernels['batch']}: {shares}."]) + "\n"
+    waits = "" if kernels["host_waits"] is None else f" Python waits for the device {kernels['host_waits']} times."
+    return "\n".join([*lines, "", f"A step of `{kernels['size']}`, batch {kernels['batch']}: {shares}.{waits}"]) + "\n"
 
 
 def _series(rows: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> Iterator[tuple[list[str], list[str]]]:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refined_bsrnn.bands import band_split
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.progress import say
@@ -48,12 +47,7 @@ class _PerTarget(nn.Module):
 
 def _plain(size: str, n_targets: int) -> nn.Module:
     recipe = load_recipe("mtl_generic", [f"size={size}"])
-    stft = recipe.stft
-    ranges = list(
-        band_split(recipe.bands.kind, sample_rate_hz=RATE_HZ, n_fft=stft.n_fft, **recipe.bands.options).ranges
-    )
-    sizes = (ranges, recipe.backbone.features, recipe.backbone.repeats, stft.n_fft, stft.hop)
-    return _PerTarget([Reference(*sizes) for _ in range(n_targets)])
+    return _PerTarget([Reference.from_recipe(recipe) for _ in range(n_targets)])
 
 
 def _openunmix(hidden: int) -> nn.Module:

@@ -1,13 +1,16 @@
 """A plain Band-Split RNN as the paper draws it: one target, float32, a loop over the bands, nothing clever.
 
-Made to be read beside Luo and Yu, 2022 (arXiv 2209.15174), section III, and to be compared with: it shares no code with
-the package's network. `Reference.load` takes the weights of a trained or fresh `BSRNN`; the estimate is then the same.
+Made to be read beside Luo and Yu, 2022 (arXiv 2209.15174), section III, and to be compared with: it uses the bands of the
+package and nothing else. `Reference.load` takes the weights of a trained or fresh `BSRNN`; the estimate is then equal.
 """
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from refined_bsrnn.bands import band_split
+from refined_bsrnn.recipe import Recipe
 
 
 class Norm(nn.Module):
@@ -76,6 +79,13 @@ class Reference(nn.Module):
             masked.append(torch.complex(real, imag).transpose(1, 2) * spectrogram[:, start:stop])
         estimate = torch.cat(masked, dim=1)  # (M, F, T)
         return torch.istft(estimate, self.n_fft, self.hop, window=window, length=mixture.shape[-1])
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> "Reference":
+        """A fresh network of a recipe's bands, STFT, N and R; all else is the paper's."""
+        stft, bands = recipe.stft, recipe.bands
+        split = band_split(bands.kind, sample_rate_hz=stft.sample_rate_hz, n_fft=stft.n_fft, **bands.options)
+        return cls(list(split.ranges), recipe.backbone.features, recipe.backbone.repeats, stft.n_fft, stft.hop)
 
     def load(self, state: Mapping[str, Tensor], target: str) -> "Reference":
         """Take the weights of a `BSRNN` for one target from its state dict; raises if one is missing or misshapen."""
