@@ -97,7 +97,7 @@ def measure_busy(args: argparse.Namespace) -> dict[str, Any]:
     taken: dict[tuple[str, str], list[dict[str, float]]] = {(job, how): [] for job in names for how in settings}
     for i in range(args.rounds):
         for job, how in taken:
-            pair = {}
+            pair: dict[str, float] = {}
             for state, n_loops in (("quiet", 0), ("busy", args.loops)):
                 with loops(n_loops):
                     pair |= {f"{state} {k}": v for k, v in _once(JOBS[job], args.steps, settings[how]).items()}

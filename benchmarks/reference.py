@@ -1,7 +1,8 @@
 """A plain Band-Split RNN as the paper draws it: one target, float32, a loop over the bands, nothing clever.
 
-Made to be read beside Luo and Yu, 2022 (arXiv 2209.15174), section III, and to be compared with: it uses the bands of the
-package and nothing else. `Reference.load` takes the weights of a trained or fresh `BSRNN`; the estimate is then equal.
+Made to be read beside Luo and Yu, 2022 (arXiv 2209.15174), section III, and to be compared with: it uses the bands of
+the package and nothing else. `Reference.load` takes the weights of a trained or fresh `BSRNN`; the estimate is then
+equal.
 """
 
 from collections.abc import Mapping, Sequence
