@@ -5,6 +5,7 @@ python -m benchmarks step --out docs/results
 
 import sys
 
+from refined_bsrnn.errors import UserError
 from refined_bsrnn.threads import bound_spinning
 
 if __name__ == "__main__":
@@ -34,4 +35,8 @@ KINDS: dict[str, Kind] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run(KINDS))
+    try:
+        sys.exit(run(KINDS))
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -189,9 +189,10 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
 
 
 def _check(network: str, same: Mapping[str, Any], tolerance: float) -> None:
-    wrong = [
-        f"{key} by {same[key]:.1e}" for key in ("loss", "estimates", "gradients") if same and same[key] > tolerance
-    ]
+    """`UserError` if the sides differ; ``same`` is empty if there is one side only."""
+    if not same:
+        return
+    wrong = [f"{key} by {same[key]:.1e}" for key in ("loss", "estimates", "gradients") if same[key] > tolerance]
     if wrong:
         raise UserError(f"{network}: the two checkouts differ in {', '.join(wrong)}; expected at most {tolerance:g}.")
     if same["unmatched"]:

@@ -5,8 +5,8 @@ import os
 # OpenMP's threads wait for each other after every operation of the network. They spin first, so that the next
 # operation begins at once: 300,000 turns (about 3 ms) with GCC's library, 200 ms with LLVM's and Intel's. When other
 # programs use the processors too, the spinning threads keep the thread that they wait for from running, and a training
-# step costs up to ten times the processor time. These values cover the waits within a step and lose little on a busy
-# machine (measured in docs/performance.md). Each library ignores the variable of the others.
+# step costs ten times the processor time and more. With these values it costs less, yet more than on a quiet machine;
+# smaller ones cost less still, and make a step slower on a quiet one. Each library ignores the variable of the others.
 SPINNING = {
     # GCC's libgomp: PyTorch's packages for Linux.
     "GOMP_SPINCOUNT": "10000",

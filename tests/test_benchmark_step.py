@@ -51,6 +51,10 @@ def test_checkouts_that_compute_something_else_are_not_compared(other, message):
         _check("micro:4", difference(results(), other), 1e-5)
 
 
+def test_one_side_alone_has_nothing_to_agree_with():
+    _check("micro:4", {}, 1e-5)
+
+
 def test_sides_take_turns_and_the_first_round_does_not_count():
     asked = []
 
