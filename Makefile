@@ -19,13 +19,13 @@ check: check-static
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 check-static: $(VENV)/.ready
-	$(BIN)/ruff check refined_bsrnn scripts tests benchmarks
-	$(BIN)/ruff format --check refined_bsrnn scripts tests benchmarks
+	$(BIN)/ruff check refined_bsrnn benchmarks scripts tests
+	$(BIN)/ruff format --check refined_bsrnn benchmarks scripts tests
 	$(BIN)/mypy
 
 format: $(VENV)/.ready
-	$(BIN)/ruff check --fix refined_bsrnn scripts tests benchmarks
-	$(BIN)/ruff format refined_bsrnn scripts tests benchmarks
+	$(BIN)/ruff check --fix refined_bsrnn benchmarks scripts tests
+	$(BIN)/ruff format refined_bsrnn benchmarks scripts tests
 
 # Installed again only where what is installed has changed.
 $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh

@@ -1,1 +1,1 @@
-"""Speeds and memory, measured; not shipped."""
+"""Measured speeds and memory, one command per question; not part of the installed package."""

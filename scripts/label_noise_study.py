@@ -12,6 +12,11 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from refined_bsrnn.system import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before torch is loaded
+
 from refined_bsrnn.data.check.checker import all_facts
 from refined_bsrnn.data.tracks import scan
 from refined_bsrnn.evaluation.label_noise import (

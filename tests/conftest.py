@@ -8,6 +8,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
+os.environ["OMP_NUM_THREADS"] = "1"  # also of the processes that tests start: pytest-xdist uses every processor
 os.environ.pop("MUSDB18HQ_ROOT", None)
 
 import subprocess

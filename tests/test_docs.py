@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.benchmark import VARIANTS, architecture_markdown, variant_recipe
-from benchmarks.benchmark_check import check_markdown
-from benchmarks.benchmark_separation import separation_markdown
-from benchmarks.benchmark_transfer import transfer_markdown
+from benchmarks.architecture import VARIANTS, architecture_markdown, variant_recipe
+from benchmarks.check import check_markdown
+from benchmarks.separation import separation_markdown
+from benchmarks.transfer import transfer_markdown
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.report.study import Row, markdown

@@ -40,7 +40,7 @@ from ..recipe import (
     recipe_values,
 )
 from ..runs.folder import RunFolder, read_metadata, read_provenance
-from ..system import read_json
+from ..system import processors, read_json
 from .train import train
 from .transfer import METHODS, derive_recipe, resume, transfer
 
@@ -211,17 +211,17 @@ def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any
 def run_study(
     study: Study, runs: Sequence[Planned], work: Callable[[Planned, Mapping[str, str]], None], jobs: int = 0
 ) -> list[str]:
-    """Carry out what is not done yet, ``jobs`` at a time (0: one per GPU); returns what failed, with reasons.
+    """Carry out what is not done yet, ``jobs`` at a time (0: see `default_jobs`); returns what failed, with reasons.
 
-    ``work`` carries out one run, given the environment variables that say which GPU, or how much of the processor, is
-    its own. Runs whose base failed are not begun.
+    ``work`` carries out one run, given the environment variables that say which GPU, and how many of the processors,
+    are its own. Runs whose base failed are not begun.
     """
+    waiting = {run.name: run for run in runs if state_of(run) != "evaluated" or _owes_forgetting(study, run)}
     gpus = torch.cuda.device_count()
-    jobs = jobs or max(1, gpus)
+    jobs = jobs or default_jobs(len(waiting))
     slots: SimpleQueue[int] = SimpleQueue()
     for slot in range(jobs):
         slots.put(slot)
-    waiting = {run.name: run for run in runs if state_of(run) != "evaluated" or _owes_forgetting(study, run)}
     say(f"{study.study}: {len(runs)} runs, {len(runs) - len(waiting)} of them done already; {jobs} at a time.")
     failed: dict[str, str] = {}
 
@@ -258,8 +258,20 @@ def _ready(
     return [run for run in waiting.values() if run.base not in busy]
 
 
+def default_jobs(n_runs: int) -> int:
+    """How many of ``n_runs`` runs to carry out at a time: one per GPU or other accelerator, else one per processor.
+
+    Where the user has set OMP_NUM_THREADS, every run has that many processors.
+    """
+    if torch.accelerator.is_available():
+        return torch.accelerator.device_count()
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    each = int(threads) if threads.isdecimal() else 1
+    return max(1, min(n_runs, processors() // max(1, each)))
+
+
 def _environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, processors() // jobs)
     named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
     own = {"CUDA_VISIBLE_DEVICES": named.split(",")[slot % gpus].strip()} if gpus else {}
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), **own}

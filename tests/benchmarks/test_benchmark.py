@@ -5,15 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.benchmark import (
-    ARCHITECTURE,
-    VARIANTS,
-    Speed,
-    architecture_markdown,
-    interleaved,
-    run,
-    variant_recipe,
-)
+from benchmarks.architecture import ARCHITECTURE, VARIANTS, architecture_markdown, variant_recipe
+from benchmarks.measure import Speed, interleaved, run
 from refined_bsrnn.network.model import BSRNN
 
 
@@ -21,7 +14,7 @@ from refined_bsrnn.network.model import BSRNN
 def calls(monkeypatch):
     """A clock on which job "a" takes 1 s and "b" 2 s, and the order in which they were called."""
     order, clock = [], [0.0]
-    monkeypatch.setattr("benchmarks.benchmark.time.process_time", lambda: clock[0])
+    monkeypatch.setattr("benchmarks.measure.time.process_time", lambda: clock[0])
 
     def job(name, seconds):
         def call():
@@ -63,7 +56,7 @@ def test_command(tmp_path, capsys):
     )
     values = json.loads((tmp_path / "architecture.json").read_text())
     assert [row["name"] for row in values["variants"]] == ["BLSTM (default)", "GRU"]
-    assert values["command"].startswith("scripts/benchmark.py architecture --features 2")
+    assert values["command"].startswith("python -m benchmarks architecture --features 2")
     assert architecture_markdown(values) in capsys.readouterr().out
     gru = architecture_markdown(values).splitlines()[3]
     assert gru.startswith("| GRU | `backbone.time=gru backbone.band=gru` | oBSRNN's study")

@@ -5,8 +5,8 @@ from argparse import Namespace
 
 import pytest
 
-from benchmarks.benchmark import run
-from benchmarks.benchmark_check import CHECK, _songs, check_markdown
+from benchmarks.check import CHECK, _songs, check_markdown
+from benchmarks.measure import run
 from refined_bsrnn.data.check.checker import check
 from refined_bsrnn.data.tracks import scan
 from refined_bsrnn.errors import DataError

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.benchmark import run
-from benchmarks.benchmark_separation import SEPARATION, separation_markdown
+from benchmarks.measure import run
+from benchmarks.separation import SEPARATION, separation_markdown
 from refined_bsrnn.errors import RecipeError
 
 

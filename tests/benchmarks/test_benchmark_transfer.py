@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from benchmarks.benchmark import run
-from benchmarks.benchmark_transfer import BASE, JOBS, TRANSFER, _rounds, _speed, transfer_markdown
+from benchmarks.measure import run
+from benchmarks.transfer import BASE, JOBS, TRANSFER, _rounds, _speed, transfer_markdown
 
 
 def test_command(tmp_path, capsys):
@@ -23,7 +23,7 @@ def test_command(tmp_path, capsys):
 def test_steps_of_all_sizes_take_turns_and_the_first_round_does_not_count(monkeypatch):
     clock, calls = iter(range(100)), []
     jobs = {size: {name: lambda at=(size, name): calls.append(at) for name in "ab"} for size in ("tiny", "small")}
-    monkeypatch.setattr("benchmarks.benchmark_transfer.seconds_of", lambda job, device: job() or float(next(clock)))
+    monkeypatch.setattr("benchmarks.transfer.seconds_of", lambda job, device: job() or float(next(clock)))
     found = _rounds(jobs, 2, torch.device("cpu"))
     assert calls == [("tiny", "a"), ("tiny", "b"), ("small", "a"), ("small", "b")] * 3
     assert found == {"tiny": {"a": [4.0, 8.0], "b": [5.0, 9.0]}, "small": {"a": [6.0, 10.0], "b": [7.0, 11.0]}}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import data_speed
-from benchmarks.benchmark import run
+from benchmarks import data as data_benchmark
+from benchmarks.measure import run
 from refined_bsrnn.data.examples import REST, RandomMixes, make_parts
 from refined_bsrnn.data.tracks import track_table, tracks_of
 from refined_bsrnn.recipe import DataSpec
@@ -19,8 +19,8 @@ from tests.conftest import STEMS, micro_recipe
 
 
 def test_the_table_has_wav_flac_and_augmentation_beside_bare_reads(songs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(data_speed, "EXAMPLES", 2)
-    monkeypatch.setattr(data_speed, "_training_speed", lambda recipe: 2.0)
+    monkeypatch.setattr(data_benchmark, "EXAMPLES", 2)
+    monkeypatch.setattr(data_benchmark, "_training_speed", lambda recipe: 2.0)
 
     def twice_as_long(jobs, bare, *_):
         """What the clock would say: half a second of bare reads, a second of the loader."""
@@ -29,9 +29,9 @@ def test_the_table_has_wav_flac_and_augmentation_beside_bare_reads(songs, tmp_pa
             job()
         return {name: [(0.5 if name == bare else 1.0, 0.5)] for name in jobs}
 
-    monkeypatch.setattr(data_speed, "interleaved", twice_as_long)
+    monkeypatch.setattr(data_benchmark, "interleaved", twice_as_long)
     arguments = ["data", "--data", str(songs), "--rounds", "1", "--preset", "umx", "--out", str(tmp_path / "out")]
-    assert run({"data": data_speed.DATA}, arguments) == 0
+    assert run({"data": data_benchmark.DATA}, arguments) == 0
     table = capsys.readouterr().out
     assert "| files | augmentation | audio s/s per worker | bare soundfile | share | × tiny training |" in table
     values = json.loads((tmp_path / "out" / "data.json").read_text())

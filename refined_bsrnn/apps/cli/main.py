@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import RecipeError, UserError
+from ...system import bound_spinning
 
 if TYPE_CHECKING:
     from ...report.study import StudyRun
@@ -756,7 +757,9 @@ def _batch(text: str) -> int | str:
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", help="a study's YAML file or the name of a shipped one, e.g. compare_transfer")
-    p.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one per GPU)")
+    p.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one per GPU or processor)"
+    )
     p.add_argument("--only", action="append", default=[], metavar="PATTERN", help="only runs whose name matches")
     p.add_argument("--here", action="store_true", help="one after the other in this process, no report")
     p.add_argument("--dry-run", action="store_true", help="list what is planned and how far it is")
@@ -876,6 +879,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    bound_spinning()
     args = _parse(arguments)
     try:
         code = args.function(args)

@@ -1,6 +1,6 @@
 """How fast training examples are made, beside the same partial reads with bare soundfile and beside training.
 
-    scripts/benchmark.py data --data /data/musdb18hq
+    python -m benchmarks data --data /data/musdb18hq
 
 All of it in one process, in turns, so that what else the machine does falls on all alike; one process is one worker of
 the loader. The reads are those of the examples: the same files and places.
@@ -25,7 +25,7 @@ from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.training.train import Objective, peak_memory
 
-from .benchmark import Job, Kind, Speed, interleaved, machine
+from .measure import Job, Kind, Speed, interleaved, machine
 
 EXAMPLES = 64  # made in one measurement
 CONVERTED_TRACKS = 12  # so many for the comparison of formats, which are (suffix, soundfile's subtype)

@@ -1,6 +1,6 @@
 """What separation needs: memory of the whole command by network and length, and time of live blocks.
 
-scripts/benchmark.py separation --memory small:1:120 --memory 4x1:1:10800 --live tiny:1
+python -m benchmarks separation --memory small:1:120 --memory 4x1:1:10800 --live tiny:1
 """
 
 import argparse
@@ -23,7 +23,7 @@ from refined_bsrnn.separation.live import Live
 from refined_bsrnn.separation.separator import Separator
 from refined_bsrnn.system import write_text
 
-from .benchmark import Kind, machine, run_measured
+from .measure import Kind, machine, run_measured
 
 TARGETS = ("vocals", "drums", "bass", "other")
 MEMORY = ("small:1:20", "small:1:60", "micro:4:20", "micro:4:180", "4x1:1:10800")

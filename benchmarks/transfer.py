@@ -1,6 +1,6 @@
 """What a transfer step costs: with the backbone frozen, and from cached features, against steps of the base.
 
-scripts/benchmark.py transfer --size tiny --size small
+python -m benchmarks transfer --size tiny --size small
 """
 
 import argparse
@@ -21,7 +21,7 @@ from refined_bsrnn.separation.separator import check_device
 from refined_bsrnn.training.feature_cache import BLOCK, CachedMixes, FeatureCache, example_arrays
 from refined_bsrnn.training.train import Objective
 
-from .benchmark import Job, Kind, Speed, machine, seconds_of
+from .measure import Job, Kind, Speed, machine, seconds_of
 
 TARGETS = ("vocals", "drums", "bass", "other")
 BASE = "base, 4 targets"

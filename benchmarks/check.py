@@ -1,6 +1,6 @@
 """How long the checker takes for a whole data set: songs made of pieces of others, in MUSDB18-HQ's layout.
 
-scripts/benchmark.py check --data corpus --songs 150 --seconds 240
+python -m benchmarks check --data corpus --songs 150 --seconds 240
 """
 
 import argparse
@@ -23,7 +23,7 @@ from refined_bsrnn.errors import DataError, UserError
 from refined_bsrnn.recipe import DataSpec
 from refined_bsrnn.system import CACHE_VARIABLE
 
-from .benchmark import Kind, machine, run_measured
+from .measure import Kind, machine, run_measured
 
 PIECE_SECONDS = (5.0, 20.0)
 GAINS = (0.15, 0.25)  # four stems at full scale do not clip
