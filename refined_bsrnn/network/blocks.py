@@ -6,7 +6,7 @@ that does not say so counts as seeing all.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -116,14 +116,22 @@ class RMSNorm(Norm):
         return super().forward(x).to(x.dtype)
 
 
-def fold(gain: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear layer that takes over a norm's gain and bias: what `Norm.standardise` gives goes in.
+def fold(norms: Norm | Sequence[Norm], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer that takes over a norm's gain and bias: it follows `Norm.standardise`.
 
-    All may have leading axes: gain and shift (..., N), weight (..., M, N), bias (..., M).
+    For one norm weight (M, N) and bias (M,); for J of one kind, each with its layer, (J, M, N) and (J, M).
     """
+    gain: Tensor
+    shift: Tensor | None
+    if isinstance(norms, Norm):
+        gain, shift = norms.weight, norms.bias  # (N,)
+    else:
+        gain = torch.stack(tuple(norm.weight for norm in norms))[:, None]  # (J, 1, N)
+        shifts = tuple(norm.bias for norm in norms if norm.bias is not None)
+        shift = torch.stack(shifts)[:, None] if shifts else None
     if shift is not None:
-        bias = bias + (weight * shift[..., None, :]).sum(-1)  # elementwise: exact beside half precision, too
-    return weight * gain[..., None, :], bias
+        bias = bias + (weight * shift).sum(-1)  # elementwise: exact beside half precision, too
+    return weight * gain, bias
 
 
 # name → module over (..., S, N); "ln" and "rms" are per position, independent of how long the sequence is

@@ -7,7 +7,7 @@ knows whether bands overlap. Inside, spectrograms are pairs (B, C, T, F, 2) of r
 so that the same code can be exported.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..bands import BandSplit, BinRange
 from ..errors import RecipeError
-from ..recipe import BackboneSpec
+from ..recipe import BackboneSpec, HeadSpec
 from .blocks import EVERYTHING, Norm, Reach, fold, make_norm, reach_of
 
 
@@ -75,29 +75,29 @@ class BandMlps(nn.ModuleList):
 
 
 def run_stack(stack: Sequence[BandMlps], features: Tensor, bridge: bool = False) -> list[Tensor]:
-    """What J heads of one form make of the same features (B, C, K, T, N): per band pairs (J, B, C, T, joint·G, 2).
+    """Outputs of J heads of one form for the same features (B, C, K, T, N): per band pairs (J, B, C, T, joint·G, 2).
 
     With ``bridge`` each goes on from the mean of all hidden activations, behind every tanh: X-UMX's bridging (Sawata et
     al. 2021: the mean of the targets' branches behind a layer takes the place of each), per band. It has no parameters.
     One head alone gives what it gives without.
     """
-    frames = (len(stack), *features.shape[:2], features.shape[3])  # J, B, C, T
+    frames = (*features.shape[:2], features.shape[3])  # B, C, T
     outputs = []
-    for k, (x, weight, bias) in enumerate(zip(features.unbind(2), *_first_layers(stack), strict=True)):
+    for k, (x, first) in enumerate(zip(features.unbind(2), _first_layers(stack), strict=True)):
         norm = cast(Norm, stack[0].layers(k)[0])
-        state = F.linear(norm.standardise(x).flatten(0, 2), weight.flatten(0, 1), bias.flatten())  # (M, J·hidden)
-        state = state.unflatten(1, (len(stack), -1)).transpose(0, 1)  # (J, M, hidden), M = B·C·T
-        *hidden, last = list(zip(*(mlps.layers(k)[2:] for mlps in stack), strict=True))  # the same layer of every head
-        for layers in hidden:
+        state = norm.standardise(x).flatten(0, 2)  # (M, N) for all heads, M = B·C·T
+        same_layers = [*zip(*(mlps.layers(k)[1:] for mlps in stack), strict=True)]  # linear, tanh, ..., linear
+        for i, layers in enumerate(same_layers[:-1]):
             if isinstance(layers[0], nn.Linear):
-                state = _linear(state, *_stacked(layers))
+                state = _linear(state, *(_stacked(layers) if i else first))  # (J, M, hidden)
                 continue
             state = tanh(state)
             if bridge:
                 state = state.mean(0, keepdim=True).expand_as(state)
-        value, gate = map(_linear, [state] * 2, *map(_in_pairs, _stacked(last)))  # (J, M, joint·G·2)
+        weight, bias = _stacked(same_layers[-1]) if len(same_layers) > 1 else first
+        value, gate = map(_linear, [state] * 2, _in_pairs(weight), _in_pairs(bias))  # (J, M, joint·G·2)
         output = (value * gate.sigmoid()).float()
-        outputs.append(output.unflatten(1, frames[1:]).unflatten(-1, (-1, 2)))
+        outputs.append(output.unflatten(1, frames).unflatten(-1, (-1, 2)))
     return outputs
 
 
@@ -119,14 +119,11 @@ class _Tanh(torch.autograd.Function):
         return torch.ops.aten.tanh_backward(gradient, result)
 
 
-def _first_layers(stack: Sequence[BandMlps]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _first_layers(stack: Sequence[BandMlps]) -> Iterator[tuple[Tensor, Tensor]]:
     """Per band weight (J, hidden, N) and bias (J, hidden) of all heads' first layers, with their norms folded in."""
     bands = [mlps.layers(k) for k in range(len(stack[0])) for mlps in stack]
-    norms, linears = [cast(Norm, band[0]) for band in bands], [band[1] for band in bands]
-    gain = torch.stack([norm.weight for norm in norms])  # (K·J, N)
-    shift = None if norms[0].bias is None else torch.stack([cast(Tensor, norm.bias) for norm in norms])
-    weight, bias = fold(gain, shift, *_stacked(linears))
-    return tuple(x.unflatten(0, (-1, len(stack))).unbind() for x in (weight, bias))
+    folded = fold([cast(Norm, band[0]) for band in bands], *_stacked([band[1] for band in bands]))  # (K·J, ...)
+    return zip(*(x.unflatten(0, (-1, len(stack))).unbind() for x in folded), strict=True)
 
 
 def _stacked(linears: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
@@ -136,8 +133,10 @@ def _stacked(linears: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """J linear layers at once: (J, M, N), (J, H, N), (J, H) → (J, M, H)."""
-    return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+    """J linear layers at once: (J, M, N), or (M, N) for all of them, weight (J, H, N), bias (J, H) → (J, M, H)."""
+    if x.dim() == 3:
+        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+    return F.linear(x, weight.flatten(0, 1), bias.flatten()).unflatten(1, bias.shape).transpose(0, 1)
 
 
 def _in_pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +156,7 @@ class Head(nn.Module):
     """
 
     of_whole_excerpt = False  # it scales by statistics of all frames
+    spec: HeadSpec  # what it was made from
 
     def __init__(
         self,
@@ -175,6 +175,7 @@ class Head(nn.Module):
         if self.of_whole_excerpt and backbone.causal:
             raise RecipeError("head.kind=spectrum scales by the whole excerpt, which backbone.causal forbids.")
         self.n_joint, self.bridge = n_joint, bridge
+        self.facts: dict[str, Any] = {}  # what its file says about its training, once it has been loaded
         self.form = (type(self), hidden_layers, hidden_factor, gate_layer, bridge)  # heads of one form can be stacked
         widths, n = [n_joint * (stop - start) for start, stop in ranges], backbone.features
         self.build(lambda: BandMlps(widths, n, backbone.norm, hidden_layers, hidden_factor * n, gate_layer))
@@ -194,6 +195,10 @@ class Head(nn.Module):
     def mlps(self) -> tuple[BandMlps, ...]:
         """The sets of MLPs this head has, one per spectrum that `estimate` takes."""
         return (self.bands,)
+
+    def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
+        """Features (B, C, K, T, N) and the mixture's pairs (B, C, T, F, 2) → the estimate's pairs (B, C, T, F, 2)."""
+        return estimate({"": self}, {"": features}, mixture)[""]
 
     def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
         """The estimates of a stack of J heads of this kind from what their MLPs make: one (J, B, C, T, F, 2) for each

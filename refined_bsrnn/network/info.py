@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..recipe import Recipe
 from .model import BSRNN, count_parameters
+from .receptive_field import latency_samples, reach_samples
 
 COUNTED_SECONDS = 1.0
 # What the modules of a block are called in the table.
@@ -79,7 +80,7 @@ def describe_network(model: BSRNN) -> Info:
     with torch.device("meta"), torch.no_grad():
         frames = round(COUNTED_SECONDS * recipe.stft.sample_rate_hz / recipe.stft.hop)
         n_bins = recipe.stft.n_fft // 2 + 1
-        spectrogram = torch.zeros(1, recipe.data.channels, n_bins, frames, dtype=torch.complex64)
+        spectrogram = torch.zeros(1, recipe.data.channels, frames, n_bins, 2)  # pairs (B, C, T, F, 2)
         parts = []
         x = spectrogram
         for name, module in _backbone_parts(model):
@@ -87,28 +88,29 @@ def describe_network(model: BSRNN) -> Info:
             parts.append(part)
         parts += _adapters(model, sum(part.macs_per_second for part in parts))
         for name, head in model.heads.items():  # all read the same features
-            parts.append(_measured(f"head {name}", "B, C, F, T", head, x, spectrogram)[0])
+            parts.append(_measured(f"head {name}", "B, C, T, F, 2", head, x, spectrogram)[0])
+    before, behind = reach_samples(model)
     return Info(
         parts=tuple(parts),
         n_bands=len(model.ranges),
         channels=recipe.data.channels,
         receptive_field=_receptive_field(model),
         latency=_latency(model),
-        samples_before=model.reach_samples[0],
-        samples_behind=model.reach_samples[1],
+        samples_before=before,
+        samples_behind=behind,
     )
 
 
 def _adapters(model: BSRNN, backbone_macs: int) -> list[Part]:
     """Each adapter, for whose heads the backbone runs once more; not where it runs for them alone."""
-    passes = {model.adapter_of.get(target) for target in model.heads}
+    passes = {model.adapters.of.get(target) for target in model.heads}
     macs = [backbone_macs * (i > 0 or None in passes) for i in range(len(model.adapters))]
     named = zip(model.adapters.items(), macs, strict=True)
     return [Part(f"adapter {name}", "", count_parameters(adapter), extra) for (name, adapter), extra in named]
 
 
 def _receptive_field(model: BSRNN) -> str:
-    before, behind = model.reach_samples
+    before, behind = reach_samples(model)
     if before is None and behind is None:
         return "the whole signal it is given"
     past = "all that came before" if before is None else f"{_samples(before, model)} before"
@@ -117,7 +119,7 @@ def _receptive_field(model: BSRNN) -> str:
 
 
 def _latency(model: BSRNN) -> str:
-    samples = model.latency_samples
+    samples = latency_samples(model)
     return "the whole signal it is given: not for live use" if samples is None else _samples(samples, model)
 
 

@@ -7,7 +7,7 @@ changes nothing. It is saved in the file of the head it was trained with and goe
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,29 @@ class Adapter(nn.Module):
         own = dict(backbone.named_parameters())
         for name, weight in self.weights(backbone).items():
             own[name].copy_(weight)
+
+
+class Adapters(nn.ModuleDict):
+    """The adapters of a network by name, and which heads read features made with them.
+
+    Attribute: ``of`` (head → adapter); a head that is not in it reads the backbone's own features.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[str, str] = {}
+
+    def attach(self, name: str, adapter: Adapter, heads: Iterable[str]) -> Adapter:
+        """From here on these heads read features made with the adapter."""
+        self[name] = adapter
+        self.of |= dict.fromkeys(heads, name)
+        return adapter
+
+    def release(self, head: str) -> None:
+        """Forget a head, and its adapter if no other head uses it."""
+        name = self.of.pop(head, None)
+        if name is not None and name not in self.of.values():
+            del self[name]
 
 
 def _key(name: str) -> str:

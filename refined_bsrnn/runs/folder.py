@@ -242,15 +242,15 @@ def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
     metadata: dict[str, Any] = {
         "kind": "head",
         "target": target,
-        "head": asdict(model.head_specs[target]),
+        "head": asdict(model.head(target).spec),
         "sha256": tensors_sha256(tensors),
         "backbone_sha256": tensors_sha256(model.backbone.state_dict()),
         **describe_backbone(model),
-        **model.head_facts.get(target, {}),
+        **model.head(target).facts,
         **facts,
     }
-    if target in model.adapter_of:
-        adapter = model.adapters[model.adapter_of[target]]
+    if target in model.adapters.of:
+        adapter = model.adapters[model.adapters.of[target]]
         own = adapter.state_dict()
         tensors |= {ADAPTER + name: tensor for name, tensor in own.items()}
         metadata["adapter"] = {"rank": adapter.rank, "alpha": adapter.alpha, "sha256": tensors_sha256(own)}
@@ -281,9 +281,9 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
         if adapter:
             _attach_adapter(path, model, target, adapter, _own(tensors))
     except CheckpointError:
-        model.drop_head(target)  # nothing is left at random
+        model.remove_head(target, although_tied=True)  # nothing is left at random
         raise
-    model.head_facts[target] = facts
+    head.facts = facts
 
 
 def _check_shapes(path: Path, model: BSRNN, target: str, spec: HeadSpec, tensors: Tensors) -> None:
@@ -294,7 +294,7 @@ def _check_shapes(path: Path, model: BSRNN, target: str, spec: HeadSpec, tensors
     except (RecipeError, RuntimeError, TypeError) as error:  # the last two: more than can be counted
         why = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} holds a head that cannot be made here: {why}") from None
-    model.drop_head(target)
+    model.remove_head(target, although_tied=True)
     check_tensors(head.state_dict(), tensors, str(path))
 
 
@@ -304,7 +304,7 @@ def _attach_adapter(path: Path, model: BSRNN, target: str, facts: Mapping[str, A
     if rank < 1 or not 0 < alpha < math.inf:
         raise CheckpointError(f"{path} has an adapter of rank {rank} and alpha {alpha}; expected 1 or more, above 0.")
     if name in model.adapters:  # heads that were trained together share it
-        model.adapter_of[target] = name
+        model.adapters.of[target] = name
     else:
         load_strict(model.add_adapter(name, [target], rank, alpha), tensors, f"{path} (adapter)")
 
@@ -439,13 +439,13 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
             "The base has been trained again since."
         )
     files = run.head_names()
-    available = [*files, *([model.headless] if model.headless else [])]
+    available = [*files, *([model.ties.remainder_target] if model.ties.remainder_target else [])]
     for name in heads or ():
         if name not in available:
             raise RecipeError(
                 f"{run.path} has no head {name!r}.{nearest(name, available)} Heads: {', '.join(available) or 'none'}."
             )
-    for name in files if heads is None or model.heads_need_each_other else heads:
+    for name in files if heads is None or model.ties else heads:
         load_head(run.head(name), model, name, digest)
     return model.eval()
 

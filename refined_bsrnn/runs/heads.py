@@ -189,7 +189,7 @@ def _verify_head(run: RunFolder, model: BSRNN, name: str, digest: str) -> None:
     length = 4 * model.recipe.stft.n_fft
     noise = torch.randn(1, model.recipe.data.channels, length, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        features = model.eval().features(noise, adapter=model.adapter_of.get(name))
+        features = model.eval().features(noise, adapter=model.adapters.of.get(name))
         estimate = model.heads[name](features, model.stft(noise))
     if not torch.isfinite(torch.view_as_real(estimate)).all():
         raise CheckpointError(f"{path} gives NaN or infinite values for noise.")

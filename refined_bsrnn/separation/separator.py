@@ -566,7 +566,9 @@ class Separator:
         for block in resample_blocks(source.blocks(), source.sample_rate_hz, self.model.sample_rate_hz):
             if block.shape[1]:
                 highest = torch.maximum(highest, block.abs().amax())
-        return self.model.track_level(highest.to(self.device))  # a track's peak is that of its blocks' peaks
+        return self.model.level(
+            highest.to(self.device), of_whole_track=True
+        )  # a track's peak is that of its blocks' peaks
 
     def features(
         self,

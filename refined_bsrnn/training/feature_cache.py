@@ -293,7 +293,7 @@ class Remembered:
                 self.room -= path.stat().st_size
 
     def __call__(self, spectrogram: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Complex (B, C, F, T) → features (B, C, K, T, N), each item looked up or computed."""
+        """Pairs (B, C, T, F, 2) → features (B, C, K, T, N), each item looked up or computed."""
         paths = [self._path(item) for item in spectrogram]
         known = {path: self._load(path) for path in paths}
         missing = [i for i, path in enumerate(paths) if known[path] is None]
@@ -303,7 +303,7 @@ class Remembered:
         return torch.stack([known[path] for path in paths]).to(spectrogram.device).float()  # type: ignore[misc]
 
     def _path(self, item: Tensor) -> Path:
-        content = torch.view_as_real(item).contiguous().cpu().numpy()
+        content = item.contiguous().cpu().numpy()
         return self.folder / f"{hashlib.blake2b(content.data, digest_size=16).hexdigest()}.npy"
 
     @staticmethod

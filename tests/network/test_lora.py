@@ -54,7 +54,7 @@ def test_untrained_it_changes_nothing_and_merged_equals_applied(backbone, mixtur
     adapter.merge_into(model.backbone)
     changed = {name for name, p in model.backbone.named_parameters() if not torch.equal(p, weights[name])}
     assert changed == {name for name, _ in adaptable(model.backbone)}
-    model.adapter_of.clear()
+    model.adapters.of.clear()
     torch.testing.assert_close(model(mixture, ["drums"])["drums"], applied["drums"])
 
 
@@ -104,7 +104,7 @@ def test_saved_in_the_heads_file_and_shared_by_heads_trained_together(tmp_path, 
     assert len(fresh.adapters) == 1
     fresh.remove_head("drums")
     assert not fresh.adapters
-    assert not fresh.adapter_of
+    assert not fresh.adapters.of
 
 
 def test_an_adapter_in_a_file_is_loaded_strictly(tmp_path):

@@ -119,7 +119,7 @@ def test_adapters_are_merged_into_the_core():
     planes = MaskCore(net)(as_planes(net.stft(mixture)))
     for target, x in zip(net.targets, planes, strict=True):
         torch.testing.assert_close(net.stft.inverse(from_planes(x), 1000), net(mixture)[target], atol=1e-5, rtol=1e-4)
-    assert torch.equal(net.backbone.pairs(as_pairs(net.stft(mixture))), net.features(mixture))
+    assert torch.equal(net.backbone(as_pairs(net.stft(mixture))), net.features(mixture))
 
 
 # ONNX is made of the same trace: there all the others are tried.

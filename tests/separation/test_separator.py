@@ -143,7 +143,7 @@ def test_chunks_of_a_file_are_those_of_its_waveform(normalise, tmp_path):
     torch.testing.assert_close(from_file, s.separate(mixture)["drums"], atol=1e-5, rtol=0)
     torch.testing.assert_close(from_file, in_pairs.separate(mixture)["drums"], atol=1e-5, rtol=0)
     # by hand: every chunk with the level of the track
-    level = s.model.track_level(mixture[None])
+    level = s.model.level(mixture[None], of_whole_track=True)
     assert (level is None) == (normalise != "peak")
     total, weight = torch.zeros(2, 5 * RATE), torch.zeros(5 * RATE)
     for start, stop in reference_bounds(5 * RATE, s.chunk, s.overlap):

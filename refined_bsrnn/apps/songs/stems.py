@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
 from string import Formatter
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ from ...audio import (
     read_tags,
 )
 from ...errors import AudioError, RecipeError, UserError, nearest
+from ...network.lora import Adapter
 from ...network.model import BSRNN
 from ...runs.folder import tensors_sha256
 from ...separation.separator import (
@@ -233,10 +234,9 @@ def _passes(
 def _lend(model: BSRNN, name: str, host: BSRNN, key: str, label: str) -> None:
     """Attach a head, and the adapter it reads its features through, to another model on the same backbone."""
     host.heads[key] = model.heads[name]
-    adapter = model.adapter_of.get(name)
+    adapter = model.adapters.of.get(name)
     if adapter is not None:
-        host.adapters[f"{label}/{adapter}"] = model.adapters[adapter]
-        host.adapter_of[key] = f"{label}/{adapter}"
+        host.adapters.attach(f"{label}/{adapter}", cast(Adapter, model.adapters[adapter]), [key])
 
 
 # --- what is written of them ------------------------------------------------------------------------------------------

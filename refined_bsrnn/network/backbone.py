@@ -1,0 +1,58 @@
+"""The backbone: band split and blocks, what all targets share and what a transfer freezes."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..bands import BinRange
+from ..errors import RecipeError, pick
+from ..recipe import BackboneSpec, bind_options
+from .blocks import BLOCKS, CAUSAL_NORMS, Norm, fold, make_norm
+
+
+class Encoder(nn.Module):
+    """The band split: per band, norm and linear layer from the real and imaginary parts to N features.
+
+    Bands may overlap; each takes its bins as they are. ``n_joint`` channels are taken together, one behind the other;
+    1: each by itself.
+    """
+
+    def __init__(self, ranges: Sequence[BinRange], features: int, norm: str, n_joint: int = 1):
+        super().__init__()
+        self.ranges, self.n_joint = list(ranges), n_joint
+        widths = [2 * n_joint * (stop - start) for start, stop in ranges]
+        self.norms = nn.ModuleList(make_norm(norm, width) for width in widths)
+        self.linears = nn.ModuleList(nn.Linear(width, features) for width in widths)
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        """Pairs (B, C, T, F, 2) → (B, C, K, T, N), where C is 1 behind channels taken together."""
+        bins = spectrogram.unflatten(1, (-1, self.n_joint)).permute(0, 1, 3, 5, 2, 4)  # (B, C, T, 2, joint, F)
+        bands = []
+        for (start, stop), module, linear in zip(self.ranges, self.norms, self.linears, strict=True):
+            norm, weight, bias = cast(Norm, module), cast(Tensor, linear.weight), cast(Tensor, linear.bias)
+            standard = norm.standardise(bins[..., start:stop].flatten(3))  # (B, C, T, 2·joint·G)
+            bands.append(F.linear(standard, *fold(norm, weight, bias)))  # (B, C, T, N)
+        return torch.stack(bands, dim=2)
+
+
+class Backbone(nn.Module):
+    """Encoder and blocks."""
+
+    def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, n_joint: int = 1):
+        super().__init__()
+        if spec.causal and spec.norm not in CAUSAL_NORMS:
+            raise RecipeError(
+                f"backbone.norm={spec.norm} has statistics over the whole excerpt, which backbone.causal forbids; "
+                f"expected one of {', '.join(CAUSAL_NORMS)}."
+            )
+        block = pick("backbone.kind", spec.kind, BLOCKS)
+        options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("spec", "n_bands"))
+        self.encoder = Encoder(ranges, spec.features, spec.norm, n_joint)
+        self.blocks = nn.Sequential(*(block(spec, len(ranges), **options) for _ in range(spec.repeats)))
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        """Pairs (B, C, T, F, 2) → features (B, C, K, T, N)."""
+        return self.blocks(self.encoder(spectrogram))
