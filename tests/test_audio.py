@@ -526,7 +526,7 @@ def test_what_a_format_cannot_hold(tmp_path, name, channels, rate, message):
 @pytest.mark.parametrize("about", [None, 200, 10**9])
 def test_a_wav_beyond_4_gb_has_64_bit_lengths(tmp_path, monkeypatch, about):
     """However long it was thought to be: nothing is lost."""
-    monkeypatch.setattr("refined_bsrnn.audio.WAV_LIMIT", 4000)
+    monkeypatch.setattr("refined_bsrnn.audio_write.WAV_LIMIT", 4000)
     with AudioWriter(tmp_path / "a.wav", RATE, 2, n_samples=about, tags={"title": "Lied"}) as writer:
         for _ in range(6):
             writer.write(torch.full((2, 100), 0.5))
