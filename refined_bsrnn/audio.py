@@ -386,7 +386,8 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
         look = _Look("whole", promised=announced // width if cut else 0, note=never_finished * (announced == 0))
     if sound.subtype == "PCM_16":
         file.seek(start)
-        places = [match.start() for match in PACKED.finditer(file.read(SNIFFED_BYTES))][:9]
+        found = [(match[0], match.start()) for match in PACKED.finditer(file.read(SNIFFED_BYTES))]
+        places = [place for mark, place in found if mark == found[0][0]][:9]
         if len(places) > 4 and len(set(np.diff(places))) == 1:  # music may hold them by chance, not so regularly
             return _Look("coded")
     return look

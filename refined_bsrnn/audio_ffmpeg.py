@@ -79,6 +79,7 @@ class FfmpegReader(AudioReader):
             self.close()
             raise
         self.made = 0  # samples decoded so far
+        self.tags_end = 0  # byte behind the last tag
         self.frame_pts = 0
         self.decoded = self._frames()
         self.rest = np.empty((self.n_channels, 0), np.float32)
@@ -131,11 +132,12 @@ class FfmpegReader(AudioReader):
         self.about_samples = round(seconds * self.sample_rate_hz) if seconds else None
         # The last frame of AAC is filled up; an mp4 says where the sound ends, and FFmpeg leaves that to us.
         self.end = self.about_samples if "mp4" in self.format and stream.duration else None
+        self.priming = 0
         if self.end and (apple := self.container.metadata.get("iTunSMPB", "").split())[3:]:
             with suppress(ValueError):
-                self.end = int(apple[3], 16)
-        counted = self.end is not None or self.format in COUNTED
-        self.stated_end = self.end or (self.about_samples if counted and stream.duration else None)
+                self.priming, self.end = int(apple[1], 16), int(apple[3], 16)
+        counted = self.format in COUNTED or ("matroska" in self.format and len(self.container.streams) == 1)
+        self.stated_end = self.end or (self.about_samples if counted else None)
         self.scale = (stream.time_base or 0) * self.sample_rate_hz  # samples per time stamp
 
     # --- packets → frames → float32
@@ -154,6 +156,10 @@ class FfmpegReader(AudioReader):
             if frames is None:
                 clock.failed(packet)
                 continue
+            if self.priming:
+                if not packet.has_sidedata("skip_samples"):  # FFmpeg did not read the tag
+                    sound.skip, self.scale = self.priming, 0  # no place is found by its time stamps
+                self.priming = 0
             for frame in frames:
                 yield from self._silence(clock.missing_before(frame, packet.size), sound)
                 self.frame_pts = frame.pts or 0
@@ -161,7 +167,7 @@ class FfmpegReader(AudioReader):
                     self.made += samples.shape[1]
                     yield samples
         yield from self._silence(clock.owed, sound)
-        for samples in sound.finish():
+        for samples in sound.uniform.finish():
             self.made += samples.shape[1]
             yield samples
         self._check_end(last)
@@ -200,13 +206,31 @@ class FfmpegReader(AudioReader):
     def _decode(self, packet: Any) -> list[Any] | None:
         """The frames of a packet; None where it is damaged."""
         try:
-            if self.format in BARE and packet.size and (tagged := _behind_tags(packet)) is not None:
-                return self.stream.codec_context.decode(av.Packet(tagged)) if tagged else []
+            if self.format in BARE and packet.size and packet.pos is not None:
+                rest = self._behind_tags(packet)
+                if len(rest) < packet.size:
+                    with suppress(FFmpegError):
+                        return self.stream.codec_context.decode(av.Packet(rest)) if rest else []
+                    return []
             frames: list[Any] = packet.decode()
         except (FFmpegError, ValueError):
             self._check_pipe()
             return None
+        if self.stream.codec_context.name.startswith("pcm_"):  # its last packet may be shorter
+            return frames
         return None if packet.size and (packet.is_corrupt or any(frame.is_corrupt for frame in frames)) else frames
+
+    def _behind_tags(self, packet: Any) -> memoryview:
+        """What a packet holds but names and pictures, which also stand where one file ends and the next begins."""
+        data = memoryview(packet)
+        place = max(0, self.tags_end - packet.pos)
+        while size := _tag_size(bytes(data[place : place + 16])):
+            place += size
+        if not place:
+            return data
+        self.tags_end = packet.pos + place
+        about_the_file = any(name in bytes(data[place : place + 64]) for name in (b"Xing", b"Info", b"VBRI"))
+        return data[len(data) :] if about_the_file else data[place:]
 
     def _silence(self, n_samples: int, sound: "_Floats") -> Iterator[np.ndarray]:
         if n_samples < 1:
@@ -235,7 +259,7 @@ class FfmpegReader(AudioReader):
         """
         target, preroll = self.position + n_samples, round(PREROLL_SECONDS * self.sample_rate_hz)
         entry = min(target, self.end or 0) - preroll  # FFmpeg takes no place far behind the end
-        if self.end is not None and self.scale == 1 and entry > self.position + preroll:
+        if self.end is not None and not self.priming and self.scale == 1 and entry > self.position + preroll:
             self.container.seek(entry + (self.stream.start_time or 0), stream=self.stream)
             self.decoded = self._frames()
             self.rest = next(self.decoded, self.rest[:, :0])
@@ -321,16 +345,19 @@ class _Clock:
 
 
 class _Floats:
-    """Decoded frames as float32 (channels, n) of one rate and number of channels."""
+    """Decoded frames as float32 (channels, n) of one rate and number of channels, without an encoder's padding.
+
+    Where the padding ends a tag says, which may be wrong: as many samples as it says are held back up to the true end.
+    """
 
     def __init__(self, sample_rate_hz: int, n_channels: int):
         self.uniform = Uniform(sample_rate_hz, n_channels)
         self.kind: tuple[str, str, int] | None = None
-        self.skip = 0
-        self.padding: list[tuple[np.ndarray, int]] = []
+        self.skip = self.padding = 0
+        self.held = np.empty((n_channels, 0), np.float32)
 
     def push(self, frame: Any, skipped: int, padding: int) -> Iterator[np.ndarray]:
-        """The samples of a frame but ``skipped`` ones; ``padding`` at its end is dropped if only padding follows."""
+        """The samples of a frame, without ``skipped`` ones from there on and ``padding`` ones at the end of all."""
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self.kind:
             # Interleaved: PyAV reads only eight planes.
@@ -339,22 +366,22 @@ class _Floats:
         n_channels, rate = frame.layout.nb_channels, frame.sample_rate
         frame.pts = None  # the resampler would fill gaps between time stamps
         self.skip += skipped
+        self.padding += padding
         for converted in self.convert.resample(frame):
             samples = converted.to_ndarray().reshape(-1, n_channels).T
             here = min(self.skip, samples.shape[1])
             self.skip -= here
-            kept = max(here, samples.shape[1] - padding)
-            if kept > here:  # what was taken for padding is music
-                for held in self.padding:
-                    yield from self.uniform.push(*held)
-                self.padding = []
-                yield from self.uniform.push(samples[:, here:kept], rate)
-            if kept < samples.shape[1]:
-                self.padding.append((samples[:, kept:], rate))
+            for uniform in self.uniform.push(samples[:, here:], rate):
+                if self.padding:
+                    self.held = np.concatenate([self.held, uniform], axis=1)
+                    ready = max(0, self.held.shape[1] - self.padding)
+                    uniform, self.held = self.held[:, :ready], self.held[:, ready:]
+                yield uniform
 
     def finish(self) -> list[np.ndarray]:
-        """What is left of another rate."""
-        return self.uniform.finish()
+        """What is left before something else follows."""
+        held, self.held = self.held, self.held[:, :0]
+        return [held, *self.uniform.finish()]
 
 
 def _trimming(packet: Any) -> tuple[int, int]:
@@ -366,22 +393,14 @@ def _trimming(packet: Any) -> tuple[int, int]:
     return 0, 0
 
 
-def _behind_tags(packet: Any) -> bytes | None:
-    """The frame behind names and pictures in the middle of a recording: two files one behind the other.
-
-    None where a packet begins with a frame, nothing where what follows is a tag with a length.
-    """
-    if bytes(memoryview(packet)[:3]) not in (b"ID3", b"TAG", b"APE"):
-        return None
-    data = bytes(packet)
-    while data[:3] in (b"ID3", b"TAG", b"APE"):
-        if data[:3] == b"ID3":
-            a, b, c, d = data[6:10].ljust(4, b"\0")
-            size = 10 + (a << 21 | b << 14 | c << 7 | d)  # seven bits each
-        else:
-            size = 128 if data[:3] == b"TAG" else 32 + int.from_bytes(data[12:16], "little")
-        data = data[size:]
-    return b"" if any(name in data[:64] for name in (b"Xing", b"Info", b"VBRI")) else data
+def _tag_size(data: bytes) -> int:
+    """How long the names and pictures are that begin here; 0 where none do."""
+    if data[:3] == b"ID3" and len(data) >= 10:
+        a, b, c, d = data[6:10]
+        return 10 + (a << 21 | b << 14 | c << 7 | d)  # seven bits each
+    if data[:8] == b"APETAGEX":
+        return 32 + int.from_bytes(data[12:16], "little")
+    return 128 if data[:3] == b"TAG" else 0
 
 
 def _is_half_a_frame(data: bytes) -> bool:
