@@ -382,8 +382,9 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
         return _Look("empty")
     else:
         unknown = announced >= NEVER_KNOWN[1] or NEVER_KNOWN[0] <= announced < 1 << 31
+        unfinished = 0 <= announced < stop - start - CHUNK_HEADER_BYTES
         cut = not unknown and announced > size - start + CHUNK_HEADER_BYTES
-        look = _Look("whole", promised=announced // width if cut else 0, note=never_finished * (announced == 0))
+        look = _Look("whole", promised=announced // width if cut else 0, note=never_finished if unfinished else "")
     if sound.subtype == "PCM_16":
         file.seek(start)
         found = [(match[0], match.start()) for match in PACKED.finditer(file.read(SNIFFED_BYTES))]

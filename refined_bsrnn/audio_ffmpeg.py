@@ -10,7 +10,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from .audio_base import MEND, AudioReader
+from .audio_base import MEND, AudioReader, Window
 from .audio_convert import Uniform
 from .errors import AudioError
 
@@ -21,6 +21,7 @@ PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins wit
 # A jump of time stamps without any error is a loss from here on, up to here: less is jitter, more another recording.
 JUMP_SECONDS = (0.1, 600.0)
 ROUNDING_SECONDS = 0.002  # of time stamps
+SEARCHED_BYTES = 1 << 22  # for the next packet
 MOST_FAILURES = 8  # of reading in a row
 COUNTED = ("flac", "wav", "w64", "aiff", "au", "caf", "tta", "ape")  # whose headers count samples
 LOSSLESS_CODECS = ("flac", "alac", "wavpack", "tta", "ape")
@@ -59,7 +60,7 @@ PIPE_PROBING = {"probesize": "32768", "analyzeduration": "100000"}  # bytes, mic
 class FfmpegReader(AudioReader):
     """What FFmpeg decodes: audio stream ``stream`` of the file; None: the one marked as default, else the first."""
 
-    def __init__(self, path: Path, file: BinaryIO | Pipe, stream: int | None = None, strict: bool = False):
+    def __init__(self, path: Path, file: BinaryIO | Window | Pipe, stream: int | None = None, strict: bool = False):
         super().__init__(path, strict)
         self.n_samples = None
         self.resources = ExitStack()
@@ -80,6 +81,10 @@ class FfmpegReader(AudioReader):
             raise
         self.made = 0  # samples decoded so far
         self.tags_end = 0  # byte behind the last tag
+        self.place = 0  # byte behind the last packet
+        self.again: BinaryIO | None = None  # the same file, to see what lies between packets
+        if self.format in BARE and self.path.is_file() and not isinstance(file, Window | Pipe):
+            self.again = self.resources.enter_context(self.path.open("rb"))
         self.frame_pts = 0
         self.decoded = self._frames()
         self.rest = np.empty((self.n_channels, 0), np.float32)
@@ -144,7 +149,8 @@ class FfmpegReader(AudioReader):
 
     def _frames(self) -> Iterator[np.ndarray]:
         """(channels, n) per frame, as float32, with silence where something is lost."""
-        clock = _Clock(float(self.scale), self.sample_rate_hz, self.format in BARE)
+        jittery = "matroska" in self.format and "opus" in self.stream.codec_context.name  # as browsers write it
+        clock = _Clock(float(self.scale), self.sample_rate_hz, self.format in BARE, jittery)
         sound = _Floats(self.sample_rate_hz, self.n_channels)
         last = b""
         for packet in self._packets():
@@ -153,8 +159,10 @@ class FfmpegReader(AudioReader):
             frames, (skipped, padding) = self._decode(packet), _trimming(packet) if self.format == "mp3" else (0, 0)
             if self.end is not None:
                 self._refine_end(packet)
+            if clock.bare and (n_bytes := self._left_out(packet)):
+                clock.failed(n_bytes, packet)
             if frames is None:
-                clock.failed(packet)
+                clock.failed(packet.size, packet)
                 continue
             if self.priming:
                 if not packet.has_sidedata("skip_samples"):  # FFmpeg did not read the tag
@@ -210,11 +218,13 @@ class FfmpegReader(AudioReader):
                 rest = self._behind_tags(packet)
                 if len(rest) < packet.size:
                     with suppress(FFmpegError):
-                        return self.stream.codec_context.decode(av.Packet(rest)) if rest else []
+                        return self.stream.codec_context.decode(av.Packet(bytes(rest))) if rest else []
                     return []
             frames: list[Any] = packet.decode()
         except (FFmpegError, ValueError):
             self._check_pipe()
+            return None
+        if not frames and packet.size and self.made:
             return None
         if self.stream.codec_context.name.startswith("pcm_"):  # its last packet may be shorter
             return frames
@@ -231,6 +241,19 @@ class FfmpegReader(AudioReader):
         self.tags_end = packet.pos + place
         about_the_file = any(name in bytes(data[place : place + 64]) for name in (b"Xing", b"Info", b"VBRI"))
         return data[len(data) :] if about_the_file else data[place:]
+
+    def _left_out(self, packet: Any) -> int:
+        """Bytes that FFmpeg left out before a packet since they are no frame, nor a tag; its own places are no help."""
+        if self.again is None or not packet.size:
+            return 0
+        head = bytes(memoryview(packet)[:16])
+        self.again.seek(self.place)
+        data, left_out = self.again.read(len(head)), 0
+        if data != head:
+            data += self.again.read(SEARCHED_BYTES)
+            left_out = max(0, data.find(head))
+        self.place += left_out + packet.size
+        return max(0, left_out - _tag_size(data)) if self.made else 0
 
     def _silence(self, n_samples: int, sound: "_Floats") -> Iterator[np.ndarray]:
         if n_samples < 1:
@@ -288,7 +311,7 @@ class FfmpegReader(AudioReader):
             self.resources.close()
 
 
-def has_jumps(file: BinaryIO) -> bool:
+def has_jumps(file: BinaryIO | Window) -> bool:
     """Whether a part is missing before the end of a file with time stamps: seen without decoding it."""
     expected: float | None = None
     try:
@@ -307,41 +330,50 @@ def has_jumps(file: BinaryIO) -> bool:
 class _Clock:
     """How much is missing before a frame: by time stamps, and by the packets that failed before it."""
 
-    def __init__(self, scale: float, sample_rate_hz: int, bare: bool):
-        self.scale, self.rate, self.bare = scale, sample_rate_hz, bare
+    def __init__(self, scale: float, sample_rate_hz: int, bare: bool, jittery: bool):
+        self.scale, self.rate, self.bare, self.jittery = scale, sample_rate_hz, bare, jittery
         self.expected: float | None = None  # place of the next frame, in samples
-        self.owed = 0  # samples of failed packets
+        self.failures, self.failed_samples, self.failed_bytes = 0, 0, 0  # since the last good frame
         self.frame, self.mean_bytes = 0, 0.0  # of good ones
 
-    def failed(self, packet: Any) -> None:
-        if self.bare:  # all up to the next good frame is one packet
-            n_frames = max(1, round(packet.size / self.mean_bytes)) if self.mean_bytes else 0
-            self.owed += n_frames * self.frame
-            return
-        self.owed += round(packet.duration * self.scale) if packet.duration else self.frame
+    @property
+    def owed(self) -> int:
+        """Samples of what failed. Without a container all up to the next good frame is one packet, or none."""
+        if not self.bare:
+            return self.failed_samples
+        return max(1, round(self.failed_bytes / self.mean_bytes)) * self.frame if self.failures and self.frame else 0
+
+    def failed(self, n_bytes: int, packet: Any) -> None:
+        self.failures += 1
+        self.failed_bytes += n_bytes
+        self.failed_samples += round(packet.duration * self.scale) or self.frame
         if self.expected is None and packet.pts is not None:
             self.expected = max(0.0, packet.pts * self.scale)
-
-    def _whole_frames(self, jump: float) -> int:
-        """Whole frames are missing; time stamps may be rounded to milliseconds."""
-        frames = round(jump / self.frame) * self.frame if self.frame else 0
-        return frames if abs(frames - jump) <= ROUNDING_SECONDS * self.rate else round(jump)
 
     def missing_before(self, frame: Any, n_bytes: int) -> int:
         length = round(frame.samples * self.rate / frame.sample_rate)
         place = None if self.bare or frame.pts is None else float(frame.pts * frame.time_base) * self.rate
-        jump = None if place is None or self.expected is None else self._whole_frames(place - self.expected)
-        lowest, highest = (seconds * self.rate for seconds in JUMP_SECONDS)
         missing = self.owed
-        if jump is not None and self.owed:
-            if abs(jump - self.owed) > ROUNDING_SECONDS * self.rate and 0 <= jump < highest:
-                missing = jump
-        elif jump is not None:
-            missing = jump if lowest < jump < highest else 0
+        if place is not None and self.expected is not None:
+            missing = self._jumped(place - self.expected)
         self.expected = length + (place if place is not None else (self.expected or 0.0) + missing)
-        self.owed, self.frame = 0, length
+        self.failures = self.failed_samples = self.failed_bytes = 0
+        self.frame = length
         self.mean_bytes = 0.9 * self.mean_bytes + 0.1 * n_bytes if self.mean_bytes else n_bytes
         return missing
+
+    def _jumped(self, jump: float) -> int:
+        """What a jump of time stamps says: they may be rounded, jitter, or belong to another recording."""
+        rounding, lowest, highest = (s * self.rate for s in (ROUNDING_SECONDS, *JUMP_SECONDS))
+        if self.failures and (abs(jump - self.owed) <= rounding or not 0 <= jump < highest):
+            return self.owed
+        frames = round(jump / self.frame) * self.frame if self.frame else 0
+        whole = frames > 0 and abs(frames - jump) <= rounding  # whole frames are missing
+        if jump < self.frame / 2:
+            return 0
+        if (self.failures or jump > lowest or (whole and not self.jittery)) and jump < highest:
+            return frames if whole else round(jump)
+        return 0
 
 
 class _Floats:
@@ -404,12 +436,8 @@ def _tag_size(data: bytes) -> int:
 
 
 def _is_half_a_frame(data: bytes) -> bool:
-    """Whether an mp3's frame has fewer bytes than its own header says."""
-    decoder = av.CodecContext.create("mp3", "r")
-    with suppress(FFmpegError, ValueError):
-        for frame in decoder.decode(av.Packet(data)):
-            return len(data) < frame.samples * (decoder.bit_rate or 0) // (8 * frame.sample_rate)
-    return False
+    """Whether an mp3's frame has fewer bytes than its own header says: then the parser waits for more."""
+    return bool(data) and not av.CodecContext.create("mp3", "r").parse(data)
 
 
 def _streams(container: Any) -> str:

@@ -15,7 +15,7 @@ import datasets
 from datasets.distributed import split_dataset_by_node
 
 from .audio import read_audio
-from .decoded import Item, content_key, decode, decode_one, keep, share, writing
+from .decoded import READER, Item, content_key, decode, decode_one, keep, share, writing
 from .errors import DataError, RecipeError, UserError
 from .files import CACHE_VARIABLE, cache_folder, read_json, write_json
 from .layouts import SPLIT_FOLDERS, File, Finding, Listed, Listing
@@ -146,7 +146,7 @@ class _Rows:
                 if value is not None and (value.get("bytes") or value.get("path")):
                     keep(folder, stem, *_decoded(value, folder, f"column {column!r} of {name} in {self.root}"))
 
-        return Item(f"{Path(self.root).stem}-{name}", key, make)
+        return Item(f"{Path(self.root).stem}-{name}", f"{READER} {key}", make)
 
     def decoded(self) -> Iterator[tuple[str, Path | UserError]]:
         """(name, folder or what is wrong with it) of every row."""
@@ -159,7 +159,7 @@ class _Rows:
     def streamed(self) -> Iterator[tuple[str, Path | UserError]]:
         """The same, from a stream; each process takes its share and waits for the others'."""
         rank, n_processes = share()
-        digest = hashlib.sha256(f"{self.key} {self.limit}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{READER} {self.key} {self.limit}".encode()).hexdigest()[:16]
         folder = cache_folder() / "decoded"
         indexes = [folder / f"stream-{digest}-{i}-of-{n_processes}.json" for i in range(n_processes)]
         if not _whole(indexes[rank]):

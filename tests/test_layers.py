@@ -9,8 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "refined_bsrnn"
 LAYERS = [
     {"__init__", "errors"},
-    {"files", "suggest"},
-    {"audio", "metrics", "processes", "progress", "recipe", "stats"},
+    {"audio_base", "audio_convert", "files", "suggest"},
+    {"audio_ffmpeg", "audio_write", "metrics", "processes", "progress", "recipe", "stats"},
+    {"audio"},
     {"adapters", "augment", "bands", "blocks", "decoded", "excerpts", "figures", "level", "published"}
     | {"results", "scores", "stft", "synth", "together", "torchfile"},
     {"layouts"},
