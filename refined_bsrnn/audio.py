@@ -101,10 +101,10 @@ def audio_info(path: str | PathLike[str], stream: int | None = None) -> AudioInf
     Raises `AudioError` for what is no audio file or empty.
     """
     with open_audio(path, stream) as reader:
-        return counted(reader)
+        return length_of(reader)
 
 
-def counted(reader: AudioReader) -> AudioInfo:
+def length_of(reader: AudioReader) -> AudioInfo:
     """Length, rate and channels of an open file; it may be read to its end for that."""
     n_samples = reader.n_samples
     if n_samples is None:

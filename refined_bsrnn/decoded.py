@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock
 from torch import Tensor
 
-from .audio import AudioInfo, counted, open_audio, write_audio
+from .audio import AudioInfo, length_of, open_audio, write_audio
 from .errors import DataError, UserError
 from .files import CACHE_VARIABLE, cache_folder, read_json, write_json
 from .progress import track
@@ -134,7 +134,7 @@ def lengths_of(paths: Sequence[Path]) -> dict[Path, AudioInfo | UserError]:
     def item(path: Path) -> Item:
         def make(folder: Path) -> None:
             with open_audio(path) as reader:
-                write_json(folder / "info.json", asdict(counted(reader)))
+                write_json(folder / "info.json", asdict(length_of(reader)))
 
         return Item(f"{path.name}-length", f"{READER} {content_key([path])} {writing([path])} length", make)
 

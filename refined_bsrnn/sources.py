@@ -22,7 +22,7 @@ import datasets
 import torch
 from torch import Tensor
 
-from .audio import AudioInfo, audio_info, fold_channels, open_audio, read_audio
+from .audio import AudioInfo, fold_channels, length_of, open_audio, read_audio
 from .decoded import STEM_MP4, content_key, damage_of, decode, decoded_file, lengths_of, of_file, writing
 from .errors import DataError, RecipeError, UserError
 from .files import is_unicode
@@ -452,26 +452,32 @@ def _infos(
     lossless: Mapping[Path, Path | UserError],
     counted: Mapping[Path, AudioInfo | UserError],
     findings: list[Finding],
-) -> dict[File, AudioInfo] | None:
-    """What is in the track's files; None and findings where one cannot be read."""
+) -> tuple[dict[File, AudioInfo], list[str]] | None:
+    """What is in the track's files, and what is damaged of it; None and findings where one cannot be read."""
     where = f"{track.split}/{track.name}"
     infos: dict[File, AudioInfo] = {}
+    damage: list[str] = []
     readable = True
     for file in (f for files in track.files.values() for f in files):
         try:
             copy = lossless.get(file.path, file.path)
             if isinstance(copy, UserError):
                 raise copy
-            info = counted.get(copy) or audio_info(copy)
-            if isinstance(info, UserError):
+            if isinstance(info := counted.get(copy), UserError):
                 raise info
+            if info is None:
+                with open_audio(copy) as reader:
+                    info = length_of(reader)
+                    damage += reader.damage()
             infos[file] = replace(info, n_samples=_piece(file, info)[1])
-            damage = damage_of(copy) if copy != file.path else []  # the copy itself is whole
-            findings += [Finding(damage_kind(text), where, text, stops=False) for text in damage]
+            if copy != file.path:  # the copy itself is whole
+                found = damage_of(copy)
+                damage += found
+                findings += [Finding(damage_kind(text), where, text, stops=False) for text in found]
         except UserError as error:
             findings.append(Finding(kind_of(error), where, str(error)))
             readable = False
-    return infos if readable else None
+    return (infos, damage) if readable else None
 
 
 def _opened(
@@ -497,10 +503,10 @@ def _opened(
         text = f"{where}: a stem cannot be called {REST!r}, which means what other stems leave. Rename it."
         findings.append(Finding("unreadable", where, text))
         return None
-    infos = _infos(track, lossless, counted, findings)
-    if infos is None:
+    known = _infos(track, lossless, counted, findings)
+    if known is None:
         return None
-    before = len(findings)
+    (infos, damage), before = known, len(findings)
     lengths = {stem: max(infos[f].n_samples for f in files) for stem, files in track.files.items()}
     rates = {stem: [infos[f].sample_rate_hz for f in files] for stem, files in track.files.items()}
     one_rate = {stem: values[0] if len(set(values)) == 1 else values for stem, values in rates.items()}
@@ -517,7 +523,8 @@ def _opened(
     ):
         if len(set(map(str, values.values()))) > 1 or any(isinstance(v, list) for v in values.values()):
             told = ", ".join(f"{stem} {value}" for stem, value in values.items())
-            findings.append(Finding(kind, where, f"the files of track {track.folder} differ in {unit}: {told}. {rule}"))
+            text = " ".join([f"the files of track {track.folder} differ in {unit}: {told}. {rule}", *damage])
+            findings.append(Finding("truncated" if "is cut off" in text else kind, where, text))
     if len(findings) > before:
         return None
     made = _track(track, infos, lengths, lossless)

@@ -358,8 +358,8 @@ def test_apples_tag_says_where_the_music_is(tmp_path):
     torch.testing.assert_close(everything(tmp_path / "tag.m4a"), everything(tmp_path / "edit.m4a"), atol=1e-5, rtol=0)
 
 
-def test_of_several_streams_the_default_one_is_read(tmp_path):
-    path = tmp_path / "film.mkv"
+def two_streams(path):
+    """A film with two sound tracks, the second one marked as default: 1000 and 2000 of 32768."""
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("flac", rate=RATE, layout="stereo") for _ in range(2)]
         for number, stream in enumerate(streams):
@@ -370,6 +370,11 @@ def test_of_several_streams_the_default_one_is_read(tmp_path):
             frame.sample_rate = RATE
             container.mux(stream.encode(frame))
             container.mux(stream.encode())
+
+
+def test_of_several_streams_the_default_one_is_read(tmp_path):
+    path = tmp_path / "film.mkv"
+    two_streams(path)
     samples, said = remarks(path)
     assert samples.max() == 2000 / 2**15
     assert "film.mkv has the audio streams 0, 1; 1 is read. --stream N takes another" in said
