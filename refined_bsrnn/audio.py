@@ -281,15 +281,11 @@ def _look_at_flac(path: Path, file: BinaryIO, size: int, sound: soundfile.SoundF
     """Whether the last sample is there, and the file ends behind it."""
     if not _has_its_end(sound):
         return _Look("ffmpeg")
-    read_to = file.tell()  # hardly more than the end of what the last sample is in
-    if read_to < size or not _one_flac(file, size):
-        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            starts = [match.start() for match in FLAC_BEGINNING.finditer(data)]
-        if len(starts) > 1:
-            return _chain(path, starts, size)
-        if read_to < size - FLAC_TAIL:
-            return _Look("ffmpeg")
-    return _Look("whole")
+    if _one_flac(file, size, sound.frames):
+        return _Look("whole")
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        starts = [match.start() for match in FLAC_BEGINNING.finditer(data)]
+    return _chain(path, starts, size) if len(starts) > 1 else _Look("ffmpeg")
 
 
 def _has_its_end(sound: soundfile.SoundFile) -> bool:
@@ -304,18 +300,18 @@ def _has_its_end(sound: soundfile.SoundFile) -> bool:
 
 
 FLAC_BEGINNING = re.compile(rb"fLaC[\0\x80]\0\0\x22")
-FLAC_TAIL = 1 << 17  # bytes; what other programs put behind a flac is no longer
 FLAC_LOOKS, FLAC_LOOK_BYTES = 16, 1 << 16
 
 
-def _one_flac(file: BinaryIO, size: int) -> bool:
-    """Whether the numbers of a flac's frames rise from its beginning to its end, looked at in some places.
+def _one_flac(file: BinaryIO, size: int, n_samples: int) -> bool:
+    """Whether the numbers of a flac's frames rise to the announced length and end there, looked at in some places.
 
     False also where that cannot be seen: then all of the file is searched for another beginning.
     """
     file.seek(0)
     start = file.read(FLAC_LOOK_BYTES).find(b"fLaC") + 4
-    header = b""
+    file.seek(start + 4)
+    block, header = int.from_bytes(file.read(2), "big"), b""
     while not header[:1] >= b"\x80":  # the last block of metadata
         file.seek(start)
         header = file.read(4)
@@ -325,14 +321,22 @@ def _one_flac(file: BinaryIO, size: int) -> bool:
     file.seek(start)
     begins, before = file.read(3), -1  # the same in all frames: synchronisation, and how block size and rate are coded
     for i in range(FLAC_LOOKS):
-        file.seek(start + (size - start) * i // FLAC_LOOKS)
+        file.seek(start + max(0, size - FLAC_LOOK_BYTES - start) * i // (FLAC_LOOKS - 1))
         data = file.read(FLAC_LOOK_BYTES)
-        place = data.find(begins)
-        number = _utf8_number(data[place + 4 : place + 11]) if place >= 0 else -1
+        number = _number(data, data.find(begins))
         if number < before:
             return False
         before = number
-    return FLAC_BEGINNING.search(data, 1) is None
+    block = 1 if begins[1] & 1 else max(1, block)  # numbers of samples, or of blocks
+    beyond = chr(-(-n_samples // block) % 0x110000).encode(errors="surrogatepass")  # the last one may be shorter
+    more = re.compile(re.escape(begins[:2]) + b".." + re.escape(beyond), re.DOTALL)
+    ends = _number(data, data.rfind(begins)) * block < n_samples and (block == 1 or not more.search(data))
+    return ends and FLAC_BEGINNING.search(data, 1) is None
+
+
+def _number(data: bytes, place: int) -> int:
+    """The number of the flac frame that begins there; -1 where none does."""
+    return _utf8_number(data[place + 4 : place + 11]) if place >= 0 else -1
 
 
 def _utf8_number(data: bytes) -> int:

@@ -346,7 +346,9 @@ class _Clock:
     def failed(self, n_bytes: int, packet: Any) -> None:
         self.failures += 1
         self.failed_bytes += n_bytes
-        self.failed_samples += round(packet.duration * self.scale) or self.frame
+        length = round(packet.duration * self.scale) or self.frame
+        alike = abs(length - self.frame) <= ROUNDING_SECONDS * self.rate  # time stamps may be rounded
+        self.failed_samples += self.frame if alike else length
         if self.expected is None and packet.pts is not None:
             self.expected = max(0.0, packet.pts * self.scale)
 
