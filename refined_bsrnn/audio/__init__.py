@@ -1,38 +1,66 @@
-"""The only module that knows an audio backend: read (any part of a file, or as a stream), write, resample.
+"""Audio files → float32 (channels, samples), full scale at ±1: any part of a file, or as a stream.
 
-Audio is float32, (channels, samples), full scale at ±1. soundfile reads wav, flac, ogg, mp3, aiff and more; what it
-does not read (m4a, video, mp3 that does not tell its length, ...) is decoded by the FFmpeg inside PyAV. Both come with
-their Python packages: no system package is needed. soxr resamples.
+libsndfile reads what can be entered at any place (wav, flac, aiff, ...), the FFmpeg inside PyAV all else (mp3, ogg,
+m4a, video, ...). Both come with their Python packages: no system package is needed. What a header or a tag announces is
+a claim: lengths are those of what is there. `write` and `convert` hold the rest; all names are here, too.
 """
 
-import io
-import math
-import os
-import shutil
+import re
 import stat
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from fractions import Fraction
+from contextlib import ExitStack
 from functools import lru_cache
-from os import PathLike
+from mmap import ACCESS_READ, mmap
+from os import PathLike, stat_result
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
 import soundfile
-import soxr
 import torch
 from av.error import FFmpegError
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import AudioError
-from ..system import atomic_write, is_unicode, unwritable
+from .base import MAX_CHANNELS, MEND, TAGS, VORBIS_ORDER, AudioInfo, AudioReader, Window, reason, sound_path
+from .convert import (
+    CODECS,
+    Resampler,
+    Uniform,
+    fold_channels,
+    match_channels,
+    resample,
+    stretch,
+    through_codec,
+)
+from .ffmpeg import FfmpegReader, Pipe, has_jumps
+from .write import INTEGER_BITS, SUBTYPES, AudioWriter, id3, quantise, write_audio
 
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "CODECS",
+    "INTEGER_BITS",
+    "MAX_CHANNELS",
+    "SUBTYPES",
+    "TAGS",
+    "VIDEO_SUFFIXES",
+    "AudioInfo",
+    "AudioReader",
+    "AudioWriter",
+    "Resampler",
+    "audio_info",
+    "fold_channels",
+    "id3",
+    "match_channels",
+    "open_audio",
+    "quantise",
+    "read_audio",
+    "read_tags",
+    "resample",
+    "stretch",
+    "through_codec",
+    "write_audio",
+]
 AUDIO_SUFFIXES = (
     ".wav",
     ".flac",
@@ -56,65 +84,49 @@ AUDIO_SUFFIXES = (
     ".tta",
 )
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".flv", ".wmv", ".mpg", ".ts")  # whose sound is read
-SEEKS_EXACTLY = ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64", "CAF", "AU")
-SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM: the disk, not the audio
+SEEKS_EXACTLY = ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64", "CAF", "AU", "RAW")
 LOSSLESS = {"PCM_U8": 16, "PCM_S8": 16, "PCM_16": 16, "ALAC_16": 16, "PCM_24": 24, "ALAC_24": 24}  # bits to write with
-MAX_CHANNELS = 256  # more than any format for listening has: a damaged header
-MP4_FRAME = 4096  # samples; the last coded frame of an mp4 may hang over the end by less
-PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins with what came before
-WAV_LIMIT = 2**32 - 2**20  # bytes; a longer wav is written as RF64, its 64-bit form
-GUESSES_ERR = 4  # at most by so much; FFmpeg's lengths may be guesses
-# Vorbis and Opus order channels as Vorbis' specification (4.3.9) says, wav, flac and FFmpeg by their masks; libsndfile
-# leaves it at that. Where the former have the latter's channels:
-VORBIS_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 4, 5, 3), 7: (0, 2, 1, 5, 6, 4, 3)}
-VORBIS_ORDER[8] = (0, 2, 1, 6, 7, 4, 5, 3)
-
-TAGS = ("title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license")  # carried over
+LOSSY = ("ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")
+SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+SAMPLE_BYTES |= {"ULAW": 1, "ALAW": 1}
+BIG_ENDIAN = ("AIFF", "AU", "CAF")
+UNKNOWN_FRAMES = 2**62  # libsndfile has the largest number there is for a streamed flac
+STEP = 512  # samples; how finely what is damaged is told from what is not
 
 
-@dataclass(frozen=True)
-class AudioInfo:
-    """Length, rate and channels of a file."""
+def audio_info(path: str | PathLike[str], stream: int | None = None) -> AudioInfo:
+    """Length, rate and channels: of what is there, found by decoding the file once where nothing else tells exactly.
 
-    n_samples: int  # per channel
-    sample_rate_hz: int
-    n_channels: int
-
-    @property
-    def seconds(self) -> float:
-        return self.n_samples / self.sample_rate_hz
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def audio_info(path: str | PathLike[str], stream: int = 0) -> AudioInfo:
-    """Length, rate and channels: from the header, or by decoding the file once where the header does not tell exactly.
-
-    ``stream`` counts the audio streams of an mp4 or video. Raises `AudioError` for what is no audio file or empty.
+    ``stream`` counts the audio streams of an mp4 or video from 0; None: the one marked as default, else the first.
+    Raises `AudioError` for what is no audio file or empty.
     """
     with open_audio(path, stream) as reader:
-        n_samples = reader.n_samples
-        if n_samples is None:
-            n_samples = sum(block.shape[1] for block in reader.blocks(1 << 18))
-        return AudioInfo(n_samples, reader.sample_rate_hz, reader.n_channels)
+        return length_of(reader)
+
+
+def length_of(reader: AudioReader) -> AudioInfo:
+    """Length, rate and channels of an open file; it may be read to its end for that."""
+    n_samples = reader.n_samples
+    if n_samples is None:
+        n_samples = sum(block.shape[1] for block in reader.blocks(1 << 18))
+    return AudioInfo(n_samples, reader.sample_rate_hz, reader.n_channels)
 
 
 def read_audio(
     path: str | PathLike[str],
     start: int = 0,
     n_samples: int | None = None,
-    stream: int = 0,
+    stream: int | None = None,
     contiguous: bool = True,
+    strict: bool = False,
 ) -> tuple[Tensor, int]:
     """Samples ``start`` to ``start + n_samples`` (default: to the end) as float32 (channels, samples), and the rate.
 
     Only that part is read, where the format can be entered anywhere; Ogg, MP3 and others are decoded from the
-    beginning, since they do not land where they are told to. Raises `AudioError` for a missing, foreign, empty or
-    truncated file, a part beyond the end, and NaN or infinite samples. An Ogg that was cut off carries no length to
-    compare with: what is left of it is read.
+    beginning, since they do not land where they are told to. What is damaged is silence, or with ``strict`` an error.
+    Raises `AudioError` for a missing, foreign or empty file, a part beyond the end, and NaN or infinite samples.
     """
-    with open_audio(path, stream) as reader:
+    with open_audio(path, stream, strict) as reader:
         total = reader.n_samples
         stop = total if n_samples is None else start + n_samples
         if start < 0 or (stop is not None and stop <= start) or (total is not None and (stop or 0) > total):
@@ -132,78 +144,14 @@ def _count(n_samples: int | None) -> str:
     return "an unknown length" if n_samples is None else f"{n_samples} samples"
 
 
-class AudioReader:
-    """An open audio file that is read from its beginning to its end, block by block.
-
-    Attributes: ``path``; ``sample_rate_hz``; ``n_channels``; ``n_samples`` (None where only decoding tells);
-    ``about_samples`` (None or a guess for progress bars); ``format`` (``WAV``, ``FLAC``, ... or FFmpeg's name);
-    ``lossless_bits`` (16, 24, 32 for float, None for lossy coding). Close it, or use it in a ``with``.
-    """
-
-    path: Path
-    sample_rate_hz: int
-    n_channels: int
-    n_samples: int | None
-    about_samples: int | None
-    format: str
-    lossless_bits: int | None
-    position = 0
-
-    def read(self, n_samples: int, contiguous: bool = True) -> Tensor:
-        """The next (channels, n_samples) as float32; fewer only at the end, then (channels, 0).
-
-        Without ``contiguous`` they may be a view of samples that alternate between channels, as in the file. Raises
-        `AudioError` for a damaged or truncated file and for NaN or infinite samples.
-        """
-        samples = self._read(n_samples)
-        if self.lossless_bits in (16, 24):
-            suspicious = False  # integers cannot be anything else
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):
-                suspicious = not np.isfinite(samples.sum())  # one pass over all; only then look at each
-        if suspicious and (bad := ~np.isfinite(samples).all(0)).any():
-            seconds = (self.position + int(bad.argmax())) / self.sample_rate_hz
-            raise AudioError(
-                f"{self.path} holds NaN or infinite samples, the first at {seconds:.3f} s; export it again."
-            )
-        self.position += samples.shape[1]
-        return torch.from_numpy(np.ascontiguousarray(samples) if contiguous else samples)
-
-    def blocks(self, n_samples: int) -> Iterator[Tensor]:
-        """What is left, in blocks of (channels, n_samples), the last one shorter."""
-        while (block := self.read(n_samples)).shape[1]:
-            yield block
-
-    def skip(self, n_samples: int) -> int:
-        """Go ``n_samples`` ahead; returns the place reached, which is less than asked for behind the end only."""
-        target = self.position + n_samples
-        while self.position < target:
-            skipped = self._read(min(1 << 18, target - self.position)).shape[1]
-            self.position += skipped
-            if not skipped:
-                break
-        return self.position
-
-    def _read(self, n_samples: int) -> np.ndarray:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> "AudioReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def open_audio(path: str | PathLike[str] | BinaryIO, stream: int = 0) -> AudioReader:
+def open_audio(path: str | PathLike[str] | BinaryIO, stream: int | None = None, strict: bool = False) -> AudioReader:
     """An `AudioReader` of a file, or of an open binary stream that need not be able to go back, as standard input.
 
-    ``stream`` counts the audio streams of an mp4 or video. Raises `AudioError` that says what is there instead.
+    ``stream`` counts the audio streams of an mp4 or video from 0; None: the one marked as default, else the first.
+    With ``strict`` damage is an error. Raises `AudioError` that says what is there instead.
     """
     if not isinstance(path, str | PathLike):
-        return _FfmpegReader(Path(str(getattr(path, "name", "stream"))), _Piped(path), stream)
+        return FfmpegReader(Path(str(getattr(path, "name", "stream"))), Pipe(path), stream, strict)
     path = Path(path)
     try:
         status = path.stat()  # once: a training opens many files for a moment each
@@ -212,9 +160,8 @@ def open_audio(path: str | PathLike[str] | BinaryIO, stream: int = 0) -> AudioRe
         if not stat.S_ISREG(status.st_mode):
             raise AudioError(f"there is no file {path}.")
         if status.st_size == 0:
-            raise AudioError(f"{path} is empty (0 bytes). Copy it again or restore a backup.")
-        known = None if stream else _SoundfileReader.open(path, status)
-        reader: AudioReader = known or _FfmpegReader(path, path.open("rb"), stream)
+            raise AudioError(f"{path} is empty (0 bytes). {MEND}")
+        reader = _reader(path, status, stream, strict)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
         raise AudioError(f"there is no file {path}.") from None
     except OSError as error:
@@ -223,9 +170,242 @@ def open_audio(path: str | PathLike[str] | BinaryIO, stream: int = 0) -> AudioRe
         reader.close()
         raise AudioError(
             f"{path} claims {reader.n_channels} channels at {reader.sample_rate_hz} Hz; expected 1 to {MAX_CHANNELS} "
-            "channels. Its header is damaged: copy it again or restore a backup."
+            f"channels. Its header is damaged. {MEND}"
         )
     return reader
+
+
+def _reader(path: Path, status: stat_result, stream: int | None, strict: bool) -> AudioReader:
+    look = _look(path, status.st_size, status.st_mtime_ns)
+    if look.way == "empty":
+        raise AudioError(f"{path} holds no samples ({status.st_size} bytes). {MEND}")
+    with ExitStack() as stack:
+        if stream or look.way in ("ffmpeg", "coded"):
+            reader: AudioReader = FfmpegReader(path, path.open("rb"), stream, strict)
+        elif look.way == "chain":
+            several = len(look.pieces) > 1
+            reader = _ChainReader(path, look.pieces, strict) if several else _open_piece(path, look.pieces[0], strict)
+        else:
+            reader = (
+                _raw(path, look, strict) if look.way == "raw" else _SoundfileReader(path, _sound_file(path), strict)
+            )
+        stack.callback(reader.close)
+        if look.way == "coded" and reader.lossless_bits is not None:
+            raise AudioError(
+                f"{path} is no music as it stands: DTS or another coded sound is packed into its samples, and FFmpeg "
+                "does not decode it. Convert it to wav or flac with a program that does."
+            )
+        reader.notes += [look.note] if look.note else []
+        if why := look.cut or (look.promised and reader.promise(look.promised, reader.n_samples or 0)):
+            reader.end_early(why)
+        stack.pop_all()
+    return reader
+
+
+# --- what a file is ---------------------------------------------------------------------------------------------------
+
+
+class _Look(NamedTuple):
+    """How a file is read: ``whole`` and ``raw`` (its samples from a place on) by libsndfile, ``ffmpeg``, ``coded``
+    (FFmpeg must find something else than samples in it), ``chain`` (several files one behind the other), ``empty``."""
+
+    way: str
+    pieces: tuple[tuple[int, int, bool], ...] = ()  # of a chain, or raw samples: bytes, and whether libsndfile reads it
+    facts: tuple[Any, ...] = ()  # of raw samples: format, rate, channels, subtype, endian
+    promised: int = 0  # samples that the header announces, where fewer are there
+    cut: str = ""  # why it ends too early
+    note: str = ""
+
+
+@lru_cache(maxsize=1 << 14)  # a training reads small pieces of the same files again and again
+def _look(path: Path, size: int, modified_ns: int) -> _Look:
+    """What is in a file, whatever its name, its header's lengths and its tags say."""
+    with path.open("rb") as file:
+        head = file.read(4)
+        if head == b"OggS":
+            return _look_at_ogg(path, file)
+        if head[:3] == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):  # mp3 and its like
+            return _Look("ffmpeg")
+        file.seek(0)
+        try:
+            with _SoundFile(file) as sound:
+                if sound.format == "FLAC":
+                    return _look_at_flac(path, file, size, sound)
+                return _look_at_samples(path, file, size, sound)
+        except (soundfile.LibsndfileError, TypeError):
+            return _Look("ffmpeg")
+
+
+OGG_BEGINNING = re.compile(rb"OggS\0[\2\3\6\7]")  # a page with the mark of a stream's first one
+
+
+def _look_at_ogg(path: Path, file: BinaryIO) -> _Look:
+    """Whether an Ogg is a chain: each link begins with the first pages of its streams, one right behind the other."""
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+
+        def page_end(place: int) -> int:
+            n_segments = data[place + 26] if place + 26 < len(data) else 0
+            return place + 27 + n_segments + sum(data[place + 27 : place + 27 + n_segments])
+
+        starts, end = [], -1
+        for match in OGG_BEGINNING.finditer(data):
+            if match.start() != end:
+                starts.append(match.start())
+            end = page_end(match.start())
+        cut = page_end(data.rfind(b"OggS")) > len(data)
+        return _chain(path, starts, len(data), "it ends in the middle of a page" if cut else "")
+
+
+def _chain(path: Path, starts: list[int], size: int, cut: str = "") -> _Look:
+    ends = [*starts[1:], size]
+    pieces = [(start, stop, _trusted(path, start, stop)) for start, stop in zip([0, *ends], ends, strict=False)]
+    return _Look("chain", tuple(pieces), cut=cut)
+
+
+def _trusted(path: Path, start: int, stop: int) -> bool:
+    """Whether libsndfile reads a flac or Ogg right: up to the end that it announces, with no page missing before."""
+    with Window(path, start, stop) as window:
+        try:
+            with _SoundFile(window) as sound:
+                if sound.format == "FLAC":
+                    return _has_its_end(sound)
+                if sound.format != "OGG" or not 1 <= sound.frames < UNKNOWN_FRAMES:
+                    return False
+        except (soundfile.LibsndfileError, TypeError):
+            return False
+        window.seek(0)
+        return not has_jumps(window)
+
+
+def _look_at_flac(path: Path, file: BinaryIO, size: int, sound: soundfile.SoundFile) -> _Look:
+    """Whether the last sample is there, and the file ends behind it."""
+    if not _has_its_end(sound):
+        return _Look("ffmpeg")
+    if _one_flac(file, size, sound.frames):
+        return _Look("whole")
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        starts = [match.start() for match in FLAC_BEGINNING.finditer(data)]
+    return _chain(path, starts, size) if len(starts) > 1 else _Look("ffmpeg")
+
+
+def _has_its_end(sound: soundfile.SoundFile) -> bool:
+    """Whether the last sample that a flac announces is there."""
+    if not 1 <= sound.frames < UNKNOWN_FRAMES:
+        return False
+    try:
+        sound.seek(sound.frames - 1)
+        return len(sound.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
+
+
+FLAC_BEGINNING = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+FLAC_LOOKS, FLAC_LOOK_BYTES = 16, 1 << 16
+
+
+def _one_flac(file: BinaryIO, size: int, n_samples: int) -> bool:
+    """Whether the numbers of a flac's frames rise to the announced length and end there, looked at in some places.
+
+    False also where that cannot be seen: then all of the file is searched for another beginning.
+    """
+    file.seek(0)
+    start = file.read(FLAC_LOOK_BYTES).find(b"fLaC") + 4
+    file.seek(start + 4)
+    block, header = int.from_bytes(file.read(2), "big"), b""
+    while not header[:1] >= b"\x80":  # the last block of metadata
+        file.seek(start)
+        header = file.read(4)
+        start += 4 + int.from_bytes(header[1:], "big")
+        if len(header) < 4 or start >= size:
+            return False
+    file.seek(start)
+    begins, before = file.read(3), -1  # the same in all frames: synchronisation, and how block size and rate are coded
+    for i in range(FLAC_LOOKS):
+        file.seek(start + max(0, size - FLAC_LOOK_BYTES - start) * i // (FLAC_LOOKS - 1))
+        data = file.read(FLAC_LOOK_BYTES)
+        number = _number(data, data.find(begins))
+        if number < before:
+            return False
+        before = number
+    block = 1 if begins[1] & 1 else max(1, block)  # numbers of samples, or of blocks
+    beyond = chr(-(-n_samples // block) % 0x110000).encode(errors="surrogatepass")  # the last one may be shorter
+    more = re.compile(re.escape(begins[:2]) + b".." + re.escape(beyond), re.DOTALL)
+    ends = _number(data, data.rfind(begins)) * block < n_samples and (block == 1 or not more.search(data))
+    return ends and FLAC_BEGINNING.search(data, 1) is None
+
+
+def _number(data: bytes, place: int) -> int:
+    """The number of the flac frame that begins there; -1 where none does."""
+    return _utf8_number(data[place + 4 : place + 11]) if place >= 0 else -1
+
+
+def _utf8_number(data: bytes) -> int:
+    """A number that is coded as UTF-8 codes characters; -1 where it is none."""
+    if not data:
+        return -1
+    n_ones = 8 - (data[0] ^ 0xFF).bit_length()
+    number = data[0] & (0x7F >> n_ones)
+    for byte in data[1 : max(1, n_ones)]:
+        number = number << 6 | byte & 0x3F
+    return number
+
+
+# What a header says of its samples' bytes, in libsndfile's log.
+ANNOUNCED = re.compile(r"(?:\bdata|SSND|Data [Ss]ize)\s*: (\d+)\b")
+NEVER_KNOWN = (0x7FFFF000, 0xFFFFFFE8)  # from here on: lengths of programs that write to a pipe
+CHUNK = re.compile(rb"\0{0,8}(?:TAG|ID3|[A-Za-z][A-Za-z0-9_ ]{3})")
+CHUNK_HEADER_BYTES = 24  # at most counted among the samples
+ZEROS_BYTES = 4096
+SNIFFED_BYTES = 1 << 18
+# DTS as 16 and 14 bits, and IEC 61937 (what a digital output carries), in both orders of bytes
+PACKED = re.compile(
+    rb"\xfe\x7f\x01\x80|\x7f\xfe\x80\x01|\xff\x1f\x00\xe8|\x1f\xff\xe8\x00|\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f"
+)
+
+
+def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.SoundFile) -> _Look:
+    """Where the samples lie: behind those that the header announces there may be more of them, or fewer are there."""
+    if "MPEG" in sound.subtype:
+        return _Look("ffmpeg")
+    if sound.format not in SEEKS_EXACTLY:
+        return _Look("whole" if sound.frames else "empty")
+    width = SAMPLE_BYTES.get(sound.subtype, 0) * sound.channels
+    sound.seek(0)
+    start = file.tell()
+    sound.seek(sound.frames)
+    stop = file.tell()
+    if not width or stop - start != sound.frames * width:  # coded in blocks
+        return _Look("whole" if sound.frames else "empty")
+    announced = max(map(int, ANNOUNCED.findall(sound.extra_info)), default=-1)
+    never_finished = f"{path} has a header that was never finished: all that follows it is read."
+    if size - stop >= width and not _is_other(file, stop, size):
+        endian = "BIG" if sound.format in BIG_ENDIAN and sound.endian != "LITTLE" else "LITTLE"
+        facts = (sound.format, sound.samplerate, sound.channels, sound.subtype, endian)
+        look = _Look("raw", ((start, size, True),), facts, note=never_finished)
+    elif sound.frames == 0:
+        return _Look("empty")
+    else:
+        unknown = announced >= NEVER_KNOWN[1] or NEVER_KNOWN[0] <= announced < 1 << 31
+        unfinished = 0 <= announced < stop - start - CHUNK_HEADER_BYTES
+        cut = not unknown and announced > size - start + CHUNK_HEADER_BYTES
+        look = _Look("whole", promised=announced // width if cut else 0, note=never_finished if unfinished else "")
+    if sound.subtype == "PCM_16":
+        file.seek(start)
+        found = [(match[0], match.start()) for match in PACKED.finditer(file.read(SNIFFED_BYTES))]
+        places = [place for mark, place in found if mark == found[0][0]][:9]
+        if len(places) > 4 and len(set(np.diff(places))) == 1:  # music may hold them by chance, not so regularly
+            return _Look("coded")
+    return look
+
+
+def _is_other(file: BinaryIO, place: int, size: int) -> bool:
+    """Whether something else than samples follows: a chunk with a name, a tag, or a few zeros."""
+    file.seek(place)
+    data = file.read(ZEROS_BYTES)
+    return CHUNK.match(data) is not None or (not any(data) and size - place <= ZEROS_BYTES)
+
+
+# --- libsndfile -------------------------------------------------------------------------------------------------------
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -235,81 +415,87 @@ class _SoundFile(soundfile.SoundFile):
         return self.format in SEEKS_EXACTLY and super().seekable()
 
 
-def _named(path: Path) -> Path | bytes:
-    """A path as soundfile takes it: it refuses names that are no Unicode, which Linux allows, but as bytes."""
-    return path if is_unicode(str(path)) else os.fsencode(path)
+def _sound_file(path: Path) -> _SoundFile:
+    return _SoundFile(sound_path(path))
 
 
 class _SoundfileReader(AudioReader):
-    """What libsndfile reads, and tells the length of."""
+    """What libsndfile reads, and can enter at any place."""
 
-    def __init__(self, path: Path, file: soundfile.SoundFile):
-        self.path, self.file = path, file
+    n_samples: int
+
+    def __init__(self, path: Path, file: soundfile.SoundFile, strict: bool = False, window: Window | None = None):
+        super().__init__(path, strict)
+        self.file, self.window = file, window
         self.sample_rate_hz, self.n_channels, self.format = file.samplerate, file.channels, file.format
         self.n_samples = self.about_samples = file.frames
         self.order = np.argsort(VORBIS_ORDER.get(file.channels, range(file.channels))) if file.format == "OGG" else None
-        lossy = file.format in ("OGG", "MP3") or file.subtype in ("ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")
-        self.lossless_bits = None if lossy else LOSSLESS.get(file.subtype, 32)
+        self.lossless_bits = None if file.subtype in LOSSY or file.format == "OGG" else LOSSLESS.get(file.subtype, 32)
         # libsndfile makes floats of integers one by one, which takes longer than all else there is to reading
         self.read_as = "int16" if file.subtype == "PCM_16" else "float32"
 
-    @classmethod
-    def open(cls, path: Path, status: os.stat_result) -> "_SoundfileReader | None":
-        """None where FFmpeg should try; `AudioError` for an empty or truncated file."""
-        try:
-            file = _SoundFile(_named(path))
-        except (soundfile.LibsndfileError, TypeError):  # TypeError: it takes an unknown suffix for raw samples
-            return None
-        try:
-            if file.frames < 1:
-                raise AudioError(
-                    f"{path} holds no samples ({status.st_size} bytes). Copy it again or restore a backup."
-                )
-            known = _check_length(path, status.st_size, status.st_mtime_ns, file.format, file.frames)
-        except AudioError:
-            file.close()
-            raise
-        if not known:
-            file.close()
-            return None
-        return cls(path, file)
-
     def _read(self, n_samples: int) -> np.ndarray:
-        wanted = min(n_samples, self.file.frames - self.position)
+        wanted = min(n_samples, self.n_samples - self.position)
         try:
             samples = self.file.read(wanted, dtype=self.read_as, always_2d=True)
+            if len(samples) < wanted and self.format == "FLAC":
+                samples = self._mended(self.position, wanted)
         except soundfile.LibsndfileError as error:
-            raise self._damage(error) from None
+            if self.format != "FLAC":
+                raise AudioError(f"{self.path} cannot be read: {reason(error)}. {MEND}") from None
+            samples = self._mended(self.position, wanted)
+        if len(samples) < wanted and self.format == "OGG":
+            self._lose(self.position + len(samples), wanted - len(samples))
+            samples = np.pad(samples, ((0, wanted - len(samples)), (0, 0)))
         if len(samples) < wanted:
-            raise AudioError(
-                f"{self.path} is cut off: it holds {self.position + len(samples)} of the samples that its header "
-                f"promises up to {self.position + wanted}. Copy it again or restore a backup."
-            )
+            raise AudioError(f"{self.path} became shorter while it was read. {MEND}")
+        if self.position + wanted == self.n_samples:
+            self._check_share(self.n_samples)
         if self.read_as == "int16":
             return _as_float(samples.T)
         return samples.T if self.order is None else samples.T[self.order]
+
+    def _mended(self, start: int, n_samples: int) -> np.ndarray:
+        """(n, channels) of a damaged flac: halved until what is good is told from what is not, which is silence."""
+        self.file.close()
+        if self.window:
+            self.window.seek(0)
+        try:
+            self.file = _SoundFile(self.window) if self.window else _sound_file(self.path)
+            self.file.seek(start)
+            samples = self.file.read(n_samples, dtype=self.read_as, always_2d=True)
+        except soundfile.LibsndfileError:
+            samples = np.empty((0, self.n_channels))
+        if len(samples) == n_samples:
+            return samples
+        if n_samples <= STEP:
+            self._lose(start, n_samples)
+            return np.zeros((n_samples, self.n_channels), self.read_as)
+        half = n_samples // 2
+        return np.concatenate([self._mended(start, half), self._mended(start + half, n_samples - half)])
 
     def skip(self, n_samples: int) -> int:
         if self.format not in SEEKS_EXACTLY:
             return super().skip(n_samples)
         try:
-            self.position = self.file.seek(min(self.position + n_samples, self.file.frames))
-        except soundfile.LibsndfileError as error:
-            raise self._damage(error) from None
+            self.position = self.file.seek(min(self.position + n_samples, self.n_samples))
+        except soundfile.LibsndfileError:  # into what is damaged
+            self.position = min(self.position + n_samples, self.n_samples)
         return self.position
-
-    def _damage(self, error: soundfile.LibsndfileError) -> AudioError:
-        """What libsndfile's error means: of a flac it depends on where it was entered, so the samples are counted."""
-        what = f"is damaged: {_reason(error)}"
-        if self.format == "FLAC" and (n_good := _decodable(self.path)) < self.file.frames:
-            what = (
-                f"is cut off or damaged: {n_good} of the {self.file.frames} samples that its header promises can be "
-                "decoded."
-            )
-        return AudioError(f"{self.path} {what} Copy it again or restore a backup.")
 
     def close(self) -> None:
         self.file.close()
+        if self.window:
+            self.window.close()
+
+
+def _raw(path: Path, look: _Look, strict: bool) -> _SoundfileReader:
+    """The samples behind a header that says too little of them, as libsndfile opens what has no header."""
+    format_, *facts = look.facts
+    window = Window(path, *look.pieces[0][:2])
+    reader = _SoundfileReader(path, _SoundFile(window, "r", *facts, "RAW"), strict, window)
+    reader.format = format_
+    return reader
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:
@@ -320,640 +506,106 @@ def _as_float(samples: np.ndarray) -> np.ndarray:
     return result
 
 
-def _decodable(path: Path) -> int:
-    """Samples from the beginning of a file to where decoding fails."""
-    n_samples = 0
-    with suppress(soundfile.LibsndfileError), _SoundFile(path) as file:
-        while n_read := len(file.read(1 << 12, dtype="float32", always_2d=True)):
-            n_samples += n_read
-    return n_samples
+# --- several files in one ---------------------------------------------------------------------------------------------
 
 
-class _Piped:
-    """A stream for PyAV: it gives what there is without waiting for more, and keeps what is raised meanwhile.
-
-    PyAV calls it from within FFmpeg and drops exceptions, Ctrl-C among them; the reader raises them behind that.
-    """
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.raised = file, None
-        self.close = file.close
-
-    raised: BaseException | None
-
-    def read(self, n_bytes: int) -> bytes:
-        if self.raised is not None:  # FFmpeg asks again
-            return b""
-        try:
-            return self.file.read1(n_bytes) if hasattr(self.file, "read1") else self.file.read(n_bytes)
-        except BaseException as error:
-            self.raised = error
-            return b""
-
-    def check(self) -> None:
-        if self.raised is not None:
-            raise self.raised
+Piece = tuple[int, int, bool]
 
 
-# What FFmpeg may read of a stream before it gives the first sample; else it waits for seconds of it.
-PIPE_PROBING = {"probesize": "32768", "analyzeduration": "100000"}  # bytes, microseconds
+def _open_piece(path: Path, piece: Piece, strict: bool) -> AudioReader:
+    start, stop, trusted = piece
+    window = Window(path, start, stop)
+    if trusted:
+        return _SoundfileReader(path, _SoundFile(window), strict, window)
+    return FfmpegReader(path, window, None, strict)
 
 
-class _FfmpegReader(AudioReader):
-    """What FFmpeg decodes: one audio stream of the file."""
+class _ChainReader(AudioReader):
+    """Files one behind the other in one, as recordings of radio are, at the rate and with the channels of the first."""
 
-    def __init__(self, path: Path, file: BinaryIO | _Piped, stream: int):
-        self.path, self.n_samples = path, None
-        self.resources = ExitStack()
-        self.resources.callback(file.close)
-        self.pipe = file if isinstance(file, _Piped) else None
-        try:
-            # Given an open file and no protocol, a playlist cannot make FFmpeg open anything else.
-            options = {"protocol_whitelist": "none", **(PIPE_PROBING if self.pipe else {})}
-            self.container = self.resources.enter_context(av.open(file, options=options))
-            if len(self.container.streams.audio) <= stream:
-                wanted = "no sound" if stream == 0 else f"no audio stream {stream}"
-                raise AudioError(f"{path} has {wanted}: {_streams(self.container)}.")
-            self.stream = self.container.streams.audio[stream]
-            self._describe()
-        except (FFmpegError, ValueError) as error:
-            self.close()
-            if self.pipe:
-                self.pipe.check()
-            size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
-            raise AudioError(
-                f"{path}{size} cannot be read as audio: {_ffmpeg_reason(error)}. If it plays elsewhere, export it as "
-                "wav or flac there; else copy it again or restore a backup."
-            ) from None
-        except AudioError:
-            self.close()
-            raise
-        self.decoded = self._frames()
-        self.frame_pts = 0
+    def __init__(self, path: Path, pieces: tuple[Piece, ...], strict: bool):
+        super().__init__(path, strict)
+        self.left = list(pieces)
+        self.piece: AudioReader | None = _open_piece(path, self.left.pop(0), strict)
+        first = self.piece
+        self.sample_rate_hz, self.n_channels, self.format = first.sample_rate_hz, first.n_channels, first.format
+        self.lossless_bits = first.lossless_bits
+        self.n_samples = None if first.n_samples is None else self._whole_length(pieces)
+        first_share = pieces[0][1] / pieces[-1][1]
+        self.about_samples = self.n_samples or (first.about_samples and round(first.about_samples / first_share))
+        self.uniform = Uniform(self.sample_rate_hz, self.n_channels)
         self.rest = np.empty((self.n_channels, 0), np.float32)
+        self.made = self.begun = 0  # samples so far, and where the piece begins
+        self.earlier: list[tuple[int, int]] = []  # gaps before the piece
 
-    def _describe(self) -> None:
-        stream, codec = self.stream, self.stream.codec_context
-        if codec is None or codec.format is None or not codec.channels or not stream.rate:
-            raise AudioError(
-                f"{self.path} cannot be read as audio: FFmpeg finds no sound in it that it could decode. "
-                "Copy it again or restore a backup."
-            )
-        self.sample_rate_hz, self.n_channels, self.format = stream.rate or 0, codec.channels, self.container.format.name
-        ints = {"u8": 16, "s16": 16, "s32": 24}  # FFmpeg gives 24-bit samples as 32
-        exact = codec.name.startswith("pcm_") or codec.name in ("flac", "alac", "wavpack", "tta", "ape")
-        self.lossless_bits = ints.get(codec.format.name.removesuffix("p"), 32) if exact else None
-        seconds = None
-        if stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
-        elif self.container.duration:
-            seconds = self.container.duration / av.time_base
-        self.about_samples = round(seconds * self.sample_rate_hz) if seconds else None
-        # The last frame of AAC is filled up; an mp4 says where the sound ends, and FFmpeg leaves that to us.
-        self.end = self.stated_end = self.about_samples if "mp4" in self.format and stream.duration else None
-        self.scale = (stream.time_base or 0) * self.sample_rate_hz  # samples per time stamp
-
-    def _frames(self) -> Iterator[np.ndarray]:
-        """(channels, n) per frame, as float32."""
-        # Interleaved: PyAV reads only eight planes.
-        convert = av.AudioResampler(format="flt", layout=self.stream.layout, rate=self.sample_rate_hz)
-        try:
-            for frame in self._decode():
-                if frame.sample_rate != self.sample_rate_hz or frame.layout.nb_channels != self.n_channels:
-                    raise AudioError(f"{self.path} changes its rate or channels on the way; export it as wav first.")
-                self.frame_pts = frame.pts or 0
-                frame.pts = None  # the resampler would fill gaps between time stamps
-                for converted in convert.resample(frame):
-                    yield converted.to_ndarray().reshape(-1, self.n_channels).T
-            if self.pipe:
-                self.pipe.check()
-        except (FFmpegError, ValueError) as error:
-            if self.pipe:
-                self.pipe.check()
-                if "mp4" in self.format and self.position == 0:
-                    raise AudioError(
-                        f"{self.path} is an mp4 whose index may lie at its end, which cannot be read from a stream; "
-                        "give it as a file, or write it with ffmpeg -movflags +faststart."
-                    ) from None
-            raise AudioError(
-                f"{self.path} is damaged: {_ffmpeg_reason(error)}. Copy it again or restore a backup."
-            ) from None
-
-    def _decode(self) -> Iterator[Any]:
-        for packet in self.container.demux(self.stream):
-            if self.end is not None and packet.pts is not None and packet.duration:
-                coded_end = round((packet.pts - (self.stream.start_time or 0) + packet.duration) * self.scale)
-            else:
-                coded_end = None
-            yield from packet.decode()
-            # The length that an mp4 states may be rounded to milliseconds; where its last packet agrees, that counts.
-            if coded_end is not None and abs(coded_end - self.stated_end) <= self.sample_rate_hz / 1000:
-                self.end = coded_end
-
-    def skip(self, n_samples: int) -> int:
-        """In an mp4, where time stamps count samples, decoding begins a little before the place.
-
-        That is exact but for noise that an AAC decoder is told to make up.
-        """
-        target, preroll = self.position + n_samples, round(PREROLL_SECONDS * self.sample_rate_hz)
-        entry = min(target, self.end or 0) - preroll  # FFmpeg takes no place far behind the end
-        if self.end is not None and self.scale == 1 and entry > self.position + preroll:
-            self.container.seek(entry + (self.stream.start_time or 0), stream=self.stream)
-            self.decoded = self._frames()
-            self.rest = next(self.decoded, self.rest[:, :0])
-            self.position = self.frame_pts - (self.stream.start_time or 0)
-        return super().skip(target - self.position)
+    def _whole_length(self, pieces: tuple[Piece, ...]) -> int | None:
+        if not all(trusted for _, _, trusted in pieces):
+            return None
+        total = 0
+        for piece in pieces:
+            with _open_piece(self.path, piece, False) as reader:
+                total += -(-(reader.n_samples or 0) * self.sample_rate_hz // reader.sample_rate_hz)
+        return total
 
     def _read(self, n_samples: int) -> np.ndarray:
-        parts, there = [self.rest], self.rest.shape[1]
-        # Of an mp4 some frames ahead, to see whether the end is near.
-        wanted = n_samples + (MP4_FRAME if self.end is not None else 0)
-        while there < wanted and (frame := next(self.decoded, None)) is not None:
-            parts.append(frame)
-            there += frame.shape[1]
+        parts = [self.rest]
+        while sum(part.shape[1] for part in parts) < n_samples and self.piece is not None:
+            parts += self._more(self.piece, n_samples)
         samples = np.concatenate(parts, axis=1)
-        at_end = there < wanted
-        if at_end and self.end is not None and 0 < self.position + there - self.end < MP4_FRAME:
-            samples = samples[:, : max(0, self.end - self.position)]
-        if at_end and self.position + samples.shape[1] == 0:
-            raise AudioError(f"{self.path} holds no samples. Copy it again or restore a backup.")
         self.rest = samples[:, n_samples:]
         return samples[:, :n_samples]
 
-    def close(self) -> None:
-        with suppress(FFmpegError):
-            self.resources.close()
-
-
-def _streams(container: Any) -> str:
-    kinds = [f"{stream.type} stream {stream.index}" for stream in container.streams]
-    return f"FFmpeg finds {' and '.join(kinds)} in it" if kinds else "FFmpeg finds nothing in it"
-
-
-def _ffmpeg_reason(error: Exception) -> str:
-    """FFmpeg's last words about the file, without its error number."""
-    logged = getattr(error, "log", None)
-    text = logged[2] if logged else getattr(error, "strerror", None) or str(error)
-    return text.strip().rstrip(".")[:1].lower() + text.strip().rstrip(".")[1:]
-
-
-@lru_cache(maxsize=1 << 14)  # a training reads small pieces of the same files again and again
-def _check_length(path: Path, size: int, modified_ns: int, format_: str, frames: int) -> bool:
-    """Whether libsndfile's length is right; `AudioError` for a file that was cut off.
-
-    libsndfile quietly takes what is left of a cut wav, aiff, w64 or au, and guesses the length of an untagged MP3 from
-    its first frame: with a variable bit rate it would drop the rest of the song without a word.
-    """
-    with path.open("rb") as raw:
-        head = raw.read(28)
-        promised = _promised_bytes(head)
-        untagged = format_ == "MP3" and not _has_length_tag(raw, head)
-    if promised is not None and size < promised - 1:  # one: some writers leave out the last padding byte
-        raise AudioError(
-            f"{path} is cut off: its header promises {promised} bytes, and it has {size}. "
-            "Copy it again or restore a backup."
-        )
-    return not untagged and frames < 2**62  # the largest number there is stands for a streamed flac
-
-
-def _promised_bytes(head: bytes) -> int | None:
-    """The file size that the first 28 bytes announce; None where the format, or a writer that streamed, does not."""
-    kind, size = head[:4], int.from_bytes(head[4:8], "little")
-    if kind == b"RIFF":
-        # Streaming writers cannot know the length: ffmpeg leaves all ones, sox 2 GiB less a page, others 0.
-        unknown = size == 0 or size >= 0xFFFFFFE8 or 0x7FFFF000 <= size < 0x80000000
-        return None if unknown else size + 8
-    if kind == b"RF64" and head[12:16] == b"ds64":
-        size = int.from_bytes(head[20:28], "little")
-        return size + 8 if 0 < size < 2**62 else None
-    if kind == b"riff":  # w64: a 16-byte id, then the size of all
-        size = int.from_bytes(head[16:24], "little")
-        return size if 0 < size < 2**62 else None
-    size = int.from_bytes(head[4:8], "big")
-    if kind == b"FORM":
-        return size + 8 if 0 < size < 0xFFFFFFE8 else None
-    if kind == b".snd":  # here it is the place of the samples; their size follows
-        n_bytes = int.from_bytes(head[8:12], "big")
-        return size + n_bytes if n_bytes < 0xFFFFFFE8 else None
-    return None
-
-
-def _has_length_tag(raw: BinaryIO, head: bytes) -> bool:
-    """Whether the first frame of an MP3 is an encoder's Xing, Info or VBRI tag, which holds the number of frames."""
-    start = 0
-    while head[:3] == b"ID3" and len(head) >= 10:  # names and pictures, more than once in some files
-        a, b, c, d = head[6:10]
-        start += 10 + (a << 21 | b << 14 | c << 7 | d)  # seven bits each
-        raw.seek(start)
-        head = raw.read(10)
-    raw.seek(start)
-    first_frame = raw.read(4096)  # a frame has at most 1441 bytes; some tag writers leave zeros before it
-    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
-
-
-def _reason(error: Exception) -> str:
-    """libsndfile's own words, without the path and the 'Error'."""
-    text = getattr(error, "error_string", "") or "format not recognised."
-    text = text.removeprefix("Error :").strip()
-    return text[:1].lower() + text[1:]
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-# suffix → bits → libsndfile's subtype, the default first; the lossy ones have no bits
-SUBTYPES: dict[str, dict[str, str]] = {
-    "wav": {"32f": "FLOAT", "24": "PCM_24", "16": "PCM_16"},
-    "flac": {"24": "PCM_24", "16": "PCM_16"},
-    "mp3": {"": "MPEG_LAYER_III"},
-    "ogg": {"": "VORBIS"},
-}
-INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24}
-MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-MOST_CHANNELS = {"mp3": 2, "flac": 8}
-ID3_FRAMES = {
-    **{"title": "TIT2", "artist": "TPE1", "album": "TALB", "date": "TDRC", "genre": "TCON", "tracknumber": "TRCK"},
-    **{"comment": "COMM", "copyright": "TCOP", "license": "TXXX"},
-}
-
-
-def quantise(audio: Tensor, subtype: str) -> Tensor:
-    """What will be read back of samples written with that subtype: rounded to its steps and kept in its range.
-
-    Written by `AudioWriter`, integers come back exactly so; libsndfile's own conversion scales by one step less than
-    its reading does.
-    """
-    bits = INTEGER_BITS.get(subtype)
-    if bits is None:
-        return audio
-    scale = 2.0 ** (bits - 1)
-    return audio.mul(scale).round().clamp(-scale, scale - 1).div(scale)
-
-
-class AudioWriter:
-    """An audio file that is written block by block, and is there only when the ``with`` around it ends well.
-
-    ``subtype`` is one of `SUBTYPES`; ``n_samples``: about how many will come, where that is known (a wav that could go
-    beyond 4 GB is begun with 64-bit lengths); ``tags`` are those of `TAGS`; ``compression`` is libsndfile's level, 0
-    (best) to 1 (smallest). Integer formats clamp what is beyond full scale: ``peak`` says how far the samples reached.
-    Raises `AudioError` for what the format cannot hold and for a disk that cannot be written.
-    """
-
-    def __init__(
-        self,
-        path: str | PathLike[str],
-        sample_rate_hz: int,
-        n_channels: int,
-        subtype: str | None = None,
-        n_samples: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        compression: float | None = None,
-    ):
-        self.path, self.n_channels, self.n_samples, self.peak = Path(path), n_channels, 0, 0.0
-        suffix = self.path.suffix.lower()[1:]
-        if suffix not in SUBTYPES:
-            expected = ", ".join(f".{name}" for name in SUBTYPES)
-            raise AudioError(f"{path} cannot be written; expected one of the suffixes {expected}.")
-        self.subtype = subtype or next(iter(SUBTYPES[suffix].values()))
-        if not soundfile.check_format(suffix, self.subtype):
-            known = ", ".join(soundfile.available_subtypes(suffix))
-            raise AudioError(f"{path} cannot be written with subtype {self.subtype}; expected one of {known}.")
-        if n_channels > MOST_CHANNELS.get(suffix, MAX_CHANNELS) or (
-            suffix == "mp3" and sample_rate_hz not in MP3_RATES_HZ
-        ):
-            rates = f" at {', '.join(map(str, MP3_RATES_HZ))} Hz" if suffix == "mp3" else ""
-            raise AudioError(
-                f"{path} cannot be written: {n_channels} channels at {sample_rate_hz} Hz; {suffix} holds at most "
-                f"{MOST_CHANNELS.get(suffix, MAX_CHANNELS)} channels{rates}. Take another format, as wav."
-            )
-        self.order = VORBIS_ORDER.get(n_channels) if suffix == "ogg" else None
-        self._options = {
-            "samplerate": int(sample_rate_hz),
-            "channels": n_channels,
-            "subtype": self.subtype,
-            "format": _container(suffix, n_channels, n_samples),
-            "compression_level": compression,
-        }
-        self._tags = {name: text for name, text in (tags or {}).items() if name in TAGS and text}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "AudioWriter":
-        with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_write(self.path, AudioError))
-            with self._problems():
-                temporary.touch()  # where that fails the system says why; libsndfile does not
-                self._file = soundfile.SoundFile(_named(temporary), "w", **self._options)
-            stack.callback(self._close, temporary)
-            for name, text in self._tags.items() if self._options["format"] != "MP3" else ():
-                with suppress(soundfile.LibsndfileError):  # a tag that this format does not have
-                    setattr(self._file, name, text)
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, audio: Tensor | np.ndarray) -> None:
-        """Append (channels, samples)."""
-        samples = _writable(self.path, audio, self.n_channels)
-        if samples.shape[1] == 0:
-            return
-        self.peak = max(self.peak, float(np.abs(samples).max()))
-        self.n_samples += samples.shape[1]
-        bits = INTEGER_BITS.get(self.subtype)
-        if bits is not None:
-            scaled = np.rint(samples * 2.0 ** (bits - 1)).clip(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
-            # 24 bits are the upper ones of 32
-            samples = scaled.astype(np.int16) if bits == 16 else scaled.astype(np.int32) << 8
-        samples = samples if self.order is None else samples[list(self.order)]
-        with self._problems():
-            self._file.write(samples.T)
-
-    @contextmanager
-    def _problems(self) -> Iterator[None]:
-        """What the disk or libsndfile complains about, as an `AudioError` that names this file."""
-        why = ""
+    def _more(self, piece: AudioReader, n_samples: int) -> list[np.ndarray]:
+        """What comes next of the piece; at its end it is closed, and the next one opened."""
         try:
-            yield
-        except soundfile.LibsndfileError as error:
-            why = "the disk is full or does not answer" if error.code == SYSTEM_ERROR else ""
-            if not why:
-                raise AudioError(f"{self.path} cannot be written: {_reason(error)}") from error
-        except AssertionError:  # how soundfile says that fewer samples were written than it was given
-            why = "the disk is full"
-        except OSError as error:
-            raise unwritable(self.path, error, AudioError) from error
-        if why:
-            raise AudioError(f"{self.path} cannot be written: {why}. Free some space or choose another folder.")
+            block = piece.read(n_samples).numpy()
+        except AudioError as error:
+            self._leave_out(error)
+            block = self.rest[:, :0]
+        share = self.sample_rate_hz / piece.sample_rate_hz
+        here = [(self.begun + round(start * share), self.begun + round(stop * share)) for start, stop in piece.gaps]
+        self.gaps = [*self.earlier, *here]
+        made = self.uniform.push(block, piece.sample_rate_hz) if block.shape[1] else self.uniform.finish()
+        self.made += sum(part.shape[1] for part in made)
+        if not block.shape[1]:
+            self._advance()
+        return made
 
-    def _close(self, temporary: Path) -> None:
-        with self._problems():
-            self._file.close()
-            if self._options["format"] == "MP3" and self._tags:
-                _put_before(temporary, id3(self._tags))
-            if self._options["format"] == "RF64" and temporary.stat().st_size <= WAV_LIMIT:
-                _shorten(temporary)
+    def _advance(self) -> None:
+        self.close()
+        self.piece, self.begun, self.earlier = None, self.made, list(self.gaps)
+        while self.left and self.piece is None:
+            try:
+                self.piece = _open_piece(self.path, self.left.pop(0), self.strict)
+            except AudioError as error:
+                self._leave_out(error)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def _leave_out(self, error: AudioError) -> None:
+        if self.strict:
+            raise error
+        self.notes.append(f"A part of {self.path} from {self.made / self.sample_rate_hz:.2f} s on is left out: {error}")
 
+    def skip(self, n_samples: int) -> int:
+        """Within pieces that can be entered at any place nothing is decoded."""
+        target = self.position + n_samples
+        while (
+            (piece := self.piece) is not None
+            and piece.n_samples is not None
+            and piece.sample_rate_hz == self.sample_rate_hz
+            and self.rest.shape[1] == 0
+            and self.position < target
+        ):
+            here = min(target - self.position, piece.n_samples - piece.position)
+            piece.skip(here)
+            self.position += here
+            self.made += here
+            if piece.position == piece.n_samples:
+                self._advance()
+        return super().skip(target - self.position)
 
-def id3(tags: Mapping[str, str]) -> bytes:
-    """An ID3v2.4 tag in UTF-8, to stand before an mp3; libsndfile's own says that its UTF-8 were Latin-1."""
-    body = b""
-    for name, text in tags.items():
-        described = {"COMM": b"XXX\0", "TXXX": name.encode() + b"\0"}  # a comment's language; then a description each
-        content = b"\x03" + described.get(ID3_FRAMES[name], b"") + text.encode(errors="replace")
-        body += ID3_FRAMES[name].encode() + _seven_bits(len(content)) + b"\0\0" + content
-    return b"ID3\x04\0\0" + _seven_bits(len(body)) + body
-
-
-def _seven_bits(n: int) -> bytes:
-    """ID3's numbers: four bytes, the highest bit of each left free."""
-    return bytes(n >> shift & 0x7F for shift in (21, 14, 7, 0))
-
-
-def _put_before(path: Path, head: bytes) -> None:
-    """Put bytes before all that is in a file."""
-    with path.open("rb+") as file, tempfile.TemporaryFile(dir=path.parent) as whole:
-        whole.write(head)
-        shutil.copyfileobj(file, whole)
-        file.seek(0)
-        whole.seek(0)
-        shutil.copyfileobj(whole, file)
-
-
-def _container(suffix: str, n_channels: int, n_samples: int | None) -> str:
-    """libsndfile's name of the format: wav with an order of channels, or with 64-bit lengths, where it may have to."""
-    if suffix != "wav":
-        return suffix.upper()
-    if n_samples is None or n_samples * n_channels * 4 * GUESSES_ERR > WAV_LIMIT:
-        return "RF64"
-    return "WAVEX" if n_channels > 2 else "WAV"
-
-
-def _shorten(path: Path) -> None:
-    """Make a plain wav of an RF64 that did not become long: only the lengths are at other places."""
-    with path.open("rb+") as file:
-        head = file.read(36)  # RF64, -1, WAVE, ds64, 28, then the sizes of all and of the samples in 64 bits
-        place = 12
-        file.seek(place)
-        while (chunk := file.read(8))[:4] != b"data":
-            size = int.from_bytes(chunk[4:], "little")
-            place += 8 + size + size % 2
-            file.seek(place)
-        for at, content in ((place + 4, head[28:32]), (12, b"JUNK"), (4, head[20:24]), (0, b"RIFF")):
-            file.seek(at)
-            file.write(content)
-
-
-def write_audio(
-    path: str | PathLike[str], audio: Tensor | np.ndarray, sample_rate_hz: int, subtype: str | None = None
-) -> Path:
-    """Write (channels, samples) as ``.wav`` (32-bit float), ``.flac`` (24 bit), ``.mp3``, ``.ogg`` or another subtype.
-
-    Atomic: a crash or a full disk leaves the old file. Raises `AudioError` for other suffixes, subtypes and shapes, NaN
-    or infinite samples, a disk that cannot be written, and where integers would clip (float files keep what lies above
-    full scale).
-    """
-    path = Path(path)
-    n_channels = audio.shape[0] if audio.ndim == 2 else 0
-    samples = _writable(path, audio, n_channels)
-    if 0 in samples.shape:
-        raise AudioError(f"{path} cannot be written: the audio has the shape {samples.shape}; {SHAPE}, neither empty.")
-    peak = float(np.abs(samples).max())
-    with AudioWriter(path, sample_rate_hz, n_channels, subtype, samples.shape[1]) as writer:
-        if writer.subtype not in ("FLOAT", "DOUBLE") and peak > 1.0:
-            raise AudioError(
-                f"{path} would clip: the peak is {20 * math.log10(peak):.2f} dB above full scale. "
-                "Write a float .wav or lower the level."
-            )
-        writer.write(samples)
-    return path
-
-
-SHAPE = "expected (channels, samples)"
-
-
-def _writable(path: Path, audio: Tensor | np.ndarray, n_channels: int) -> np.ndarray:
-    """(channels, samples) float32 on the CPU; `AudioError` for another shape, NaN or infinity."""
-    samples = torch.as_tensor(audio).detach().to("cpu", torch.float32).numpy()
-    if samples.ndim != 2 or samples.shape[0] != n_channels:
-        raise AudioError(f"{path} cannot be written: the audio has the shape {samples.shape}; {SHAPE}.")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path} cannot be written: the audio holds NaN or infinite samples.")
-    return samples
-
-
-# --- rates and channels -----------------------------------------------------------------------------------------------
-
-
-class Resampler:
-    """A stream at another rate: blocks of (channels, samples) in, blocks out, together as if it were one piece.
-
-    A filter of soxr's very high quality: flat to 0.1 dB up to 0.9 of the lower Nyquist frequency; what lies above that
-    frequency is more than 80 dB down. Its delay is made up for: n samples become ceil(n · to / from), in place.
-    Raises `AudioError` for rates below 1.
-    """
-
-    def __init__(self, from_hz: int, to_hz: int, n_channels: int):
-        if from_hz < 1 or to_hz < 1:
-            raise AudioError(
-                f"audio at {from_hz} Hz cannot be resampled to {to_hz} Hz; expected rates of at least 1 Hz."
-            )
-        self.from_hz, self.to_hz, self.n_channels = from_hz, to_hz, n_channels
-        self.n_in = self.n_out = 0
-        same = from_hz == to_hz
-        self._stream = None if same else soxr.ResampleStream(from_hz, to_hz, n_channels, "float32", "VHQ")
-
-    def push(self, block: Tensor) -> Tensor:
-        """(channels, n) → what is ready of the result, (channels, m)."""
-        return self._run(block, last=False)
-
-    def finish(self) -> Tensor:
-        """What is left behind the last block, (channels, m)."""
-        rest = self._run(torch.empty(self.n_channels, 0), last=True)
-        missing = -(-self.n_in * self.to_hz // self.from_hz) - self.n_out
-        self.n_out += missing
-        return functional.pad(rest, (0, missing))  # soxr rounds; a negative number cuts
-
-    def _run(self, block: Tensor, last: bool) -> Tensor:
-        if self._stream is None:
-            return block
-        self.n_in += block.shape[1]
-        if self.n_in == 0:
-            return block
-        samples = np.ascontiguousarray(block.numpy().T)  # (n, channels)
-        result = self._stream.resample_chunk(samples, last=last)
-        self.n_out += len(result)
-        return torch.from_numpy(np.ascontiguousarray(result.T))
-
-
-def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """(..., samples) at another rate, ceil(samples · to / from) long: see `Resampler`."""
-    if from_hz == to_hz >= 1:
-        return audio
-    flat = audio.detach().cpu().float().reshape(-1, audio.shape[-1])
-    resampler = Resampler(from_hz, to_hz, flat.shape[0])
-    whole = torch.cat([resampler.push(flat), resampler.finish()], dim=1)
-    return whole.reshape(*audio.shape[:-1], -1).to(audio)
-
-
-# FFmpeg's names of channel layouts, by their number of channels: what it takes as one sound.
-LAYOUTS = {1: "mono", 2: "stereo", 4: "quad", 6: "5.1", 8: "octagonal", 16: "hexadecagonal", 24: "22.2"}
-ATEMPO = (0.5, 2.0)  # what one pass can do
-
-
-def stretch(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
-    """(n, L) played ``rate`` times as fast at the same pitch, (n, round(L / rate)): FFmpeg's atempo, a WSOLA.
-
-    Up to 24 channels are moved together, so that what belongs together stays so; more are taken in turns.
-    """
-    if not ATEMPO[0] <= rate <= ATEMPO[1]:
-        raise AudioError(f"audio cannot be played {rate} times as fast; expected {ATEMPO[0]} to {ATEMPO[1]}.")
-    length = round(audio.shape[-1] / rate)
-    stretched = [_atempo(group, sample_rate_hz, rate)[:, :length] for group in audio.split(max(LAYOUTS))]
-    return torch.cat([functional.pad(group, (0, length - group.shape[-1])) for group in stretched])
-
-
-def _atempo(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
-    n_channels = min(n for n in LAYOUTS if n >= len(audio))
-    layout = LAYOUTS[n_channels]
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(
-        sample_rate=sample_rate_hz, format="flt", layout=layout, time_base=Fraction(1, sample_rate_hz)
-    )
-    tempo, sink = graph.add("atempo", str(rate)), graph.add("abuffersink")
-    source.link_to(tempo)
-    tempo.link_to(sink)
-    graph.configure()
-    silence = torch.zeros(n_channels - len(audio), audio.shape[-1])
-    packed = torch.cat([audio.float(), silence]).T.reshape(1, -1)  # one frame behind the other
-    frame = av.AudioFrame.from_ndarray(packed.numpy(), format="flt", layout=layout)
-    frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
-    source.push(frame)
-    source.push(None)
-    blocks = []
-    with suppress(av.error.BlockingIOError, av.error.EOFError):
-        while isinstance(done := sink.pull(), av.AudioFrame):
-            blocks.append(done.to_ndarray().reshape(-1, n_channels))
-    return torch.from_numpy(np.concatenate(blocks).T[: len(audio)].copy())
-
-
-CODECS = ("mp3", "ogg")
-
-
-def through_codec(audio: Tensor, sample_rate_hz: int, codec: str, level: float) -> Tensor:
-    """(C, L) encoded and decoded again in memory, in place and as loud as it was.
-
-    ``codec`` is mp3 or ogg (Vorbis; also for rates that mp3 does not have), ``level`` libsndfile's from 0 (best) to
-    below 1: at 44.1 kHz in stereo 0.5 is about 130 kbit/s, 0.9 about 80.
-    """
-    peak = float(audio.abs().max())
-    if peak == 0:
-        return audio
-    codec = codec if sample_rate_hz in MP3_RATES_HZ else "ogg"
-    memory = io.BytesIO()
-    soundfile.write(memory, (audio / (2 * peak)).numpy().T, sample_rate_hz, format=codec, compression_level=level)
-    memory.seek(0)
-    samples, _ = soundfile.read(memory, dtype="float32", always_2d=True)
-    decoded = torch.from_numpy(samples.T.copy())[:, : audio.shape[-1]] * (2 * peak)
-    return functional.pad(decoded, (0, audio.shape[-1] - decoded.shape[-1]))
-
-
-def match_channels(audio: Tensor, n_channels: int) -> Tensor:
-    """(C, L) with the wanted number of channels: mono is repeated, anything is averaged to mono; else `AudioError`."""
-    if audio.shape[0] == n_channels:
-        return audio
-    if n_channels == 1:
-        return audio.mean(0, keepdim=True)
-    if audio.shape[0] == 1:
-        return audio.expand(n_channels, -1)
-    raise AudioError(f"audio with {audio.shape[0]} channels cannot become {n_channels}; expected {n_channels} or 1.")
-
-
-_H = math.sqrt(0.5)  # 3 dB down
-# What the left channel takes of those of 3.0, quad, 5.0, 5.1, 6.1 and 7.1, in the order of wav; the right one takes the
-# same of its own side (ITU-R BS.775: the middle and the surround channels 3 dB down, nothing of the LFE).
-LEFT_OF: dict[int, tuple[float, ...]] = {
-    3: (1, 0, _H),
-    4: (1, 0, _H, 0),
-    5: (1, 0, _H, _H, 0),
-    6: (1, 0, _H, 0, _H, 0),
-    7: (1, 0, _H, 0, 0.5, _H, 0),
-    8: (1, 0, _H, 0, _H, 0, _H, 0),
-}
-MIDDLE = {3: (2,), 5: (2,), 6: (2, 3), 7: (2, 3, 4), 8: (2, 3)}  # channels of no side
-
-
-def fold_channels(audio: Tensor, n_channels: int) -> Tensor:
-    """(C, L) with the wanted number of channels, whatever it has: for data, whose files may differ.
-
-    As `match_channels`; beyond it, surround sound is mixed down to stereo (of more than eight channels every second one
-    to each side), and stereo beside surround sound is its front. Linear: a sum of stems stays one.
-    """
-    n_given = audio.shape[0]
-    if n_given == n_channels or 1 in (n_given, n_channels):
-        return match_channels(audio, n_channels)
-    if n_given == 2:
-        return functional.pad(audio, (0, 0, 0, n_channels - 2))
-    if n_channels > 2:
-        return fold_channels(fold_channels(audio, 2), n_channels)
-    sides = _to_stereo(n_given).tolist()
-    return torch.stack([sum((w * c for w, c in zip(side, audio, strict=True) if w), torch.zeros(())) for side in sides])
-
-
-def _to_stereo(n_channels: int) -> Tensor:
-    """(2, C): the matrix that mixes so many channels down."""
-    left = LEFT_OF.get(n_channels)
-    if left is None:
-        side = torch.arange(n_channels) % 2
-        weights = torch.stack([side == 0, side == 1]).float()
-        return weights / weights.sum(1, keepdim=True)
-    middle = MIDDLE.get(n_channels, ())
-    sides = [i for i in range(n_channels) if i not in middle]  # left and right by turns
-    right = list(left)
-    for i, j in zip(sides[::2], sides[1::2], strict=True):
-        right[i], right[j] = left[j], left[i]
-    return torch.tensor([left, right])
+    def close(self) -> None:
+        if self.piece:
+            self.piece.close()
 
 
 # --- tags -------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,13 +23,14 @@ import yaml
 from filelock import FileLock
 from torch import Tensor
 
-from ..audio import read_audio, write_audio
+from ..audio import AudioInfo, length_of, open_audio, write_audio
 from ..console import track
 from ..errors import DataError, UserError
-from ..system import CACHE_VARIABLE, cache_folder
+from ..system import CACHE_VARIABLE, cache_folder, read_json, write_json
 
 STEM_MP4 = ".stem.mp4"
 AAC_FRAME = 1024  # samples; the last one is not always given
+READER = 2  # what is made by another reader is made again
 MAX_THREADS = 8  # each holds a whole song
 
 
@@ -113,10 +114,35 @@ def of_file(path: Path) -> Item:
     """An audio file as one lossless file named ``audio``."""
 
     def make(folder: Path) -> None:
-        audio, sample_rate_hz = read_audio(path)
-        keep(folder, "audio", audio, sample_rate_hz)
+        with open_audio(path) as reader:
+            audio = torch.cat(list(reader.blocks(1 << 18)), dim=1)
+            keep(folder, "audio", audio, reader.sample_rate_hz)
+            write_json(folder / "damage.json", reader.damage())
 
-    return Item(path.name, f"{content_key([path])} {writing([path])}", make)
+    return Item(path.name, f"{READER} {content_key([path])} {writing([path])}", make)
+
+
+def damage_of(copy: Path) -> list[str]:
+    """What was found damaged in the file that `of_file` made a copy of."""
+    kept = copy.with_name("damage.json")
+    return list(read_json(kept)) if kept.is_file() else []
+
+
+def lengths_of(paths: Sequence[Path]) -> dict[Path, AudioInfo | UserError]:
+    """What decoding each file to its end tells of its length; once, then it is known."""
+
+    def item(path: Path) -> Item:
+        def make(folder: Path) -> None:
+            with open_audio(path) as reader:
+                write_json(folder / "info.json", asdict(length_of(reader)))
+
+        return Item(f"{path.name}-length", f"{READER} {content_key([path])} {writing([path])} length", make)
+
+    results = decode([item(path) for path in paths], "counting what decodes") if paths else []
+    return {
+        path: result if isinstance(result, UserError) else AudioInfo(**read_json(result / "info.json"))
+        for path, result in zip(paths, results, strict=True)
+    }
 
 
 PIECES, PIECE_BYTES = 5, 4096

@@ -22,12 +22,12 @@ import datasets
 import torch
 from torch import Tensor
 
-from ..audio import AudioInfo, audio_info, fold_channels, read_audio
+from ..audio import AudioInfo, fold_channels, length_of, open_audio, read_audio
 from ..console import printable
 from ..errors import DataError, RecipeError, UserError, fits, pick, queried
 from ..recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec, bind_options
 from ..system import is_unicode
-from .decode import STEM_MP4, content_key, decode, decoded_file, of_file, writing
+from .decode import STEM_MP4, content_key, damage_of, decode, decoded_file, lengths_of, of_file, writing
 from .layouts.folders import (
     MIXTURE,
     REST,
@@ -345,9 +345,10 @@ def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
     found.notes.extend(nothing)
     listed = _with_mixtures(listed, spec, found.notes)
     lossless = _decoded_files([track for track, _ in listed], spec.decode, found)
+    lengths = _lengths([track for track, _ in listed], lossless)
     names: set[tuple[str, str]] = set()
     for track, source in listed:
-        made = _opened(track, lossless, found.findings)
+        made = _opened(track, lossless, lengths, found.findings)
         if made is None:
             continue
         name = _free_name(made, _source_name(source), names)
@@ -424,8 +425,8 @@ def _decoded_files(tracks: Sequence[Listed], all_lossy: bool, found: Scan) -> di
             f"{len(slow)} of {len(paths)} files are mp3, ogg or opus, of which every excerpt is decoded from the "
             "beginning of the song: slow. data.decode=true decodes them once into the cache."
         )
-    known = (*READ_IN_PLACE, *(() if all_lossy else READ_FROM_THE_START))
-    wanted = sorted(p for p in paths if p.suffix.lower() not in known and p.is_file())
+    known = () if all_lossy else READ_FROM_THE_START
+    wanted = sorted(p for p in paths if p.suffix.lower() not in known and p.is_file() and not _in_place(p))
     results = decode([of_file(p) for p in wanted], "decoding what cannot be entered at any place") if wanted else []
     return {
         path: result if isinstance(result, UserError) else decoded_file(result, "audio")
@@ -433,9 +434,64 @@ def _decoded_files(tracks: Sequence[Listed], all_lossy: bool, found: Scan) -> di
     }
 
 
-def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: list[Finding]) -> Track | None:
-    """The track with what its headers say; None and findings where they cannot be read or disagree."""
-    where, before = f"{track.split}/{track.name}", len(findings)
+def _in_place(path: Path) -> bool:
+    """Whether a file can be entered at any place: its format can, and it is what its name says."""
+    if path.suffix.lower() not in READ_IN_PLACE:
+        return False
+    try:
+        with open_audio(path) as reader:
+            return reader.n_samples is not None
+    except UserError:  # told when it is opened
+        return True
+
+
+def _lengths(tracks: Sequence[Listed], lossless: Mapping[Path, Path | UserError]) -> dict[Path, AudioInfo | UserError]:
+    """Of files of which only decoding tells the length, and which are not decoded into the cache."""
+    paths = {file.path for track in tracks for files in track.files.values() for file in files} - set(lossless)
+    return lengths_of(sorted(p for p in paths if p.suffix.lower() in READ_FROM_THE_START and p.is_file()))
+
+
+def _infos(
+    track: Listed,
+    lossless: Mapping[Path, Path | UserError],
+    counted: Mapping[Path, AudioInfo | UserError],
+    findings: list[Finding],
+) -> tuple[dict[File, AudioInfo], list[str]] | None:
+    """What is in the track's files, and what is damaged of it; None and findings where one cannot be read."""
+    where = f"{track.split}/{track.name}"
+    infos: dict[File, AudioInfo] = {}
+    damage: list[str] = []
+    readable = True
+    for file in (f for files in track.files.values() for f in files):
+        try:
+            copy = lossless.get(file.path, file.path)
+            if isinstance(copy, UserError):
+                raise copy
+            if isinstance(info := counted.get(copy), UserError):
+                raise info
+            if info is None:
+                with open_audio(copy) as reader:
+                    info = length_of(reader)
+                    damage += reader.damage()
+            infos[file] = replace(info, n_samples=_piece(file, info)[1])
+            if copy != file.path:  # the copy itself is whole
+                found = damage_of(copy)
+                damage += found
+                findings += [Finding(damage_kind(text), where, text, stops=False) for text in found]
+        except UserError as error:
+            findings.append(Finding(kind_of(error), where, str(error)))
+            readable = False
+    return (infos, damage) if readable else None
+
+
+def _opened(
+    track: Listed,
+    lossless: Mapping[Path, Path | UserError],
+    counted: Mapping[Path, AudioInfo | UserError],
+    findings: list[Finding],
+) -> Track | None:
+    """The track with what its files hold; None and findings where they cannot be read or disagree."""
+    where = f"{track.split}/{track.name}"
     track = replace(track, files={stem: files for stem, files in track.files.items() if files})
     if not track.files:
         if not any(finding.where == where for finding in findings):
@@ -451,18 +507,10 @@ def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: 
         text = f"{where}: a stem cannot be called {REST!r}, which means what other stems leave. Rename it."
         findings.append(Finding("unreadable", where, text))
         return None
-    infos: dict[File, AudioInfo] = {}
-    for file in (f for files in track.files.values() for f in files):
-        try:
-            copy = lossless.get(file.path, file.path)
-            if isinstance(copy, UserError):
-                raise copy
-            info = audio_info(copy)
-            infos[file] = replace(info, n_samples=_piece(file, info)[1])
-        except UserError as error:
-            findings.append(Finding(kind_of(error), where, str(error)))
-    if len(findings) > before:
+    known = _infos(track, lossless, counted, findings)
+    if known is None:
         return None
+    (infos, damage), before = known, len(findings)
     lengths = {stem: max(infos[f].n_samples for f in files) for stem, files in track.files.items()}
     rates = {stem: [infos[f].sample_rate_hz for f in files] for stem, files in track.files.items()}
     one_rate = {stem: values[0] if len(set(values)) == 1 else values for stem, values in rates.items()}
@@ -479,7 +527,8 @@ def _opened(track: Listed, lossless: Mapping[Path, Path | UserError], findings: 
     ):
         if len(set(map(str, values.values()))) > 1 or any(isinstance(v, list) for v in values.values()):
             told = ", ".join(f"{stem} {value}" for stem, value in values.items())
-            findings.append(Finding(kind, where, f"the files of track {track.folder} differ in {unit}: {told}. {rule}"))
+            text = " ".join([f"the files of track {track.folder} differ in {unit}: {told}. {rule}", *damage])
+            findings.append(Finding("truncated" if "is cut off" in text else kind, where, text))
     if len(findings) > before:
         return None
     made = _track(track, infos, lengths, lossless)
@@ -533,6 +582,11 @@ def _track(
         content_key(paths) + cut,
         written=writing(paths) + cut,
     )
+
+
+def damage_kind(text: str) -> str:
+    """The kind of finding that a sentence on damage is."""
+    return "truncated" if "is cut off" in text else "damaged"
 
 
 def kind_of(error: UserError) -> str:

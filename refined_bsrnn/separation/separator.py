@@ -9,10 +9,11 @@ few chunks are in memory at a time.
 import os
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
 from typing import Any, Literal
@@ -53,18 +54,25 @@ class Source:
     n_channels: int
     n_samples: int | None
     blocks: Callable[[], Iterator[Tensor]]
+    remarks: list[str] = field(default_factory=list)  # on the file, known when all blocks have been read
 
 
 def open_source(
-    audio: Audio, sample_rate_hz: int, start_seconds: float = 0.0, duration_seconds: float | None = None
+    audio: Audio,
+    sample_rate_hz: int,
+    start_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    stream: int | None = None,
+    strict: bool = False,
 ) -> Source:
     """A file, or (channels, samples) or (samples,) at ``sample_rate_hz``; or a part of it.
 
-    Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
+    ``stream`` and ``strict`` are those of `open_audio`. Raises `AudioError` for what cannot be read or used, and where
+    nothing is left of it.
     """
     if isinstance(audio, str | os.PathLike):
         path = Path(audio)
-        with open_audio(path) as reader:
+        with open_audio(path, stream, strict) as reader:
             rate_hz, n_channels, about = reader.sample_rate_hz, reader.n_channels, reader.about_samples
     else:
         path, waveform = None, check_waveform(audio)
@@ -74,16 +82,23 @@ def open_source(
         raise AudioError(f"{path or 'the audio'} is at {rate_hz} Hz; expected {lowest} to {highest} Hz.")
     start, wanted = as_samples(rate_hz, start_seconds, duration_seconds)
 
+    remarks: list[str] = []
+
+    def file_blocks(path: Path) -> Iterator[Tensor]:
+        reader = open_audio(path, stream, strict)
+        yield from read_blocks(reader, start, wanted)
+        remarks[:] = reader.remarks()
+
     def blocks() -> Iterator[Tensor]:
         found = False
-        for block in read_blocks(open_audio(path), start, wanted) if path else cut_blocks(waveform, start, wanted):
+        for block in file_blocks(path) if path else cut_blocks(waveform, start, wanted):
             found = True
             yield block
         if not found:
             raise AudioError(f"{path or 'the audio'} has ended before {start_seconds:g} s, where separation begins.")
 
     left = None if about is None else max(0, about - start)
-    return Source(rate_hz, n_channels, left if wanted is None else min(wanted, left or wanted), blocks)
+    return Source(rate_hz, n_channels, left if wanted is None else min(wanted, left or wanted), blocks, remarks)
 
 
 def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
@@ -432,8 +447,8 @@ class Separator:
     ) -> Iterator[Block]:
         """As `separate`, block by block at constant memory: successive {head: (channels, n)}.
 
-        A file is read as it is needed. Raises `AudioError` and `UserError` as `separate` does, for a damaged file when
-        the damage is reached.
+        A file is read as it is needed. What cannot be decoded of it is silence, with a warning at the end. Raises
+        `AudioError` and `UserError` as `separate` does.
         """
         wanted = self.model.check_targets([heads] if isinstance(heads, str) else heads)
         if not wanted:
@@ -463,6 +478,8 @@ class Separator:
             yield dict(zip(heads, block, strict=True))
             if source.n_samples:
                 progress(min(done / source.n_samples, 0.999))
+        for text in source.remarks:
+            warnings.warn(text, stacklevel=2)
         progress(1.0)
 
     def estimates(self, source: Source, blocks: Iterable[Tensor], heads: list[str]) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +25,14 @@ from refined_bsrnn.data.check.checker import (
     track_facts,
 )
 from refined_bsrnn.data.examples import RandomMixes, load_track
-from refined_bsrnn.data.tracks import scan
+from refined_bsrnn.data.tracks import read_stem, scan
 from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.errors import UserError, alike
 from refined_bsrnn.recipe import DataSpec, dump_recipe, make_recipe
 from refined_bsrnn.system import write_text
 from refined_bsrnn.training.train import train
+from tests.audio.test_audio import encode
+from tests.audio.test_claims import damage
 from tests.conftest import RATE, STEMS, micro_recipe, micro_values, write_song, write_songs
 
 check_module = sys.modules["refined_bsrnn.data.check.checker"]
@@ -172,7 +175,40 @@ def test_a_flac_that_was_cut_off(songs):
     break_flac(songs / "train" / "song-1" / "bass.wav")
     [finding] = [f for f in check(DataSpec(root=str(songs))).findings if f.stops]
     assert finding.kind == "truncated"
-    assert "bass.flac is cut off or damaged" in finding.text
+    assert "bass.flac is cut off" in finding.text
+
+
+def test_what_is_damaged_is_named_and_what_decodes_is_used(songs):
+    """In a flac, which is read as it is, and in an m4a, of which a copy is read."""
+    folder = songs / "train" / "song-1"
+    flac, m4a = folder / "bass.flac", folder / "drums.m4a"
+    write(flac, read(folder / "bass.wav"))
+    encode(m4a, read(folder / "drums.wav").astype(np.float32), "alac", rate=RATE)
+    for path in (flac, m4a):
+        path.write_bytes(damage(path, 1.0))
+        path.with_suffix(".wav").unlink()
+    found = check(DataSpec(root=str(songs)))
+    told = [f for f in found.findings if f.kind == "damaged"]
+    assert [Path(f.text.split(" is damaged: nothing can be decoded at ")[0]) for f in told] == [m4a, flac]
+    assert not any(f.stops for f in found.findings)
+    [track] = [t for t in scan(DataSpec(root=str(songs)), ("train",)).tracks if t.name == "song-1"]
+    assert track.n_samples == 2 * RATE
+    train(micro_recipe(songs, targets=["drums"]))
+
+
+def test_the_length_of_an_mp3_is_what_decodes(songs):
+    folder = songs / "train" / "song-1"
+    for path in sorted(folder.glob("*.wav")):
+        write(path.with_suffix(".mp3"), read(path))
+        data = bytearray(path.with_suffix(".mp3").read_bytes())
+        place = max(data.find(b"Info"), data.find(b"Xing")) + 8
+        data[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") // 2).to_bytes(4, "big")
+        path.with_suffix(".mp3").write_bytes(bytes(data))
+        path.unlink()
+    [track] = [t for t in scan(DataSpec(root=str(songs)), ("train",)).tracks if t.name == "song-1"]
+    assert track.n_samples == 2 * RATE
+    last = read_stem(track, "drums", track.n_samples - 4000, 4000)
+    assert last.square().mean() > 0.2 * read_stem(track, "drums").square().mean()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -244,7 +244,7 @@ def _terminated_as_interrupted(first: Callable[[], None] = lambda: None) -> Iter
 # What `stems.Wanted` takes as it is typed.
 WANTED = (
     *("residual", "accompaniment", "wiener", "start_seconds", "duration_seconds"),
-    *("out", "name", "format", "bits", "clip", "overwrite"),
+    *("out", "name", "format", "bits", "clip", "overwrite", "stream", "strict"),
 )
 
 
@@ -715,6 +715,10 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
     what.add_argument("--sum", action="append", default=[], metavar="NAME+NAME", help="also the sum of these heads")
     what.add_argument("--start", dest="start_seconds", type=float, default=0.0, metavar="SECONDS")
     what.add_argument("--duration", dest="duration_seconds", type=float, metavar="SECONDS")
+    what.add_argument(
+        "--stream", type=int, metavar="N", help="audio stream of a video, from 0 (default: the one marked as default)"
+    )
+    what.add_argument("--strict", action="store_true", help="refuse damaged files (default: silence for what is lost)")
     files = p.add_argument_group("files")
     files.add_argument("--out", type=Path, default=Path("separated"), metavar="DIR")
     files.add_argument("--name", default="{model}/{track}/{head}", metavar="PATTERN", help="(default: %(default)s)")

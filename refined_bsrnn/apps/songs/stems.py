@@ -77,6 +77,8 @@ class Wanted:
     bits: str | None = None
     clip: str = "auto"
     overwrite: bool = False
+    stream: int | None = None  # of the audio streams of a video; None: the one marked as default
+    strict: bool = False  # refuse what is damaged
 
     @property
     def needed(self) -> list[str] | None:
@@ -95,6 +97,8 @@ class Wanted:
             raise RecipeError(f"{self.format or 'wav'} with bits {self.bits!r} is not possible; expected {possible}.")
         if self.clip not in CLIPS:
             raise RecipeError(f"clip {self.clip!r} is unknown; expected one of {', '.join(CLIPS)}.")
+        if self.stream is not None and self.stream < 0:
+            raise RecipeError(f"stream {self.stream}; expected the number of an audio stream, from 0 on.")
         if self.wiener < 0:
             raise RecipeError(f"wiener {self.wiener}; expected a number of iterations, at least 1, or 0 for none.")
         if self.heads is not None and not self.heads:
@@ -323,8 +327,8 @@ def subtype_for(path: Path | None, wanted: Wanted) -> tuple[str, str]:
     """(suffix, libsndfile's subtype) for the stems of an input: as asked for, else the input's where it is lossless."""
     bits, format_ = None, ""
     if path is not None:
-        with open_audio(path) as reader:
-            bits, format_ = reader.lossless_bits, reader.format
+        with open_audio(path, wanted.stream, wanted.strict) as reader:
+            bits, format_ = reader.lossless_bits, reader.format.upper()
     fits = not wanted.bits or wanted.bits in SUBTYPES["flac"]  # which holds no floats
     suffix = wanted.format or ("flac" if format_ == "FLAC" and fits else "wav")
     known = SUBTYPES[suffix]
@@ -378,13 +382,14 @@ class Result:
     level_db: float = 0.0  # by which all stems were lowered
     cut_db: float = 0.0  # how far beyond full scale they reached, where they were cut there
     problem: str = ""
+    remarks: list[str] = field(default_factory=list)  # on the input: what of it was chosen, assumed, damaged
 
     def lines(self) -> list[str]:
         """What to tell a person."""
         if self.problem:
             named = self.problem.startswith(self.job.label)
             return [f"Failed: {self.problem}" if named else f"Failed: {self.job.label}: {self.problem}"]
-        lines = [f"Written: {path}" for path in self.paths.values()]
+        lines = [f"Written: {path}" for path in self.paths.values()] + self.remarks
         if self.level_db:
             lines.append(f"All stems of {self.job.label} are {self.level_db:.2f} dB lower, so that none clips.")
         if self.cut_db:
@@ -433,7 +438,7 @@ def separate_song(
                 raise AudioError(f"{path} is {what}, which is not overwritten. Take another --out or --name.")
     if source is None:
         assert job.path is not None
-        source = open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
+        source = _open(job.path, wanted)
     tags = read_tags(job.path) if job.path else {}
     result = Result(job)
     stems = _Stems(paths, parts, source, subtype, tags, wanted.clip)
@@ -451,6 +456,7 @@ def separate_song(
         part.name if names.count(part.name) == 1 else f"{part.model}/{part.name}": path
         for part, path in zip(parts, paths, strict=True)
     }
+    result.remarks = list(source.remarks)
     result.seconds, result.took_seconds = n / source.sample_rate_hz, time.perf_counter() - started
     return result
 
@@ -769,17 +775,29 @@ def separate_all(
             yield Result(job, problem=text)
 
 
+def _open(path: Path, wanted: Wanted) -> Source:
+    return open_source(path, 0, wanted.start_seconds, wanted.duration_seconds, wanted.stream, wanted.strict)
+
+
 PIECES_PER_SECOND = 50  # that a stream is taken in: live blocks do not wait for more
 
 
 def _as_it_comes(job: Job, wanted: Wanted) -> Source:
     """A file, or standard input or a pipe that is read once and never waited for."""
     if job.path is not None and not job.path.is_fifo():
-        return open_source(job.path, 0, wanted.start_seconds, wanted.duration_seconds)
-    reader = open_audio(_standard_input() if job.path is None else job.path.open("rb"))
+        return _open(job.path, wanted)
+    reader = open_audio(
+        _standard_input() if job.path is None else job.path.open("rb"), wanted.stream, strict=wanted.strict
+    )
     part = as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds)
-    blocks = read_blocks(reader, *part, size=max(1, reader.sample_rate_hz // PIECES_PER_SECOND))
-    return Source(reader.sample_rate_hz, reader.n_channels, None, lambda: blocks)
+    remarks: list[str] = []
+
+    def blocks() -> Iterator[Tensor]:
+        yield from read_blocks(reader, *part, size=max(1, reader.sample_rate_hz // PIECES_PER_SECOND))
+        remarks.extend(reader.remarks())
+
+    only_once = blocks()
+    return Source(reader.sample_rate_hz, reader.n_channels, None, lambda: only_once, remarks)
 
 
 def _one(
@@ -802,8 +820,9 @@ def _one(
             result.job = job
             return result
     with _on_disk(job) as (here, path):
-        source = open_source(path, 0, wanted.start_seconds, wanted.duration_seconds)
+        source = _open(path, wanted)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
             result = separate_song(here, ensemble, wanted, parts, progress, source=source, inputs=inputs)
+            result.remarks = [text.replace(str(path), job.label) for text in result.remarks]
             result.job = job
             return result

@@ -37,13 +37,14 @@ from ...system import cache_folder, read_json, write_json
 from ..decode import writing
 from ..examples import MUSDB_STEMS, keep_memory, make_parts
 from ..layouts.folders import MIXTURE, SPLITS, Finding, first
-from ..tracks import Scan, StemFile, Track, kind_of, read_stem, refuse, scan, split_validation
+from ..tracks import Scan, StemFile, Track, damage_kind, kind_of, read_stem, refuse, scan, split_validation
 
 # What is found, in the order in which it is told. Training stops where a `Finding` says so.
 KINDS = {
     "unreadable": "cannot be read",
     "empty": "empty files",
     "truncated": "cut off",
+    "damaged": "damaged",
     "nan": "NaN or infinite samples",
     "empty_track": "track folders without audio",
     "two_files": "two files for one stem",
@@ -64,7 +65,7 @@ KINDS = {
     "resampled": "another rate than the recipe's",
     "low_pass": "cut off above a frequency",
 }
-FACTS_VERSION = 2  # of what is measured: another one makes kept facts stale
+FACTS_VERSION = 3  # of what is measured: another one makes kept facts stale
 BLOCK_HOPS = 512  # of the fingerprint: about 48 s are read at a time
 CLIP = 0.9999  # of full scale
 CLIP_RUN = 3  # so many equal samples there are clipping
@@ -113,6 +114,7 @@ class TrackFacts:
     delay_samples: int = 0  # of the stems in the mixture
     fitted_db: float | None = None  # what remains of the excerpt with that gain and delay
     unfitted_db: float | None = None  # and without
+    damage: Sequence[str] = ()  # sentences on files of which a part is silence or missing
 
 
 # --- reading a track --------------------------------------------------------------------------------------------------
@@ -125,12 +127,15 @@ def track_facts(track: Track) -> TrackFacts:
     summed = _Stem(track, 0)  # for a track without a mixture
     sums = {group: np.zeros(3) for group in _groups(track)}  # mixture², mixture · Σ stems, (Σ stems)²
     problems: list[tuple[str, str]] = []
+    readers: list[AudioReader] = []
     with ExitStack() as stack:
         streams: dict[str, Iterator[np.ndarray]] = {}
         for name in names:
             try:
-                streams[name], n_channels = _blocks(track, name, BLOCK_HOPS * _hop(track.sample_rate_hz), stack)
-                gathered[name] = _Stem(track, n_channels)
+                opened = [stack.enter_context(open_audio(path)) for path in track.paths(name)]
+                readers += opened
+                streams[name] = _blocks(track, name, opened, BLOCK_HOPS * _hop(track.sample_rate_hz))
+                gathered[name] = _Stem(track, max(reader.n_channels for reader in opened))
             except UserError as error:
                 problems.append((kind_of(error), str(error)))
         while streams and (blocks := _next_blocks(streams, problems)):
@@ -142,9 +147,11 @@ def track_facts(track: Track) -> TrackFacts:
                 for group, values in sums.items():
                     mixture, total = blocks[MIXTURE], _sum(blocks, group)
                     values += [np.vdot(mixture, mixture), np.vdot(mixture, total), np.vdot(total, total)]
+        damage = _damage(readers)
     read = {name: stem.facts() for name, stem in gathered.items() if stem.n_samples}
     # Whether two tracks are the same is heard in the mixture, or in the sum where there is none.
-    facts = TrackFacts(track.name, track.split, read, problems, gathered.get(MIXTURE, summed).prints())
+    prints = gathered.get(MIXTURE, summed).prints()
+    facts = TrackFacts(track.name, track.split, read, problems, prints, damage=damage)
     mixture_power = max((values[0] for values in sums.values()), default=0.0)
     return facts if problems or not mixture_power else _with_sum(track, facts, sums)
 
@@ -181,20 +188,23 @@ def _next_blocks(streams: dict[str, Iterator[np.ndarray]], problems: list[tuple[
     return blocks
 
 
-def _blocks(track: Track, stem: str, n_samples: int, stack: ExitStack) -> tuple[Iterator[np.ndarray], int]:
-    """(channels, samples) of a stem in blocks from its beginning to the track's end; channels of its widest file."""
+def _damage(readers: Sequence[AudioReader]) -> list[str]:
+    """What is damaged in files that have been read; whether one was cut off shows behind its last sample."""
+    for reader in readers:
+        with suppress(UserError):  # told where it was read
+            reader.read(1)
+    return [text for reader in readers for text in reader.damage()]
+
+
+def _blocks(track: Track, stem: str, readers: Sequence[AudioReader], n_samples: int) -> Iterator[np.ndarray]:
+    """(channels, samples) of a stem in blocks from its beginning to the track's end."""
     files = track.files[stem]
-    readers = [stack.enter_context(open_audio(Path(track.folder, file.name))) for file in files]
-
-    def blocks() -> Iterator[np.ndarray]:
-        for reader, file in zip(readers, files, strict=True):
-            reader.skip(file.start)
-        for start in range(0, track.n_samples, n_samples):
-            size = min(n_samples, track.n_samples - start)
-            parts = [_piece(r, f, track.n_channels, start, size) for r, f in zip(readers, files, strict=True)]
-            yield parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
-
-    return blocks(), max(reader.n_channels for reader in readers)
+    for reader, file in zip(readers, files, strict=True):
+        reader.skip(file.start)
+    for start in range(0, track.n_samples, n_samples):
+        size = min(n_samples, track.n_samples - start)
+        parts = [_piece(r, f, track.n_channels, start, size) for r, f in zip(readers, files, strict=True)]
+        yield parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
 
 
 def _piece(reader: AudioReader, file: StemFile, n_channels: int, start: int, size: int) -> np.ndarray:
@@ -518,6 +528,7 @@ def findings_of(facts: TrackFacts) -> list[Finding]:
     """What the samples of one track say, in sentences."""
     where = f"{facts.split}/{facts.track}"
     found = [Finding(kind, where, text) for kind, text in facts.problems]
+    found += [Finding(damage_kind(text), where, text, stops=False) for text in facts.damage]
     stems = facts.stems
     clipped = {n: s.clips for n, s in stems.items() if s.clips >= max(2, CLIPS_PER_MINUTE * s.seconds / 60)}
     edges = {n: s.highest_hz for n, s in stems.items() if s.highest_hz is not None}

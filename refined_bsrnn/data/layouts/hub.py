@@ -18,7 +18,7 @@ from ...audio import read_audio
 from ...console import say, track
 from ...errors import DataError, RecipeError, UserError, nearest
 from ...system import CACHE_VARIABLE, cache_folder, read_json, write_json
-from ..decode import Item, content_key, decode, decode_one, keep, share, writing
+from ..decode import READER, Item, content_key, decode, decode_one, keep, share, writing
 from .folders import SPLIT_FOLDERS, File, Finding, Listed, Listing
 
 TRACK_COLUMNS = ("track", "track_name", "name", "title", "id")  # the first there is names the tracks
@@ -145,7 +145,7 @@ class _Rows:
                 if value is not None and (value.get("bytes") or value.get("path")):
                     keep(folder, stem, *_decoded(value, folder, f"column {column!r} of {name} in {self.root}"))
 
-        return Item(f"{Path(self.root).stem}-{name}", key, make)
+        return Item(f"{Path(self.root).stem}-{name}", f"{READER} {key}", make)
 
     def decoded(self) -> Iterator[tuple[str, Path | UserError]]:
         """(name, folder or what is wrong with it) of every row."""
@@ -158,7 +158,7 @@ class _Rows:
     def streamed(self) -> Iterator[tuple[str, Path | UserError]]:
         """The same, from a stream; each process takes its share and waits for the others'."""
         rank, n_processes = share()
-        digest = hashlib.sha256(f"{self.key} {self.limit}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{READER} {self.key} {self.limit}".encode()).hexdigest()[:16]
         folder = cache_folder() / "decoded"
         indexes = [folder / f"stream-{digest}-{i}-of-{n_processes}.json" for i in range(n_processes)]
         if not _whole(indexes[rank]):

@@ -1,0 +1,454 @@
+"""What the FFmpeg inside PyAV decodes: one audio stream of a file or of a pipe, in place whatever is lost of it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from ..errors import AudioError
+from .base import MEND, AudioReader, Window
+from .convert import Uniform
+
+# Streams of frames without a container: their time stamps count packets, whatever lies between them.
+BARE = ("mp3", "aac", "ac3", "eac3", "dts", "dtshd", "flac", "loas", "mlp", "truehd")
+MP4_FRAME = 4096  # samples; the last coded frame of an mp4 may hang over the end by less
+PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins with what came before
+# A jump of time stamps without any error is a loss from here on, up to here: less is jitter, more another recording.
+JUMP_SECONDS = (0.1, 600.0)
+ROUNDING_SECONDS = 0.002  # of time stamps
+SEARCHED_BYTES = 1 << 22  # for the next packet
+MOST_FAILURES = 8  # of reading in a row
+COUNTED = ("flac", "wav", "w64", "aiff", "au", "caf", "tta", "ape")  # whose headers count samples
+LOSSLESS_CODECS = ("flac", "alac", "wavpack", "tta", "ape")
+
+
+class Pipe:
+    """A stream for PyAV: it gives what there is without waiting for more, and keeps what is raised meanwhile.
+
+    PyAV calls it from within FFmpeg and drops exceptions, Ctrl-C among them; the reader raises them behind that.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.raised = file, None
+        self.close = file.close
+
+    raised: BaseException | None
+
+    def read(self, n_bytes: int) -> bytes:
+        if self.raised is not None:  # FFmpeg asks again
+            return b""
+        try:
+            return self.file.read1(n_bytes) if hasattr(self.file, "read1") else self.file.read(n_bytes)
+        except BaseException as error:
+            self.raised = error
+            return b""
+
+    def check(self) -> None:
+        if self.raised is not None:
+            raise self.raised
+
+
+# What FFmpeg may read of a stream before it gives the first sample; else it waits for seconds of it.
+PIPE_PROBING = {"probesize": "32768", "analyzeduration": "100000"}  # bytes, microseconds
+
+
+class FfmpegReader(AudioReader):
+    """What FFmpeg decodes: audio stream ``stream`` of the file; None: the one marked as default, else the first."""
+
+    def __init__(self, path: Path, file: BinaryIO | Window | Pipe, stream: int | None = None, strict: bool = False):
+        super().__init__(path, strict)
+        self.n_samples = None
+        self.resources = ExitStack()
+        self.resources.callback(file.close)
+        self.pipe = file if isinstance(file, Pipe) else None
+        try:
+            # Given an open file and no protocol, a playlist cannot make FFmpeg open anything else.
+            options = {"protocol_whitelist": "none", **(PIPE_PROBING if self.pipe else {})}
+            self.container = self.resources.enter_context(av.open(file, options=options))
+            self.stream = self._chosen(stream)
+            self._describe()
+        except (FFmpegError, ValueError) as error:
+            self.close()
+            self._check_pipe()
+            raise self._unreadable(error) from None
+        except AudioError:
+            self.close()
+            raise
+        self.made = 0  # samples decoded so far
+        self.tags_end = 0  # byte behind the last tag
+        self.place = 0  # byte behind the last packet
+        self.again: BinaryIO | None = None  # the same file, to see what lies between packets
+        if self.format in BARE and self.path.is_file() and not isinstance(file, Window | Pipe):
+            self.again = self.resources.enter_context(self.path.open("rb"))
+        self.frame_pts = 0
+        self.decoded = self._frames()
+        self.rest = np.empty((self.n_channels, 0), np.float32)
+
+    def _unreadable(self, error: Exception) -> AudioError:
+        size = f" ({self.path.stat().st_size} bytes)" if self.path.is_file() else ""
+        return AudioError(
+            f"{self.path}{size} cannot be read as audio: {_ffmpeg_reason(error)}. If it plays elsewhere, export it as "
+            "wav or flac there; else copy it again or restore a backup."
+        )
+
+    def _check_pipe(self) -> None:
+        if self.pipe:
+            self.pipe.check()
+
+    def _chosen(self, stream: int | None) -> Any:
+        streams = self.container.streams.audio
+        if len(streams) <= (stream or 0):
+            wanted = f"no audio stream {stream}" if stream else "no sound"
+            raise AudioError(f"{self.path} has {wanted}: {_streams(self.container)}.")
+        if stream is not None or len(streams) == 1:
+            return streams[stream or 0]
+        chosen = next((i for i, s in enumerate(streams) if s.disposition & Disposition.default), 0)
+        languages = [f"{i}{f' ({s.language})' if s.language else ''}" for i, s in enumerate(streams)]
+        self.notes.append(
+            f"{self.path} has the audio streams {', '.join(languages)}; {chosen} is read. --stream N takes another."
+        )
+        return streams[chosen]
+
+    def _describe(self) -> None:
+        stream, codec = self.stream, self.stream.codec_context
+        if codec is None or codec.format is None or not codec.channels or not stream.rate:
+            raise AudioError(
+                f"{self.path} cannot be read as audio: FFmpeg finds no sound in it that it could decode. {MEND}"
+            )
+        self.sample_rate_hz, self.n_channels, self.format = stream.rate, codec.channels, self.container.format.name
+        ints = {"u8": 16, "s16": 16, "s32": 24}  # FFmpeg gives 24-bit samples as 32
+        exact = codec.name.startswith("pcm_") or codec.name in LOSSLESS_CODECS
+        self.lossless_bits = ints.get(codec.format.name.removesuffix("p"), 32) if exact else None
+        # Damage that a checksum shows is an error; the padding of an mp3 is cut here: its tag may be wrong.
+        codec.options = {
+            "err_detect": "crccheck+explode",
+            **({"flags2": "+skip_manual"} if self.format == "mp3" else {}),
+        }
+        seconds = None
+        if stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif self.container.duration:
+            seconds = self.container.duration / av.time_base
+        self.about_samples = round(seconds * self.sample_rate_hz) if seconds else None
+        # The last frame of AAC is filled up; an mp4 says where the sound ends, and FFmpeg leaves that to us.
+        self.end = self.about_samples if "mp4" in self.format and stream.duration else None
+        self.priming = 0
+        if self.end and (apple := self.container.metadata.get("iTunSMPB", "").split())[3:]:
+            with suppress(ValueError):
+                self.priming, self.end = int(apple[1], 16), int(apple[3], 16)
+        counted = self.format in COUNTED or ("matroska" in self.format and len(self.container.streams) == 1)
+        self.stated_end = self.end or (self.about_samples if counted else None)
+        self.scale = (stream.time_base or 0) * self.sample_rate_hz  # samples per time stamp
+
+    # --- packets → frames → float32
+
+    def _frames(self) -> Iterator[np.ndarray]:
+        """(channels, n) per frame, as float32, with silence where something is lost."""
+        jittery = "matroska" in self.format and "opus" in self.stream.codec_context.name  # as browsers write it
+        clock = _Clock(float(self.scale), self.sample_rate_hz, self.format in BARE, jittery)
+        sound = _Floats(self.sample_rate_hz, self.n_channels)
+        last = b""
+        for packet in self._packets():
+            if packet.size and self.format == "mp3":
+                last = bytes(packet)
+            frames, (skipped, padding) = self._decode(packet), _trimming(packet) if self.format == "mp3" else (0, 0)
+            if self.end is not None:
+                self._refine_end(packet)
+            if clock.bare and (n_bytes := self._left_out(packet)):
+                clock.failed(n_bytes, packet)
+            if frames is None:
+                clock.failed(packet.size, packet)
+                continue
+            if self.priming:
+                if not packet.has_sidedata("skip_samples"):  # FFmpeg did not read the tag
+                    sound.skip, self.scale = self.priming, 0  # no place is found by its time stamps
+                self.priming = 0
+            for frame in frames:
+                yield from self._silence(clock.missing_before(frame, packet.size), sound)
+                self.frame_pts = frame.pts or 0
+                for samples in sound.push(frame, skipped, padding):
+                    self.made += samples.shape[1]
+                    yield samples
+        yield from self._silence(clock.owed, sound)
+        for samples in sound.uniform.finish():
+            self.made += samples.shape[1]
+            yield samples
+        self._check_end(last)
+
+    def _refine_end(self, packet: Any) -> None:
+        """The length that an mp4 states may be rounded to milliseconds; where its last packet agrees, that counts."""
+        if packet.pts is not None and packet.duration:
+            coded_end = round((packet.pts - (self.stream.start_time or 0) + packet.duration) * self.scale)
+            if abs(coded_end - self.stated_end) <= self.sample_rate_hz / 1000:
+                self.end = coded_end
+
+    def _packets(self) -> Iterator[Any]:
+        """What the container holds; behind an error it is tried again."""
+        failures = 0
+        while True:
+            try:
+                for packet in self.container.demux(self.stream):
+                    failures = 0
+                    yield packet
+                self._check_pipe()
+                return
+            except (FFmpegError, ValueError) as error:
+                self._check_pipe()
+                failures += 1
+                if self.made == 0:
+                    if self.pipe and "mp4" in self.format:
+                        raise AudioError(
+                            f"{self.path} is an mp4 whose index may lie at its end, which cannot be read from a "
+                            "stream; give it as a file, or write it with ffmpeg -movflags +faststart."
+                        ) from None
+                    raise self._unreadable(error) from None
+                if failures == MOST_FAILURES:
+                    self.end_early(f"nothing behind {self.made / self.sample_rate_hz:.2f} s can be read")
+                    return
+
+    def _decode(self, packet: Any) -> list[Any] | None:
+        """The frames of a packet; None where it is damaged."""
+        try:
+            if self.format in BARE and packet.size and packet.pos is not None:
+                rest = self._behind_tags(packet)
+                if len(rest) < packet.size:
+                    with suppress(FFmpegError):
+                        return self.stream.codec_context.decode(av.Packet(bytes(rest))) if rest else []
+                    return []
+            frames: list[Any] = packet.decode()
+        except (FFmpegError, ValueError):
+            self._check_pipe()
+            return None
+        if not frames and packet.size and self.made:
+            return None
+        if self.stream.codec_context.name.startswith("pcm_"):  # its last packet may be shorter
+            return frames
+        return None if packet.size and (packet.is_corrupt or any(frame.is_corrupt for frame in frames)) else frames
+
+    def _behind_tags(self, packet: Any) -> memoryview:
+        """What a packet holds but names and pictures, which also stand where one file ends and the next begins."""
+        data = memoryview(packet)
+        place = max(0, self.tags_end - packet.pos)
+        while size := _tag_size(bytes(data[place : place + 16])):
+            place += size
+        if not place:
+            return data
+        self.tags_end = packet.pos + place
+        about_the_file = any(name in bytes(data[place : place + 64]) for name in (b"Xing", b"Info", b"VBRI"))
+        return data[len(data) :] if about_the_file else data[place:]
+
+    def _left_out(self, packet: Any) -> int:
+        """Bytes that FFmpeg left out before a packet since they are no frame, nor a tag; its own places are no help."""
+        if self.again is None or not packet.size:
+            return 0
+        head = bytes(memoryview(packet)[:16])
+        self.again.seek(self.place)
+        data, left_out = self.again.read(len(head)), 0
+        if data != head:
+            data += self.again.read(SEARCHED_BYTES)
+            left_out = max(0, data.find(head))
+        self.place += left_out + packet.size
+        return max(0, left_out - _tag_size(data)) if self.made else 0
+
+    def _silence(self, n_samples: int, sound: "_Floats") -> Iterator[np.ndarray]:
+        if n_samples < 1:
+            return
+        for samples in sound.finish():
+            self.made += samples.shape[1]
+            yield samples
+        self._lose(self.made, n_samples)
+        self.made += n_samples
+        for start in range(0, n_samples, self.sample_rate_hz):
+            yield np.zeros((self.n_channels, min(self.sample_rate_hz, n_samples - start)), np.float32)
+
+    def _check_end(self, last: bytes) -> None:
+        self._check_share(self.made)
+        if self.stated_end and self.made < self.stated_end - max(MP4_FRAME, self.sample_rate_hz // 10):
+            self.end_early(self.promise(self.stated_end, self.made))
+        elif self.format == "mp3" and _is_half_a_frame(last):
+            self.end_early(f"it ends in the middle of a frame, at {self.made / self.sample_rate_hz:.2f} s")
+
+    # --- the samples asked for
+
+    def skip(self, n_samples: int) -> int:
+        """In an mp4, where time stamps count samples, decoding begins a little before the place.
+
+        That is exact but for noise that an AAC decoder is told to make up.
+        """
+        target, preroll = self.position + n_samples, round(PREROLL_SECONDS * self.sample_rate_hz)
+        entry = min(target, self.end or 0) - preroll  # FFmpeg takes no place far behind the end
+        if self.end is not None and not self.priming and self.scale == 1 and entry > self.position + preroll:
+            self.container.seek(entry + (self.stream.start_time or 0), stream=self.stream)
+            self.decoded = self._frames()
+            self.rest = next(self.decoded, self.rest[:, :0])
+            self.position = self.frame_pts - (self.stream.start_time or 0)
+            self.made = self.position + self.rest.shape[1]
+        return super().skip(target - self.position)
+
+    def _read(self, n_samples: int) -> np.ndarray:
+        parts, there = [self.rest], self.rest.shape[1]
+        # Of an mp4 some frames ahead, to see whether the end is near.
+        wanted = n_samples + (MP4_FRAME if self.end is not None else 0)
+        while there < wanted and (frame := next(self.decoded, None)) is not None:
+            parts.append(frame)
+            there += frame.shape[1]
+        samples = np.concatenate(parts, axis=1)
+        at_end = there < wanted
+        if at_end and self.end is not None and 0 < self.position + there - self.end < MP4_FRAME:
+            samples = samples[:, : max(0, self.end - self.position)]
+        if at_end and self.position + samples.shape[1] == 0:
+            raise AudioError(f"{self.path} holds no samples. {MEND}")
+        self.rest = samples[:, n_samples:]
+        return samples[:, :n_samples]
+
+    def close(self) -> None:
+        with suppress(FFmpegError):
+            self.resources.close()
+
+
+def has_jumps(file: BinaryIO | Window) -> bool:
+    """Whether a part is missing before the end of a file with time stamps: seen without decoding it."""
+    expected: float | None = None
+    try:
+        with av.open(file, options={"protocol_whitelist": "none"}) as container:
+            for packet in container.demux(container.streams.audio[0]):
+                if packet.pts is not None:
+                    place = float(packet.pts * packet.time_base)
+                    if expected is not None and abs(place - expected) > JUMP_SECONDS[0]:
+                        return True
+                    expected = place + float((packet.duration or 0) * packet.time_base)
+    except (FFmpegError, ValueError, IndexError):
+        return True
+    return False
+
+
+class _Clock:
+    """How much is missing before a frame: by time stamps, and by the packets that failed before it."""
+
+    def __init__(self, scale: float, sample_rate_hz: int, bare: bool, jittery: bool):
+        self.scale, self.rate, self.bare, self.jittery = scale, sample_rate_hz, bare, jittery
+        self.expected: float | None = None  # place of the next frame, in samples
+        self.failures, self.failed_samples, self.failed_bytes = 0, 0, 0  # since the last good frame
+        self.frame, self.mean_bytes = 0, 0.0  # of good ones
+
+    @property
+    def owed(self) -> int:
+        """Samples of what failed. Without a container all up to the next good frame is one packet, or none."""
+        if not self.bare:
+            return self.failed_samples
+        return max(1, round(self.failed_bytes / self.mean_bytes)) * self.frame if self.failures and self.frame else 0
+
+    def failed(self, n_bytes: int, packet: Any) -> None:
+        self.failures += 1
+        self.failed_bytes += n_bytes
+        length = round(packet.duration * self.scale) or self.frame
+        alike = abs(length - self.frame) <= ROUNDING_SECONDS * self.rate  # time stamps may be rounded
+        self.failed_samples += self.frame if alike else length
+        if self.expected is None and packet.pts is not None:
+            self.expected = max(0.0, packet.pts * self.scale)
+
+    def missing_before(self, frame: Any, n_bytes: int) -> int:
+        length = round(frame.samples * self.rate / frame.sample_rate)
+        place = None if self.bare or frame.pts is None else float(frame.pts * frame.time_base) * self.rate
+        missing = self.owed
+        if place is not None and self.expected is not None:
+            missing = self._jumped(place - self.expected)
+        self.expected = length + (place if place is not None else (self.expected or 0.0) + missing)
+        self.failures = self.failed_samples = self.failed_bytes = 0
+        self.frame = length
+        self.mean_bytes = 0.9 * self.mean_bytes + 0.1 * n_bytes if self.mean_bytes else n_bytes
+        return missing
+
+    def _jumped(self, jump: float) -> int:
+        """What a jump of time stamps says: they may be rounded, jitter, or belong to another recording."""
+        rounding, lowest, highest = (s * self.rate for s in (ROUNDING_SECONDS, *JUMP_SECONDS))
+        if self.failures and (abs(jump - self.owed) <= rounding or not 0 <= jump < highest):
+            return self.owed
+        frames = round(jump / self.frame) * self.frame if self.frame else 0
+        whole = frames > 0 and abs(frames - jump) <= rounding  # whole frames are missing
+        if jump < self.frame / 2:
+            return 0
+        if (self.failures or jump > lowest or (whole and not self.jittery)) and jump < highest:
+            return frames if whole else round(jump)
+        return 0
+
+
+class _Floats:
+    """Decoded frames as float32 (channels, n) of one rate and number of channels, without an encoder's padding.
+
+    Where the padding ends a tag says, which may be wrong: as many samples as it says are held back up to the true end.
+    """
+
+    def __init__(self, sample_rate_hz: int, n_channels: int):
+        self.uniform = Uniform(sample_rate_hz, n_channels)
+        self.kind: tuple[str, str, int] | None = None
+        self.skip = self.padding = 0
+        self.held = np.empty((n_channels, 0), np.float32)
+
+    def push(self, frame: Any, skipped: int, padding: int) -> Iterator[np.ndarray]:
+        """The samples of a frame, without ``skipped`` ones from there on and ``padding`` ones at the end of all."""
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if kind != self.kind:
+            # Interleaved: PyAV reads only eight planes.
+            self.convert = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+            self.kind = kind
+        n_channels, rate = frame.layout.nb_channels, frame.sample_rate
+        frame.pts = None  # the resampler would fill gaps between time stamps
+        self.skip += skipped
+        self.padding += padding
+        for converted in self.convert.resample(frame):
+            samples = converted.to_ndarray().reshape(-1, n_channels).T
+            here = min(self.skip, samples.shape[1])
+            self.skip -= here
+            for uniform in self.uniform.push(samples[:, here:], rate):
+                if self.padding:
+                    self.held = np.concatenate([self.held, uniform], axis=1)
+                    ready = max(0, self.held.shape[1] - self.padding)
+                    uniform, self.held = self.held[:, :ready], self.held[:, ready:]
+                yield uniform
+
+    def finish(self) -> list[np.ndarray]:
+        """What is left before something else follows."""
+        held, self.held = self.held, self.held[:, :0]
+        return [held, *self.uniform.finish()]
+
+
+def _trimming(packet: Any) -> tuple[int, int]:
+    """Samples of the encoder's own at the beginning and at the end of a packet's."""
+    for data in packet.iter_sidedata():
+        if data.data_type == "skip_samples":
+            values = bytes(data)
+            return int.from_bytes(values[:4], "little"), int.from_bytes(values[4:8], "little")
+    return 0, 0
+
+
+def _tag_size(data: bytes) -> int:
+    """How long the names and pictures are that begin here; 0 where none do."""
+    if data[:3] == b"ID3" and len(data) >= 10:
+        a, b, c, d = data[6:10]
+        return 10 + (a << 21 | b << 14 | c << 7 | d)  # seven bits each
+    if data[:8] == b"APETAGEX":
+        return 32 + int.from_bytes(data[12:16], "little")
+    return 128 if data[:3] == b"TAG" else 0
+
+
+def _is_half_a_frame(data: bytes) -> bool:
+    """Whether an mp3's frame has fewer bytes than its own header says: then the parser waits for more."""
+    return bool(data) and not av.CodecContext.create("mp3", "r").parse(data)
+
+
+def _streams(container: Any) -> str:
+    kinds = [f"{stream.type} stream {stream.index}" for stream in container.streams]
+    return f"FFmpeg finds {' and '.join(kinds)} in it" if kinds else "FFmpeg finds nothing in it"
+
+
+def _ffmpeg_reason(error: Exception) -> str:
+    """FFmpeg's last words about the file, without its error number."""
+    logged = getattr(error, "log", None)
+    text = logged[2] if logged else getattr(error, "strerror", None) or str(error)
+    return text.strip().rstrip(".")[:1].lower() + text.strip().rstrip(".")[1:]
