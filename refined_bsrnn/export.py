@@ -75,20 +75,39 @@ def facts(model: BSRNN, targets: Sequence[str]) -> dict[str, Any]:
 # --- torch.export -----------------------------------------------------------------------------------------------------
 
 
-def export_core(model: BSRNN, path: Path, targets: Sequence[str] | None = None) -> Path:
-    """Write the core in the format that the file's ending says; `RecipeError` for another than .onnx and .pt2."""
+def export_core(
+    model: BSRNN,
+    path: Path,
+    targets: Sequence[str] | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Path:
+    """Write the core in the format that the file's ending says; ``tell`` gets a sentence at each step.
+
+    Raises `RecipeError` for another ending than .onnx and .pt2, and for a file that is there, without ``overwrite``.
+    """
     writers = {".onnx": export_onnx, ".pt2": export_program}
     if path.suffix not in writers:
         raise RecipeError(f"{path} ends in {path.suffix or 'nothing'!r}; expected .onnx, or .pt2 for torch.export.")
-    return writers[path.suffix](model, path, targets)
+    if path.is_dir() or (path.exists() and not overwrite):
+        what = "a folder" if path.is_dir() else "there already"
+        raise RecipeError(
+            f"{path} is {what} and is not replaced; take another --out{'' if path.is_dir() else ', or --overwrite it'}."
+        )
+    names = model.check_targets(targets)
+    tell(f"Exporting {', '.join(names)} to {path}: tracing the network, which takes half a minute or more.")
+    return writers[path.suffix](model, path, names, tell)
 
 
-def export_program(model: BSRNN, path: Path, targets: Sequence[str] | None = None) -> Path:
+def export_program(
+    model: BSRNN, path: Path, targets: Sequence[str] | None = None, tell: Callable[[str], None] = lambda sentence: None
+) -> Path:
     """Write the core as a program that `torch.export.load` reads (``.pt2``), without this package.
 
     Its extra file ``refined_bsrnn.json`` holds the `facts`.
     """
     program = make_program(model, targets)
+    tell("Traced; writing the file.")
     extra = {"refined_bsrnn.json": json.dumps(facts(model, model.check_targets(targets)))}
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that are not on the CPU, which these are
@@ -228,7 +247,9 @@ def _plain_rnns(program: torch.export.ExportedProgram) -> None:
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
-def export_onnx(model: BSRNN, path: Path, targets: Sequence[str] | None = None) -> Path:
+def export_onnx(
+    model: BSRNN, path: Path, targets: Sequence[str] | None = None, tell: Callable[[str], None] = lambda sentence: None
+) -> Path:
     """Write the core as an ONNX file: input ``mixture`` (B, C, 2, F, T), one output per target, under its name.
 
     Raises `RecipeError` where the packages for it are not installed.
@@ -242,8 +263,10 @@ def export_onnx(model: BSRNN, path: Path, targets: Sequence[str] | None = None) 
         ) from None
     core, example = _plain_core(model, targets)
     with atomic_write(path) as temporary, _quiet(), torch.no_grad():
+        traced = _trace(core, example)
+        tell("Traced; translating it to ONNX, which takes as long again.")
         program = torch.onnx.export(
-            _trace(core, example),
+            traced,
             input_names=["mixture"],
             output_names=core.targets,
             opset_version=OPSET,

@@ -42,7 +42,7 @@ def test_the_main_job_as_typed(drums, capsys, tmp_path):
     assert json.loads(out.splitlines()[0])["drums"]["n_tracks"] == 1
     song = tmp_path / "songs" / "test" / "song-0" / "mixture.wav"
     assert main(["separate", str(song), "--model", "drums-to-bass", "--head", "bass", "--out", "here", "--json"]) == 0
-    written = json.loads(capsys.readouterr().out)[str(song)]["bass"]
+    written = json.loads(capsys.readouterr().out)["songs"][0]["stems"]["bass"]
     assert soundfile.info(written).frames == soundfile.info(song).frames
     assert main(["report", "drums", "drums-to-bass", "--out", "report"]) == 0
     assert "drums-to-bass" in capsys.readouterr().out

@@ -104,7 +104,7 @@ def test_the_residual_is_what_no_stem_holds(mtl, arguments, disjoint, bits):
 
 def test_a_run_without_the_heads_of_a_sum_has_no_residual(mtl, song):
     make_run("again", ["drums", "vocals"], seed=1, backbone_of="mtl")
-    separate(song, "--model", "mtl", "again", "--sum", "drums+bass", "--residual")
+    separate(song, "--model", "mtl", "--model", "again", "--sum", "drums+bass", "--residual")
     assert sorted(p.stem for p in Path("separated").rglob("*.wav")) == ["drums+bass", "residual"]
 
 
@@ -213,7 +213,7 @@ def test_runs_on_one_backbone_share_a_pass(mtl, song, monkeypatch, capsys):
     passes = []
     forward = BSRNN._features
     monkeypatch.setattr(BSRNN, "_features", lambda model, *x: passes.append(id(model)) or forward(model, *x))
-    separate(song, "--model", "mtl", "mtl-to-guitar", "--model", "other", "--head", "bass,guitar,piano", "--residual")
+    separate(song, "--model", "mtl,mtl-to-guitar", "--model", "other", "--head", "bass,guitar,piano", "--residual")
     assert len(passes) == len(set(passes)) == 2
     assert "mtl-to-guitar shares the backbone of mtl: it runs once" in capsys.readouterr().err
     total = 0
@@ -227,8 +227,8 @@ def test_runs_on_one_backbone_share_a_pass(mtl, song, monkeypatch, capsys):
 
 def test_heads_of_one_name_stay_apart(mtl, song, capsys):
     make_run("again", ["drums", "vocals"], seed=1, backbone_of="mtl")
-    separate(song, "--model", "mtl", "again", "--head", "drums", "--residual", "--json")
-    written = json.loads(capsys.readouterr().out)[str(song)]
+    separate(song, "--model", "mtl,again", "--head", "drums", "--residual", "--json")
+    written = json.loads(capsys.readouterr().out)["songs"][0]["stems"]
     assert sorted(written) == ["again/drums", "again/residual", "mtl/drums", "mtl/residual"]
     for run in ("mtl", "again"):
         alone = Separator.from_pretrained(run).separate(song)["drums"]
@@ -314,7 +314,7 @@ def test_names_that_are_no_unicode_do_not_stop_the_others(mtl, song, capsys):
     for name in (b"caf\xe9.wav", b"zz.wav"):
         shutil.copy(song, Path("in", os.fsdecode(name)))
     separate("in", "--model", "mtl", "--head", "bass", "--json")
-    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert [song["status"] for song in json.loads(capsys.readouterr().out)["songs"]] == ["written", "written"]
     assert torch.equal(stem("bass", os.fsdecode(b"caf\xe9")), stem("bass", "zz"))
 
 
@@ -348,8 +348,9 @@ def test_a_folder_without_songs_does_not_stop_the_others(mtl, song, capsys):
     err = capsys.readouterr().err
     assert err.count("Failed: empty holds no audio files.") == 2  # when it happens and in the summary
     assert stem("bass").shape == (2, 2 * RATE)
-    separate("empt*", "--model", "mtl", code=1)
-    assert "there is no file empt*." in capsys.readouterr().err
+    for pattern, message in (("empt*", "empt* holds no audio files."), ("nothing*", "there is no file nothing*.")):
+        separate(pattern, "--model", "mtl", code=1)
+        assert message in capsys.readouterr().err
 
 
 def test_a_part(mtl, song):
@@ -362,7 +363,8 @@ def test_a_part(mtl, song):
 def test_standard_input(mtl, song, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(song.read_bytes())))
     separate("-", "--model", "mtl", "--head", "bass", "--json")
-    assert json.loads(capsys.readouterr().out)["-"]["bass"] == "separated/mtl/stdin/bass.wav"
+    (row,) = json.loads(capsys.readouterr().out)["songs"]
+    assert (row["input"], row["stems"]["bass"]) == ("-", "separated/mtl/stdin/bass.wav")
     wanted = Separator.from_pretrained("mtl").separate(song)["bass"]
     torch.testing.assert_close(stem("bass", "stdin"), wanted, atol=1e-6, rtol=0)
 
@@ -554,7 +556,9 @@ def test_broken_files_do_not_stop_the_others(mtl, song, capsys):
     songs = len([name for name in HOSTILE if not name.endswith("m3u8")]) + 1
     assert f"Separated 1 of {songs}: 0.0 min of audio in" in captured.err
     assert captured.err.count("Failed: in/empty.wav") == 2  # when it happens and in the summary
-    assert list(json.loads(captured.out)) == ["in/zz-good.wav"]
+    rows = json.loads(captured.out)["songs"]
+    assert [row["input"] for row in rows if row["status"] == "written"] == ["in/zz-good.wav"]
+    assert {row["input"]: row["problem"] for row in rows}["in/empty.wav"].startswith("in/empty.wav is empty (0 bytes)")
     assert Path("separated/mtl/zz-good/bass.wav").is_file()
     assert "Traceback" not in captured.err
 
