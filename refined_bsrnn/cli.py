@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -181,8 +181,9 @@ def separate(args: argparse.Namespace) -> int:
     _use_threads(args)
     options = {"device": args.device, "root": args.root, "chunk_seconds": args.chunk_seconds, "overlap": args.overlap}
     options |= {"shifts": args.shifts, "batch": args.batch, "precision": args.precision}
-    ensemble, notes = load_voices([*args.model, *args.ensemble], wanted.needed, bool(args.ensemble), **options)
-    _check_songs(args, {voice.head for voice in ensemble.voices})
+    runs = [*args.model, *args.ensemble]
+    _check_songs(args, runs)
+    ensemble, notes = load_voices(runs, wanted.needed, bool(args.ensemble), **options)
     if args.live:
         for separator, names in ensemble.passes:
             Live(separator, names)  # refuses what cannot be live
@@ -245,10 +246,14 @@ def _sort_out(args: argparse.Namespace) -> None:
         raise RecipeError("there is no song; expected files, folders, patterns, or - for standard input.")
 
 
-def _check_songs(args: argparse.Namespace, heads: Collection[str]) -> None:
+def _check_songs(args: argparse.Namespace, runs: Sequence[str]) -> None:
     """`RecipeError` for a head among the songs, as in ``--head A B``."""
-    for text in args.input:
-        if text in heads and not os.path.lexists(text):
+    from .hub import find_model
+
+    missing = [text for text in args.input if text != "-" and not os.path.lexists(text)]
+    heads = {head for run in runs for head in find_model(run, args.root).head_names()} if missing else set()
+    for text in missing:
+        if text in heads:
             raise RecipeError(f"{text} is a head, and there is no song of that name. Several heads: --head NAME,{text}")
 
 
@@ -799,7 +804,7 @@ def _app_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--keep-minutes", type=float, default=60.0, metavar="M", help="delete what nobody asks for (default: 60)"
     )
-    p.add_argument("--public-url", metavar="URL", help="where a proxy serves it, e.g. https://stems.example.org/songs")
+    p.add_argument("--public-url", metavar="URL", help="where a proxy shows it, e.g. https://stems.example.org/songs")
     _device(p)
     _threads(p)
     _root(p)

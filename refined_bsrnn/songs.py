@@ -80,7 +80,9 @@ def find_jobs(
             tell(f"Left out of {text}: {', '.join(f'{n} {kind}' for kind, n in sorted(left_out.items()))}.{hint}")
         for job in songs or [Job(Path(text), f"{text}/", f"{text} holds no audio files.")]:  # no file's name
             jobs.setdefault(os.path.realpath(job.path or ""), job)
-    return _told_apart(list(jobs.values()))
+    found = [job for job in jobs.values() if not job.problem]
+    apart = dict(zip(found, _told_apart(found), strict=True))
+    return [apart.get(job, job) for job in jobs.values()]
 
 
 def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[Job]:
