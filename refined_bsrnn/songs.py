@@ -79,10 +79,18 @@ def find_jobs(
             hint = " Stems are separated where they are named one by one." if left_out[OWN_STEM] else ""
             tell(f"Left out of {text}: {', '.join(f'{n} {kind}' for kind, n in sorted(left_out.items()))}.{hint}")
         for job in songs or [Job(Path(text), f"{text}/", f"{text} holds no audio files.")]:  # no file's name
-            jobs.setdefault(os.path.realpath(job.path or ""), job)
+            jobs.setdefault(_where(job.path or Path()), job)
     found = [job for job in jobs.values() if not job.problem]
     apart = dict(zip(found, _told_apart(found), strict=True))
     return [apart.get(job, job) for job in jobs.values()]
+
+
+def _where(path: Path) -> str:
+    """Where a path really leads."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return str(path)
 
 
 def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[Job]:
@@ -91,7 +99,7 @@ def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[Job]:
     for path in found:
         problem = look_up(path)
         if not problem and path.is_dir():
-            for song, why in _songs_in(path, os.path.realpath(out), left_out):
+            for song, why in _songs_in(path, _where(out), left_out):
                 yield Job(song, safe_track(song.relative_to(path).with_suffix("").as_posix()), why)
         elif path != expanded(text) and not problem and (kind := left_out_as(path)):
             left_out[kind] += 1
@@ -116,7 +124,7 @@ def _songs_in(folder: Path, out: str, left_out: Counter[str]) -> list[tuple[Path
     waiting, links, seen = [folder], list[Path](), set[str]()
     while waiting or links:
         here = waiting.pop() if waiting else links.pop()  # what is reached without a link has its name from there
-        real = os.path.realpath(here)
+        real = _where(here)
         if real in seen:
             continue
         seen.add(real)
@@ -127,8 +135,8 @@ def _songs_in(folder: Path, out: str, left_out: Counter[str]) -> list[tuple[Path
             continue
         for entry in entries:
             path = Path(entry.path)
-            if os.path.isdir(path) and not entry.name.startswith("."):  # noqa: PTH112 (False where it cannot be told)
-                if os.path.realpath(path) == out:
+            if os.path.isdir(path) and not is_hidden(path):  # noqa: PTH112 (False where it cannot be told)
+                if _where(path) == out:
                     left_out["folder of --out"] += 1
                 else:
                     (links if entry.is_symlink() else waiting).append(path)
@@ -139,10 +147,15 @@ def _songs_in(folder: Path, out: str, left_out: Counter[str]) -> list[tuple[Path
     return sorted(found)
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a name hides a file; titles may begin with several dots."""
+    return path.name.startswith(".") and not path.name.startswith("..")
+
+
 def left_out_as(path: Path) -> str:
     """As which kind a file in a folder is left out; nothing for a song."""
     suffix = path.suffix.lower()
-    if path.name.startswith("."):
+    if is_hidden(path):
         return "hidden"
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -471,7 +471,7 @@ def separate_song(
     with _no_empty_folders(paths, wanted.out), stems:
         stems.open()
         n = 0
-        for block in estimate(ensemble, source, wanted, of):
+        for block in _read(estimate(ensemble, source, wanted, of)):
             stems.write([_mix(part, block) for part in parts])
             n += block.shape[-1]
             progress(min(0.999, n / source.n_samples) if source.n_samples else 0.0)
@@ -480,6 +480,14 @@ def separate_song(
     result.placed, result.skipped = stems.placed, not stems.placed
     result.n_samples, result.took_seconds = n, time.perf_counter() - started
     return result
+
+
+def _read(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Blocks of a song; what the system says of reading it is not said of the files that are written."""
+    try:
+        yield from blocks
+    except OSError as error:
+        raise AudioError(f"it cannot be read: {error.strerror or error}.") from error
 
 
 def _check_places(paths: Sequence[Path], job: Job, wanted: Wanted, inputs: Collection[tuple[int, int] | None]) -> None:
