@@ -988,11 +988,11 @@ def _command(p: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.Arg
 
 def _whole(words: Sequence[str]) -> list[str]:
     """``--wiener`` may stand alone: what is no number behind it is a song."""
-    result: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        alone = word == "--wiener" and not following.lstrip("-").isdecimal()
-        result.append("--wiener=1" if alone else word)
-    return result
+    following = [*words[1:], ""][: len(words)]
+    alone = [
+        word == "--wiener" and not then.lstrip("-").isdecimal() for word, then in zip(words, following, strict=True)
+    ]
+    return ["--wiener=1" if is_alone else word for word, is_alone in zip(words, alone, strict=True)]
 
 
 def _complain(text: str) -> None:

@@ -11,6 +11,7 @@ estimates come out with the gain.
 import copy
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from .model import BSRNN, Backbone
 
 OPSET = 18  # of ONNX
 EXAMPLE_FRAMES = 7
+AXES = ("batch", "channels", "planes", "bins", "frames")
 
 
 class MaskCore(nn.Module):
@@ -89,12 +91,12 @@ def export_core(
     writers = {".onnx": export_onnx, ".pt2": export_program}
     if path.suffix not in writers:
         raise RecipeError(f"{path} ends in {path.suffix or 'nothing'!r}; expected .onnx, or .pt2 for torch.export.")
+    names = model.check_targets(targets)
     if path.is_dir() or (path.exists() and not overwrite):
         what = "a folder" if path.is_dir() else "there already"
         raise RecipeError(
             f"{path} is {what} and is not replaced; take another --out{'' if path.is_dir() else ', or --overwrite it'}."
         )
-    names = model.check_targets(targets)
     tell(f"Exporting {', '.join(names)} to {path}: tracing the network, which takes half a minute or more.")
     return writers[path.suffix](model, path, names, tell)
 
@@ -280,8 +282,22 @@ def export_onnx(
         assert program is not None
         for key, value in facts(model, core.targets).items():
             program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
-        onnx.save(program.model_proto, str(temporary))
+        proto = program.model_proto
+        _name_axes(proto.graph)
+        onnx.save(proto, str(temporary))
     return path
+
+
+def _name_axes(graph: Any) -> None:
+    """Names for the free axes in place of those that the tracer invents, such as s85, wherever they appear."""
+    free = {}
+    for name, dim in zip(AXES, graph.input[0].type.tensor_type.shape.dim, strict=True):
+        if dim.dim_param:
+            free[dim.dim_param] = name
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda found: free.get(found[0], found[0]), dim.dim_param)
 
 
 @contextmanager
