@@ -282,6 +282,9 @@ class Guard:
                 )
                 await send({"type": "http.response.body", "body": text.encode()})
 
+        prefix = urlsplit(self.public).path
+        if prefix and scope["path"].startswith(f"{prefix}/"):  # the proxy has left the public path on
+            scope = {**scope, "path": scope["path"][len(prefix) :], "raw_path": scope["raw_path"][len(prefix) :]}
         headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
         if not self.knows(headers.get(b"host", ""), headers.get(b"origin", "")):
             await refuse(403, "Requests under this name, or from there, are refused.")

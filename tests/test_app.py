@@ -511,6 +511,9 @@ def test_pages_behind_a_proxy_ask_the_public_address(separator):
         headers = {"Host": "stems.example.org", "Origin": "https://stems.example.org:8443"}
         status, config = ask(served, "GET", "/config", **headers)
         assert (status, json.loads(config)["root"]) == (200, "https://Stems.example.org:8443/songs")
+        for path in ("/", "/songs/", "/songs/config", "/songs/theme.css"):
+            assert ask(served, "GET", path, **headers)[0] == 200
+        assert ask(served, "GET", "/songs/docs", **headers)[0] == 404
         body, kind = multipart(b"a song")
         assert ask(served, "POST", "/gradio_api/upload", body, **headers, **kind)[0] == 200
         assert (
