@@ -219,11 +219,11 @@ def _say_end(args: argparse.Namespace, results: Sequence[Any], live: Any) -> Non
 
 def _separated(jobs: Sequence[Any], results: Sequence[Any], left_out: Sequence[str]) -> dict[str, Any]:
     """What ``--json`` prints: every song and what has become of it, also where the work was interrupted."""
-    from .stems import values_of
+    from .stems import Result
 
     rows = [result.values() for result in results]
     for i, job in enumerate(jobs[len(results) :]):
-        rows.append(values_of(job, "not tried" if i else "interrupted"))
+        rows.append({**Result(job).values(), "status": "not tried" if i else "interrupted"})
     return {"songs": rows, "left_out": list(left_out), "interrupted": len(results) < len(jobs)}
 
 
@@ -701,7 +701,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", nargs="?", help="a YAML file or the name of a shipped recipe")
-    p.add_argument("--resume", metavar="RUN", help="continue an interrupted run exactly")
+    p.add_argument("--resume", type=_place, metavar="RUN", help="continue an interrupted run exactly")
     _overrides(p)
 
 
@@ -720,7 +720,9 @@ def _check_data_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _transfer_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--base", required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder")
+    p.add_argument(
+        "--base", type=_place, required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder"
+    )
     p.add_argument("--target", required=True, nargs="+", action="extend", metavar="NAME", help="the new sources")
     p.add_argument("--recipe", default="transfer", help="training settings (default: recipes/transfer.yaml)")
     p.add_argument("--method", metavar="WORD", help="frozen (default), partial, lora, full, scratch, random")
@@ -742,7 +744,7 @@ def _transfer_arguments(p: argparse.ArgumentParser) -> None:
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", nargs="?", help="a run's name or folder")
     p.add_argument("--estimates", type=expanded, metavar="DIR", help="score DIR/<track>/<target>.wav instead of a run")
-    p.add_argument("--data", metavar="ROOT", help="another data root than the run's")
+    p.add_argument("--data", type=_place, metavar="ROOT", help="another data root than the run's")
     p.add_argument("--split", default="test", choices=["train", "valid", "test"])
     _list(p, "--tracks", "PATTERN", "only tracks named so, e.g. 'eir_*'")
     p.add_argument("--quick", action="store_true", help="uSDR alone on at most 8 tracks, for development")
@@ -797,7 +799,9 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _app_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--model", required=True, metavar="RUN", help="a run's name or folder")
+    p.add_argument(
+        "--model", type=_place, required=True, metavar="RUN", help="a run's name or folder, or hf:owner/name"
+    )
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: this machine alone)")
     p.add_argument("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
     p.add_argument("--max-mb", type=float, default=500.0, metavar="MB", help="how large a song may be (default: 500)")
@@ -858,7 +862,7 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
             a.add_argument("--push", metavar="OWNER/NAME", help="also put it on the Hugging Face hub")
             a.add_argument("--public", action="store_true", help="there for everybody to see (default: private)")
         if name == "forgetting":
-            a.add_argument("--data", metavar="ROOT", help="another data root than the base's")
+            a.add_argument("--data", type=_place, metavar="ROOT", help="another data root than the base's")
             a.add_argument("--split", default="test", choices=["train", "valid", "test"])
             _device(a)
         if name in ("list", "verify", "forgetting"):

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from .files import read_json, write_bytes, write_json, write_text
 from .head_files import HeadFacts, list_heads
 from .model import BSRNN
 from .recipe import Recipe, RunSpec, dump_recipe
+from .temporary import owned_folder
 
 HUB = "hf:"  # before the name of a hub model
 HUB_ID = r"[\w.-]+/[\w.-]+"
@@ -96,8 +96,8 @@ def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
         raise RecipeError(f"{run.path} has no head to export.")
     load_model(run, names)  # strict: what does not fit together is not handed on
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        whole = RunFolder(Path(temporary) / out.name)
+    with owned_folder(out.parent, f".export-{out.name}-") as temporary:
+        whole = RunFolder(temporary / out.name)
         _write(run, whole, names)
         whole.path.replace(out)
     return RunFolder(out)
@@ -131,8 +131,8 @@ def save_model(model: BSRNN, out: Path) -> RunFolder:
     if not model.heads:
         raise RecipeError("the network has no head to save.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        whole = RunFolder(Path(temporary) / out.name)
+    with owned_folder(out.parent, f".export-{out.name}-") as temporary:
+        whole = RunFolder(temporary / out.name)
         write_text(whole.recipe, dump_recipe(_alone(model.recipe, tuple(model.targets), out.name)))
         save_backbone(whole.backbone, model)
         for name in model.heads:

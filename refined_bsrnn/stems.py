@@ -410,18 +410,18 @@ class Result:
         return lines
 
     def values(self) -> dict[str, Any]:
-        """What to tell a program."""
-        values = values_of(self.job, "failed" if self.problem else "skipped" if self.skipped else "written")
-        values["problem"] = self.problem or None
-        values["stems"] = {name: str(path) for name, path in self.paths.items()}
-        for name in ("sample_rate_hz", "n_channels", "n_samples", "took_seconds", "level_db"):
-            values[name] = getattr(self, name) or None if self.problem or self.skipped else getattr(self, name)
-        return values
-
-
-def values_of(job: Job, status: str) -> dict[str, Any]:
-    """What to tell a program of a song that nothing has come of yet."""
-    return {"input": str(job.path or "-"), "track": job.track, "status": status}
+        """What to tell a program; only a song that was written has a rate and a length."""
+        status = "failed" if self.problem else "skipped" if self.skipped else "written"
+        done = status == "written" and self.n_samples > 0
+        facts = ("sample_rate_hz", "n_channels", "n_samples", "took_seconds", "level_db")
+        return {
+            "input": str(self.job.path or "-"),
+            "track": self.job.track,
+            "status": status,
+            "problem": self.problem or None,
+            "stems": {name: str(path) for name, path in self.paths.items()},
+            **{name: getattr(self, name) if done else None for name in facts},
+        }
 
 
 def summary(results: Sequence[Result]) -> str:

@@ -851,6 +851,8 @@ def test_an_interrupted_call_says_what_it_has_done(mtl, song, monkeypatch, capsy
     assert [row["status"] for row in told["songs"]] == ["written", "failed", "interrupted", "not tried"]
     assert "cannot be read as audio" in told["songs"][1]["problem"]
     assert told["interrupted"] is True
+    assert len({tuple(row) for row in told["songs"]}) == 1, "all have the same keys"
+    assert told["songs"][3]["stems"] == {}
     assert not Path("separated/mtl/c").exists()
 
 
