@@ -980,23 +980,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _command(p: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.ArgumentParser | None, list[str]]:
     """The parser of the command, or of the command's own command, and the words that are left for it."""
-    for action in p._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return (
-                _command(action.choices[words[0]], words[1:])
-                if words[:1] and words[0] in action.choices
-                else (None, [])
-            )
-    return p, words
+    commands = next((action for action in p._actions if isinstance(action, argparse._SubParsersAction)), None)
+    if commands is None:
+        return p, words
+    if not words or words[0] not in commands.choices:
+        return None, []
+    return _command(commands.choices[words[0]], words[1:])
 
 
 def _whole(words: Sequence[str]) -> list[str]:
-    """``--wiener`` may stand alone: what is no number behind it is a song."""
-    following = [*words[1:], ""][: len(words)]
-    alone = [
-        word == "--wiener" and not then.lstrip("-").isdecimal() for word, then in zip(words, following, strict=True)
-    ]
-    return ["--wiener=1" if is_alone else word for word, is_alone in zip(words, alone, strict=True)]
+    """``--wiener`` may stand alone: what is no number behind it is a song. What stands behind ``--`` is no option."""
+    end = words.index("--") if "--" in words else len(words)
+    result: list[str] = []
+    for word, then in zip(words[:end], [*words[1:end], ""], strict=False):
+        alone = word == "--wiener" and not then.lstrip("-").isdecimal()
+        result.append("--wiener=1" if alone else word)
+    return result + [f"./{word}" if word.startswith("-") and word != "-" else word for word in words[end + 1 :]]
 
 
 def _complain(text: str) -> None:

@@ -397,7 +397,7 @@ class Result:
 
     def _lines(self) -> list[str]:
         if self.problem:
-            named = self.problem.startswith(self.job.label)
+            named = self.problem == self.job.problem or self.problem.startswith(self.job.label)
             return [f"Failed: {self.problem}" if named else f"Failed: {self.job.label}: {self.problem}"]
         if self.skipped:
             return [f"Skipped: {self.job.label}: its stems are there already."]

@@ -928,7 +928,7 @@ def test_inputs_that_cannot_be_looked_at_do_not_end_the_others(mtl, song, capsys
     separate(f"{long}.wav", song, f"{long}/*.wav", "https://example.org/a.wav", "--model", "mtl", code=1)
     err = capsys.readouterr().err
     assert f"Failed: {long}.wav cannot be read: File name too long." in err
-    assert "https://example.org/a.wav is an address; expected a file." in err
+    assert "Failed: https://example.org/a.wav is an address; expected a file." in err
     assert "Separated 1 of 4" in err
     separate(song, "--model", long, code=2)
     assert f"there is no run '{long}'" in capsys.readouterr().err
@@ -981,6 +981,7 @@ def test_names_are_shown_escaped(mtl, song, capsys):
         ["SONG", "--residual", "other.wav", "--model=mtl"],
         ["--head", "bass", "SONG", "--head", "drums", "other.wav", "--model", "mtl"],
         ["--model", "mtl", "--skip-existing", "--", "SONG", "other.wav"],
+        ["--model", "mtl", "SONG", "--wiener", "--", "other.wav"],
         ["--model", "mtl", "--wiener", "2", "SONG", "--start", "0:00", "other.wav"],
         ["--json", "SONG", "--batch", "1", "other.wav", "--model", "mtl", "--threads", "1"],
         ["--sum", "bass+drums,drums+vocals", "SONG", "other.wav", "--model", "mtl"],
@@ -990,6 +991,13 @@ def test_options_may_stand_anywhere(mtl, song, arguments):
     write_audio("other.wav", noise(1, 1000), RATE)
     separate(*[song if text == "SONG" else text for text in arguments])
     assert sorted(p.name for p in Path("separated/mtl").iterdir()) == ["other", "song"]
+
+
+def test_songs_behind_two_dashes_are_no_options(mtl, song, monkeypatch):
+    for name in ("-dash.wav", "--model.wav"):
+        shutil.copy(song, name)
+    separate("--model", "mtl", "--head", "bass", "--", "-dash.wav", "--model.wav")
+    assert sorted(p.name for p in Path("separated/mtl").iterdir()) == ["--model", "-dash"]
 
 
 @pytest.mark.parametrize("arguments", [["--head", "bass,drums"], ["--head", "bass", "--head", "drums"]])
