@@ -572,7 +572,7 @@ MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 MOST_CHANNELS = {"mp3": 2, "flac": 8}
 ID3_FRAMES = {
     **{"title": "TIT2", "artist": "TPE1", "album": "TALB", "date": "TDRC", "genre": "TCON", "tracknumber": "TRCK"},
-    **{"comment": "COMM", "copyright": "TCOP", "license": "TXXX"},
+    **{"comment": "COMM", "copyright": "TCOP", "license": "TXXX", "software": "TSSE"},
 }
 
 
@@ -633,7 +633,7 @@ class AudioWriter:
             "format": _container(suffix, n_channels, n_samples),
             "compression_level": compression,
         }
-        self._tags = {name: text for name, text in (tags or {}).items() if name in TAGS and text}
+        self._tags = {name: text for name, text in (tags or {}).items() if name in ID3_FRAMES and text}
         self._stack = ExitStack()
 
     def __enter__(self) -> "AudioWriter":
