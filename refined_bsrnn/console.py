@@ -1,6 +1,7 @@
 """What a person sees while work goes on: messages and progress bars, on standard error."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from rich.progress import (
 T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
 
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 LINE_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
 
 
@@ -33,9 +35,13 @@ def say(text: str) -> None:
         console.print(printable(text), markup=False, soft_wrap=True)
 
 
-def printable(text: str) -> str:
-    """With names of files that are no Unicode written out, so that any output takes it."""
-    return text.encode(errors="backslashreplace").decode()
+def printable(text: str, kept: str = "\n") -> str:
+    """With names of files that are no Unicode written out, so that any output takes it; so are control characters.
+
+    A name could else change what the terminal shows: with escape sequences, or by turning the direction of writing.
+    """
+    plain = UNSAFE.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], text)
+    return plain.encode(errors="backslashreplace").decode()
 
 
 class Bar:

@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -86,6 +87,21 @@ def unwritable(path: Path, problem: OSError, error: type[UserError] = UserError)
         return error(f"{path} cannot be written: its name is too long. Choose a shorter one.")
     why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
     return error(f"{path} cannot be written: {why}. Free some space or choose another folder.")
+
+
+def expanded(text: str | os.PathLike[str]) -> Path:
+    """A path as it was typed, ``~`` being the home folder also where no shell has seen it (``--out=~/x``)."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a user who is not there: the name of a file
+        return Path(text)
+
+
+def address(text: str) -> str:
+    """What to tell a person who gave an address where a file is expected; nothing where it is none."""
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) or os.path.lexists(text):
+        return ""
+    return f"{text} is an address; expected a file. Download it first and give the file."
 
 
 def is_unicode(text: str) -> bool:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Separate songs with chosen heads.
 
-scripts/separate.py song.mp3 album/ --model mtl mtl-to-guitar --head bass,guitar --residual
+scripts/separate.py song.mp3 album/ --model mtl,mtl-to-guitar --head bass,guitar --residual
 """
 
 import sys

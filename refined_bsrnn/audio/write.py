@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import AudioError
 from ..system import atomic_write, unwritable
-from .base import MAX_CHANNELS, TAGS, VORBIS_ORDER, reason, sound_path
+from .base import MAX_CHANNELS, VORBIS_ORDER, reason, sound_path
 from .convert import MP3_RATES_HZ
 
 SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM: the disk, not the audio
@@ -33,7 +33,7 @@ INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24}
 MOST_CHANNELS = {"mp3": 2, "flac": 8}
 ID3_FRAMES = {
     **{"title": "TIT2", "artist": "TPE1", "album": "TALB", "date": "TDRC", "genre": "TCON", "tracknumber": "TRCK"},
-    **{"comment": "COMM", "copyright": "TCOP", "license": "TXXX"},
+    **{"comment": "COMM", "copyright": "TCOP", "license": "TXXX", "software": "TSSE"},
 }
 
 
@@ -94,7 +94,7 @@ class AudioWriter:
             "format": _container(suffix, n_channels, n_samples),
             "compression_level": compression,
         }
-        self._tags = {name: text for name, text in (tags or {}).items() if name in TAGS and text}
+        self._tags = {name: text for name, text in (tags or {}).items() if name in ID3_FRAMES and text}
         self._stack = ExitStack()
 
     def __enter__(self) -> "AudioWriter":

@@ -398,7 +398,7 @@ def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] 
     """
     candidates = [Path(name_or_path), Path(root) / name_or_path, Path(root) / f"{name_or_path}-builtin"]
     for path in candidates:
-        if (path / "recipe.yaml").is_file():
+        if os.path.isfile(path / "recipe.yaml"):  # noqa: PTH113 (no error for a name that is too long)
             return RunFolder(path)
     runs = sorted(p.parent.name for p in Path(root).glob("*/recipe.yaml"))
     raise RecipeError(

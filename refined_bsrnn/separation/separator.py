@@ -6,17 +6,21 @@ Long signals are cut into chunks whose estimates are cross-faded; the weights su
 few chunks are in memory at a time.
 """
 
+import inspect
+import io
 import os
+import shutil
 import tempfile
 import time
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -24,15 +28,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..audio import MAX_CHANNELS, AudioReader, Resampler, open_audio
-from ..errors import AudioError, RecipeError, UserError
+from ..console import say
+from ..errors import AudioError, RecipeError, UserError, nearest
 from ..network.model import BSRNN
 from ..network.signals import OF_WHOLE_TRACKS, Level
 from ..recipe import HeadSpec, check_target_name
 from ..runs.exchange.hub import find_model, push_to_hub, save_model
 from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
+from ..system import address
 
-Audio = str | os.PathLike[str] | Tensor | np.ndarray
+Audio = str | os.PathLike[str] | BinaryIO | bytes | Tensor | np.ndarray
 Block = dict[str, Tensor]  # {head: (channels, n)}
 Progress = Callable[[float], None]  # called with the share that is done, up to 1.0
 
@@ -65,13 +71,24 @@ def open_source(
     stream: int | None = None,
     strict: bool = False,
 ) -> Source:
-    """A file, or (channels, samples) or (samples,) at ``sample_rate_hz``; or a part of it.
+    """A file, open or not, or (channels, samples) or (samples,) at ``sample_rate_hz``; or a part of it.
 
-    ``stream`` and ``strict`` are those of `open_audio`. Raises `AudioError` for what cannot be read or used, and where
-    nothing is left of it.
+    ``stream`` and ``strict`` are those of `open_audio`. What is left of an open file is kept on the disk as long as the
+    source is in use. Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
     """
+    if isinstance(audio, bytes | bytearray | memoryview):
+        audio = io.BytesIO(audio)
+    if hasattr(audio, "read") and not isinstance(audio, str | os.PathLike):
+        kept = _Kept(audio)
+        try:
+            source = open_source(kept.path, sample_rate_hz, start_seconds, duration_seconds, stream, strict)
+        except AudioError as error:
+            raise kept.named(error) from None
+        return replace(source, blocks=lambda: kept.blocks(source))
     if isinstance(audio, str | os.PathLike):
         path = Path(audio)
+        if problem := address(os.fspath(audio)):
+            raise AudioError(f"{problem} Or give the open answer: urllib.request.urlopen(address).")
         with open_audio(path, stream, strict) as reader:
             rate_hz, n_channels, about = reader.sample_rate_hz, reader.n_channels, reader.about_samples
     else:
@@ -99,6 +116,37 @@ def open_source(
 
     left = None if about is None else max(0, about - start)
     return Source(rate_hz, n_channels, left if wanted is None else min(wanted, left or wanted), blocks, remarks)
+
+
+class _Kept:
+    """What is left of an open file, in a temporary one that goes when nobody uses this any more."""
+
+    def __init__(self, file: Any):
+        name = getattr(file, "name", None)
+        self.label = name if isinstance(name, str) and name else f"the {type(file).__name__}"
+        handle, text = tempfile.mkstemp(prefix="refined-bsrnn-")
+        self.path = Path(text)
+        weakref.finalize(self, self.path.unlink, missing_ok=True)
+        try:
+            with os.fdopen(handle, "wb") as copy:
+                shutil.copyfileobj(file, copy, BLOCK)
+        except TypeError:
+            raise AudioError(f"{self.label} gives text; expected bytes: open it with the mode 'rb'.") from None
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            raise AudioError(f"{self.label} cannot be read: {error}.") from None
+        if not self.path.stat().st_size:
+            raise AudioError(f"{self.label} has no bytes left to read. Go to its beginning first: file.seek(0).")
+
+    def named(self, error: AudioError) -> AudioError:
+        """The error with the name that the user knows."""
+        return AudioError(str(error).replace(str(self.path), self.label))
+
+    def blocks(self, source: Source) -> Iterator[Tensor]:
+        """The blocks of the source of the temporary file, which holds it as long as they are read."""
+        try:
+            yield from source.blocks()
+        except AudioError as error:
+            raise self.named(error) from None
 
 
 def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
@@ -133,7 +181,10 @@ def cut_blocks(waveform: Tensor, start: int, n_samples: int | None) -> Iterator[
 def as_float32(audio: Tensor | np.ndarray) -> Tensor:
     """A float32 tensor on the CPU; `AudioError` for integers, whose full scale nobody knows."""
     if not isinstance(audio, Tensor):
-        audio = np.asarray(audio)
+        try:
+            audio = np.asarray(audio)
+        except ValueError:  # lists of unequal lengths
+            raise AudioError("audio is no array of numbers; expected floats, (channels, samples).") from None
         if np.issubdtype(audio.dtype, np.floating):
             return torch.from_numpy(np.require(audio, np.float32, ["C", "W"]))
     elif audio.is_floating_point():
@@ -147,10 +198,12 @@ def check_waveform(audio: Tensor | np.ndarray) -> Tensor:
     """(channels, samples) float32 from a tensor or array; `AudioError` for empty, misshapen or non-finite audio."""
     waveform = as_float32(audio)
     waveform = waveform[None] if waveform.ndim == 1 else waveform
-    if waveform.ndim != 2 or 0 in waveform.shape or len(waveform) > MAX_CHANNELS:
+    doubtful = waveform.ndim == 2 and waveform.shape[1] < len(waveform) > max(PAIRS)
+    if waveform.ndim != 2 or 0 in waveform.shape or len(waveform) > MAX_CHANNELS or doubtful:
+        hint = f" More than {max(PAIRS)} channels need at least as many samples: if these are (samples, channels), "
         raise AudioError(
             f"audio has the shape {tuple(waveform.shape)}; expected (channels, samples), neither empty, at most "
-            f"{MAX_CHANNELS} channels."
+            f"{MAX_CHANNELS} channels.{hint + 'give audio.T.' if doubtful else ''}"
         )
     if not torch.isfinite(waveform).all():
         raise AudioError("the audio holds NaN or infinite samples; expected finite numbers.")
@@ -346,20 +399,30 @@ class Separator:
         batch: int | Literal["auto"] = "auto",
         precision: str = "float32",
     ):
-        if not 0 < chunk_seconds < float("inf") or not 0 <= overlap < 1:
-            raise RecipeError(f"chunk_seconds {chunk_seconds}, overlap {overlap}; expected more than 0, and 0 up to 1.")
-        counts = [shifts] if batch == "auto" else [shifts, batch]
-        if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
-            raise RecipeError(
-                f"shifts {shifts!r}, batch {batch!r}; expected whole numbers, at least 1 each, or the batch auto."
-            )
-        if precision not in PRECISIONS:
-            raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
+        check_options(chunk_seconds, overlap, shifts, batch, precision)
         self.device = check_device(device)
         self.model = model.to(self.device).eval()
         self.chunk = max(1, round(min(chunk_seconds * model.sample_rate_hz, MOST_SAMPLES)))
         self.overlap = min(round(overlap * self.chunk), self.chunk - 1)
         self.shifts, self.batch, self.precision = shifts, batch, PRECISIONS[precision]
+        if self.precision is not None:
+            self._try(precision)
+
+    def _try(self, precision: str) -> None:
+        """`RecipeError` where this network cannot be computed like that on this device."""
+        level = None
+        if self.model.recipe.input.normalise in OF_WHOLE_TRACKS:
+            level = self.model.level(torch.ones(1, 1, 1, device=self.device), of_whole_track=True)
+        try:
+            self._run(torch.zeros(1, max(1, self.model.n_joint), self.model.stft.n_fft), self.heads[:1], level)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            others = ", ".join(name for name in PRECISIONS if name != precision)
+            raise RecipeError(
+                f"precision {precision} cannot be used on the device {self.device} ({first_line(error)}). "
+                f"Expected one of {others}, or another device."
+            ) from None
 
     @classmethod
     def from_pretrained(
@@ -370,15 +433,30 @@ class Separator:
         heads: Iterable[str] | None = None,
         root: str = "runs",
         revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
         **options: Any,
     ) -> "Separator":
-        """A separator from a run's name or folder, an exported folder or a model ``owner/name`` of the hub.
+        """A separator from a run's name or folder, an exported folder or a model ``hf:owner/name`` of the hub.
 
-        ``revision``: a branch, tag or commit of the hub model. ``options`` are those of `Separator`.
+        ``revision``: a branch, tag or commit of the hub model; ``token``, ``cache_dir``, ``local_files_only`` and
+        ``force_download`` as in `huggingface_hub`. ``options`` are those of `Separator`; one that is unknown or cannot
+        be used is an error before anything is loaded.
 
         ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
         """
-        run = find_model(path_or_id, root, revision)
+        known = inspect.signature(check_options).parameters
+        if unknown := next((name for name in options if name not in known), None):
+            raise RecipeError(f"the option {unknown!r} is unknown.{nearest(unknown, known)} Known: {', '.join(known)}.")
+        check_options(**options)
+        if device != "auto":
+            check_device(device)
+        hub = {"token": token, "cache_dir": cache_dir}
+        run = find_model(
+            path_or_id, root, revision, local_files_only=local_files_only, force_download=force_download, **hub
+        )
         if heads is not None:
             heads = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
         return cls(load_model(run, heads), device, **options)
@@ -429,7 +507,8 @@ class Separator:
     ) -> Block:
         """{head: (channels, samples)}, float32 on the CPU, at the input's rate, channel count and exact length.
 
-        ``audio`` is a file, or (channels, samples) or (samples,) at ``sample_rate_hz`` (default: the network's rate).
+        ``audio`` is a file or its path, or (channels, samples) or (samples,) at ``sample_rate_hz`` (default: the
+        network's rate).
         Raises `AudioError` for audio that cannot be used and `UserError` for an unknown head.
         """
         blocks = list(self.stream(audio, sample_rate_hz, heads, progress=progress))
@@ -454,14 +533,19 @@ class Separator:
         if not wanted:
             raise UserError(f"no heads are chosen; expected some of {', '.join(self.heads) or 'none: there are none'}.")
         source = open_source(audio, self._rate_hz(sample_rate_hz), start_seconds, duration_seconds)
+        if sample_rate_hz is not None and source.sample_rate_hz != sample_rate_hz:  # of an array they are the same
+            raise AudioError(
+                f"the file is at {source.sample_rate_hz} Hz, not at {sample_rate_hz} Hz. Leave out sample_rate_hz: a "
+                "file says its rate itself, and estimates have that rate."
+            )
         return self.stream_source(source, wanted, progress)
 
     def _rate_hz(self, given: float | None) -> int:
         """The rate that is said, or the network's; `AudioError` for what is no rate."""
         if given is None:
             return self.model.sample_rate_hz
-        if not float(given).is_integer() or given < 1:
-            raise AudioError(f"the audio is at {given} Hz; expected a whole number, at least 1.")
+        if not isinstance(given, int | float | np.number) or not float(given).is_integer() or given < 1:
+            raise AudioError(f"the audio is at {given!r} Hz; expected a whole number, at least 1.")
         return int(given)
 
     def stream_source(
@@ -618,13 +702,65 @@ def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:
         n_zeros = 0
 
 
+def check_options(
+    chunk_seconds: float = 6.0,
+    overlap: float = 0.25,
+    shifts: int = 1,
+    batch: int | Literal["auto"] = "auto",
+    precision: str = "float32",
+) -> None:
+    """`RecipeError` for options of `Separator` that make no sense, whatever the network."""
+    if not 0 < chunk_seconds < float("inf") or not 0 <= overlap < 1:
+        raise RecipeError(f"chunk_seconds {chunk_seconds}, overlap {overlap}; expected more than 0, and 0 up to 1.")
+    counts = [shifts] if batch == "auto" else [shifts, batch]
+    if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
+        raise RecipeError(
+            f"shifts {shifts!r}, batch {batch!r}; expected whole numbers, at least 1 each, or the batch auto."
+        )
+    if precision not in PRECISIONS:
+        raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
+
+
 def check_device(device: str) -> torch.device:
-    """The torch device of that name (``auto``: the first of cuda, mps, cpu); `RecipeError` where it is not there."""
+    """The torch device of that name; ``auto``: the first of cuda, mps, cpu that can be used.
+
+    Where ``auto`` finds a device that cannot be used, it says why. Raises `RecipeError` where a device that was named
+    is not there.
+    """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return _first_device()
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        why = str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # all that PyTorch adds is of no help
-        raise RecipeError(f"device {device!r} cannot be used here: {why}.") from None
+        raise RecipeError(f"device {device!r} cannot be used here: {first_line(error)}.") from None
     return torch.device(device)
+
+
+def _first_device() -> torch.device:
+    for name, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+        why = ""
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                if there():
+                    _compute(name)
+                    return torch.device(name)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                why = first_line(error)
+        why = why or next((first_line(warning.message) for warning in warned), "")
+        if why:  # a driver that is too old, a GPU that PyTorch has no code for, one that is full
+            say(f"The device {name} is there but cannot be used ({why}); the CPU is used instead.")
+    return torch.device("cpu")
+
+
+def _compute(device: str) -> None:
+    """A little of what networks do, which is where an unsuitable device or driver shows."""
+    x = torch.ones(1, 2, 4, device=device)
+    with torch.no_grad():
+        result = nn.LSTM(4, 4, batch_first=True).to(device)(x)[0] + nn.Linear(4, 4).to(device)(x)
+    result.sum().item()  # waits for it
+
+
+def first_line(error: object) -> str:
+    """The first sentence of an error of PyTorch; what it adds is of no help."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". ")[0].rstrip(".")

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import http.client
+import json
 import math
 import os
 import shutil
@@ -470,6 +471,73 @@ def app_module_file():
 )
 def test_other_sites_are_refused(host, request_host, origin, known):
     assert Guard(None, host).knows(request_host, origin) is known
+
+
+@pytest.mark.parametrize(
+    ("host", "public", "request_host", "origin", "known"),
+    [
+        ("127.0.0.1", "https://stems.example.org", "stems.example.org", "https://stems.example.org", True),
+        ("127.0.0.1", "https://stems.example.org/a", "Stems.Example.ORG:443", "https://stems.example.org", True),
+        ("127.0.0.1", "https://stems.example.org:8443", "stems.example.org", "https://stems.example.org:8443", True),
+        ("127.0.0.1", "https://stems.example.org", "127.0.0.1:7860", "https://stems.example.org", True),
+        ("127.0.0.1", "https://stems.example.org", "localhost:7860", "http://localhost:7860", True),
+        ("127.0.0.1", "https://stems.example.org", "evil.example", "https://stems.example.org", False),
+        ("127.0.0.1", "https://stems.example.org", "stems.example.org", "https://evil.example", False),
+        ("127.0.0.1", "https://stems.example.org", "stems.example.org", "null", False),
+        ("127.0.0.1", "https://stems.example.org:8443", "127.0.0.1:1", "https://stems.example.org:9443", False),
+        ("127.0.0.1", "", "stems.example.org", "https://stems.example.org", False),
+        ("0.0.0.0", "", "stems.example.org:443", "https://stems.example.org", True),
+        ("0.0.0.0", "", "stems.example.org:80", "https://stems.example.org", True),
+        ("0.0.0.0", "", "Stems.example.org", "https://stems.example.org:443", True),
+        ("0.0.0.0", "", "stems.example.org:443", "https://stems.example.org:8443", False),
+        ("0.0.0.0", "https://stems.example.org:8443", "stems.example.org:443", "https://stems.example.org:8443", True),
+        ("0.0.0.0", "", "stems.example.org:x", "https://stems.example.org", False),
+    ],
+)
+def test_a_proxy_may_pass_the_name_on_in_several_ways(host, public, request_host, origin, known):
+    assert Guard(None, host, public).knows(request_host, origin) is known
+
+
+@pytest.mark.parametrize(
+    "url", ["stems.example.org", "ftp://x", "https://", "https://[", "https://a:b", "https://a?x=1"]
+)
+def test_a_public_url_is_an_address(url, capsys):
+    make_run("mtl", ["vocals"])
+    assert main(["app", "--model", "mtl", "--device", "cpu", "--public-url", url]) == 2
+    assert f"--public-url {url!r} is no address" in capsys.readouterr().err
+
+
+def test_pages_behind_a_proxy_ask_the_public_address(separator):
+    with App(Studio(separator, "mtl"), port=0, public_url="https://Stems.example.org:8443/songs/") as served:
+        headers = {"Host": "stems.example.org", "Origin": "https://stems.example.org:8443"}
+        status, config = ask(served, "GET", "/config", **headers)
+        assert (status, json.loads(config)["root"]) == (200, "https://Stems.example.org:8443/songs")
+        for path in ("/", "/songs/", "/songs/config", "/songs/theme.css"):
+            assert ask(served, "GET", path, **headers)[0] == 200
+        assert ask(served, "GET", "/songs/docs", **headers)[0] == 404
+        body, kind = multipart(b"a song")
+        assert ask(served, "POST", "/gradio_api/upload", body, **headers, **kind)[0] == 200
+        assert (
+            ask(served, "POST", "/gradio_api/upload", body, **{**headers, "Origin": "https://evil.org"}, **kind)[0]
+            == 403
+        )
+
+
+def test_of_two_songs_dropped_at_once_one_is_taken_and_it_is_said(studio):
+    page, request = Page(studio), SimpleNamespace(session_hash="me")
+    first, second, third = (upload(studio, f"{i}<b>.wav", seed=i) for i in range(3))
+    shown, about = page.arrived([str(first), str(second), str(third)], request)
+    assert shown == [str(first)]
+    assert about.startswith("0:01, 11025 Hz, mono<p")
+    assert "One song at a time: drop 1&lt;b&gt;.wav, 2&lt;b&gt;.wav again when this one is done." in about
+    assert kept(studio) == ["0<b>.wav"]
+    broken = upload(studio, "x.wav", b"broken", seed=9)
+    studio.arrived("you", third := upload(studio, "third.wav", seed=2))
+    shown, about = page.arrived([str(broken), str(third)], request)
+    assert shown is None
+    assert "x.wav" in about
+    assert "drop third.wav again" in about
+    assert kept(studio) == ["third.wav"], "which another page has"
 
 
 def test_the_port_must_be_free_and_the_host_this_machine(capsys):

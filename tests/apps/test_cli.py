@@ -1,5 +1,6 @@
 """The command line: what is typed, what comes out, the exit code."""
 
+import io
 import json
 import os
 import stat
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from refined_bsrnn.apps.cli.main import main
+from refined_bsrnn.apps.cli.main import _parse, main
 from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.runs.folder import RunFolder
 from refined_bsrnn.system import write_text
@@ -42,7 +43,7 @@ def test_the_main_job_as_typed(drums, capsys, tmp_path):
     assert json.loads(out.splitlines()[0])["drums"]["n_tracks"] == 1
     song = tmp_path / "songs" / "test" / "song-0" / "mixture.wav"
     assert main(["separate", str(song), "--model", "drums-to-bass", "--head", "bass", "--out", "here", "--json"]) == 0
-    written = json.loads(capsys.readouterr().out)[str(song)]["bass"]
+    written = json.loads(capsys.readouterr().out)["songs"][0]["stems"]["bass"]
     assert soundfile.info(written).frames == soundfile.info(song).frames
     assert main(["report", "drums", "drums-to-bass", "--out", "report"]) == 0
     assert "drums-to-bass" in capsys.readouterr().out
@@ -216,3 +217,53 @@ def test_scripts_run_as_typed(recipe_file):
     typed(str(SCRIPTS / "plot_bands.py"), "v7", "tet24")
     assert Path("bands.png").exists()
     assert list(Path("runs/drums/wandb").glob("offline-run-*")) == []  # the recipe says off
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "ascii", "cp437", "cp932", "latin-1:strict"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["bands", "--table"], ["separate", "--help"], ["bands", "v7", "--json"], ["train", "ж.yaml"]],
+)
+def test_any_terminal_can_show_it(encoding, arguments, monkeypatch):
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding.partition(":")[0], "strict") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    out.flush()
+    err.flush()
+    assert code == (2 if arguments[0] == "train" else 0)
+    assert out.buffer.getvalue() if code == 0 else err.buffer.getvalue()
+
+
+def test_what_the_system_refuses_is_a_sentence(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "some/file\x1b[31m")
+
+    monkeypatch.setattr("refined_bsrnn.bands.band_split", refuse)
+    assert main(["bands"]) == 1
+    assert capsys.readouterr().err == (
+        r"refined-bsrnn: some/file\x1b[31m cannot be read or written: Permission denied." + "\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evaluate", "--tracks", "a*", "mtl"], {"run": "mtl", "tracks": ["a*"]}),
+        (["evaluate", "mtl", "--tracks", "a,b", "--tracks", "c"], {"run": "mtl", "tracks": ["a", "b", "c"]}),
+        (["report", "a", "--out", "o", "b"], {"run": ["a", "b"], "out": Path("o")}),
+        (["heads", "export", "--heads", "a,b", "mtl", "--out", "o"], {"run": "mtl", "heads": ["a", "b"]}),
+        (["transfer", "--target", "a,b", "x=1", "--base", "m"], {"target": ["a", "b"], "overrides": ["x=1"]}),
+        (["transfer", "x=1", "--target", "a", "b", "y=2", "--base", "m"], {"overrides": ["x=1", "y=2"]}),
+        (["train", "--resume", "m"], {"resume": "m", "recipe": None, "overrides": []}),
+        (["train", "r", "a=1", "b=2"], {"recipe": "r", "overrides": ["a=1", "b=2"]}),
+        (["check-data", "--jobs", "2", "r", "a=1"], {"data": "r", "overrides": ["a=1"]}),
+        (["heads", "list", "--json", "mtl"], {"action": "list", "run": "mtl", "json": True}),
+    ],
+)
+def test_options_may_stand_before_what_they_are_for(arguments, expected):
+    args = vars(_parse(arguments))
+    assert {key: args[key] for key in expected} == expected

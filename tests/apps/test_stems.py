@@ -6,8 +6,11 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +20,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refined_bsrnn.apps.cli.main import main
+from refined_bsrnn.apps.cli.main import _seconds, main
 from refined_bsrnn.apps.songs.stems import find_jobs
 from refined_bsrnn.audio import read_audio, read_tags, write_audio
+from refined_bsrnn.errors import AudioError, RecipeError
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.runs.folder import RunFolder, save_weights
 from refined_bsrnn.separation.separator import Separator
 from refined_bsrnn.system import write_text
+from refined_bsrnn.temporary import clear_unowned, owned_folder
 from tests.audio.test_claims import two_streams
 from tests.conftest import RATE, micro_recipe
+
+PACKAGE = Path(__file__).parents[2] / "refined_bsrnn"
 
 
 def make_run(name, targets, seed=0, backbone_of=None, **values):
@@ -105,7 +112,7 @@ def test_the_residual_is_what_no_stem_holds(mtl, arguments, disjoint, bits):
 
 def test_a_run_without_the_heads_of_a_sum_has_no_residual(mtl, song):
     make_run("again", ["drums", "vocals"], seed=1, backbone_of="mtl")
-    separate(song, "--model", "mtl", "again", "--sum", "drums+bass", "--residual")
+    separate(song, "--model", "mtl", "--model", "again", "--sum", "drums+bass", "--residual")
     assert sorted(p.stem for p in Path("separated").rglob("*.wav")) == ["drums+bass", "residual"]
 
 
@@ -214,7 +221,7 @@ def test_runs_on_one_backbone_share_a_pass(mtl, song, monkeypatch, capsys):
     passes = []
     forward = BSRNN._features
     monkeypatch.setattr(BSRNN, "_features", lambda model, *x: passes.append(id(model)) or forward(model, *x))
-    separate(song, "--model", "mtl", "mtl-to-guitar", "--model", "other", "--head", "bass,guitar,piano", "--residual")
+    separate(song, "--model", "mtl,mtl-to-guitar", "--model", "other", "--head", "bass,guitar,piano", "--residual")
     assert len(passes) == len(set(passes)) == 2
     assert "mtl-to-guitar shares the backbone of mtl: it runs once" in capsys.readouterr().err
     total = 0
@@ -228,8 +235,8 @@ def test_runs_on_one_backbone_share_a_pass(mtl, song, monkeypatch, capsys):
 
 def test_heads_of_one_name_stay_apart(mtl, song, capsys):
     make_run("again", ["drums", "vocals"], seed=1, backbone_of="mtl")
-    separate(song, "--model", "mtl", "again", "--head", "drums", "--residual", "--json")
-    written = json.loads(capsys.readouterr().out)[str(song)]
+    separate(song, "--model", "mtl,again", "--head", "drums", "--residual", "--json")
+    written = json.loads(capsys.readouterr().out)["songs"][0]["stems"]
     assert sorted(written) == ["again/drums", "again/residual", "mtl/drums", "mtl/residual"]
     for run in ("mtl", "again"):
         alone = Separator.from_pretrained(run).separate(song)["drums"]
@@ -315,7 +322,7 @@ def test_names_that_are_no_unicode_do_not_stop_the_others(mtl, song, capsys):
     for name in (b"caf\xe9.wav", b"zz.wav"):
         shutil.copy(song, Path("in", os.fsdecode(name)))
     separate("in", "--model", "mtl", "--head", "bass", "--json")
-    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert [song["status"] for song in json.loads(capsys.readouterr().out)["songs"]] == ["written", "written"]
     assert torch.equal(stem("bass", os.fsdecode(b"caf\xe9")), stem("bass", "zz"))
 
 
@@ -349,8 +356,9 @@ def test_a_folder_without_songs_does_not_stop_the_others(mtl, song, capsys):
     err = capsys.readouterr().err
     assert err.count("Failed: empty holds no audio files.") == 2  # when it happens and in the summary
     assert stem("bass").shape == (2, 2 * RATE)
-    separate("empt*", "--model", "mtl", code=1)
-    assert "there is no file empt*." in capsys.readouterr().err
+    for pattern, message in (("empt*", "empt* holds no audio files."), ("nothing*", "there is no file nothing*.")):
+        separate(pattern, "--model", "mtl", code=1)
+        assert message in capsys.readouterr().err
 
 
 def test_a_part(mtl, song):
@@ -363,7 +371,8 @@ def test_a_part(mtl, song):
 def test_standard_input(mtl, song, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(song.read_bytes())))
     separate("-", "--model", "mtl", "--head", "bass", "--json")
-    assert json.loads(capsys.readouterr().out)["-"]["bass"] == "separated/mtl/stdin/bass.wav"
+    (row,) = json.loads(capsys.readouterr().out)["songs"]
+    assert (row["input"], row["stems"]["bass"]) == ("-", "separated/mtl/stdin/bass.wav")
     wanted = Separator.from_pretrained("mtl").separate(song)["bass"]
     torch.testing.assert_close(stem("bass", "stdin"), wanted, atol=1e-6, rtol=0)
 
@@ -441,6 +450,14 @@ def test_standard_input_that_does_not_fit_on_the_disk(mtl, song, monkeypatch, ca
         (["--live", "--shifts", "3"], "leave out --shifts and --wiener, which look ahead"),
         (["--live", "--wiener"], "leave out --shifts and --wiener, which look ahead"),
         (["--live", "--precision", "bf16"], "computes in float32: leave out --precision bf16"),
+        (
+            ["--head", "bass", "drums"],
+            "drums is a head, and there is no song of that name. Several heads: --head NAME,d",
+        ),
+        (["--overwrite", "--skip-existing"], "exclude each other; leave out one"),
+        (["--quality", "5"], "it requires --format mp3 or ogg"),
+        (["--format", "mp3", "--quality", "11"], "quality 11; expected 0 (smallest files) to 10 (best)"),
+        (["--threads", "0"], "--threads is 0; expected 1 or more"),
         (["--sum", "bass+drums", "--sum", "bass+drums"], "two stems would be called 'bass+drums'"),
     ],
 )
@@ -575,7 +592,9 @@ def test_broken_files_do_not_stop_the_others(mtl, song, capsys):
     songs = len([name for name in HOSTILE if not name.endswith("m3u8")]) + 1
     assert f"Separated 1 of {songs}: 0.0 min of audio in" in captured.err
     assert captured.err.count("Failed: in/empty.wav") == 2  # when it happens and in the summary
-    assert list(json.loads(captured.out)) == ["in/zz-good.wav"]
+    rows = json.loads(captured.out)["songs"]
+    assert [row["input"] for row in rows if row["status"] == "written"] == ["in/zz-good.wav"]
+    assert {row["input"]: row["problem"] for row in rows}["in/empty.wav"].startswith("in/empty.wav is empty (0 bytes)")
     assert Path("separated/mtl/zz-good/bass.wav").is_file()
     assert "Traceback" not in captured.err
 
@@ -705,3 +724,348 @@ def test_a_second_ctrl_c_does_not_stop_the_cleaning(mtl, song, monkeypatch):
     monkeypatch.setattr(BSRNN, "_features", interrupted)
     separate(song, "--model", "mtl", "--bits", "16", code=130)
     assert not Path("separated").exists()
+
+
+# --- nothing is replaced, whenever it came; what a killed process left goes
+
+
+def during(monkeypatch, call):
+    """``call`` when the network runs for the first time."""
+    calls = []
+
+    def features(model, *x):
+        calls.append(1)
+        if len(calls) == 1:
+            call()
+        return forward(model, *x)
+
+    forward = BSRNN._features
+    monkeypatch.setattr(BSRNN, "_features", features)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_comes_meanwhile_is_not_replaced(mtl, song, monkeypatch, capsys, links):
+    place = Path("separated/mtl/song/drums.wav")
+    during(monkeypatch, lambda: place.write_text("theirs"))
+    if not links:  # as on FAT and some shares
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
+    separate(song, "--model", "mtl", code=1)
+    captured = capsys.readouterr().err
+    assert f"{place} is there already. Take another --out" in captured
+    assert "Written" not in captured
+    assert there() == {"drums.wav": 6}
+    separate(song, "--model", "mtl", "--overwrite")
+    assert min(there().values()) > 6
+    assert not leftovers()
+
+
+def test_of_two_calls_at_once_one_writes(mtl, song, monkeypatch, capsys):
+    """The second begins and ends while the first is at work."""
+    inner = []
+    during(monkeypatch, lambda: inner.append(main(["separate", str(song), "--model", "mtl", "--head", "vocals,bass"])))
+    separate(song, "--model", "mtl", "--head", "bass,vocals", "--bits", "16", code=1)
+    assert inner == [0]
+    assert {soundfile.info(p).subtype for p in Path("separated/mtl/song").iterdir()} == {"FLOAT"}
+    assert capsys.readouterr().err.count("Written") == 2
+
+
+def test_hidden_copies_of_a_killed_call_go_with_the_next(mtl, song):
+    command = "import os, signal; from refined_bsrnn.apps.cli.main import main;"
+    command += "from refined_bsrnn.network.model import BSRNN;"
+    command += "BSRNN._features = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+    command += f"main(['separate', {str(song)!r}, '--model', 'mtl', '--bits', '16'])"
+    done = subprocess.run([sys.executable, "-c", command], env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})
+    assert done.returncode == -signal.SIGKILL
+    (hidden,) = Path("separated/mtl/song").iterdir()
+    assert hidden.name.startswith(".stems-")
+    separate(song, "--model", "mtl")
+    assert sorted(there()) == ["bass.wav", "drums.wav", "vocals.wav"]
+
+
+def test_hidden_copies_of_a_call_at_work_stay(mtl, song, monkeypatch):
+    place = Path("separated/mtl/song")
+    during(
+        monkeypatch, lambda: separate(song, "--model", "mtl", "--head", "bass", "--name", "{model}/{track}/x-{head}")
+    )
+    separate(song, "--model", "mtl", "--head", "drums")
+    assert sorted(p.name for p in place.iterdir()) == ["drums.wav", "x-bass.wav"]
+
+
+def test_what_was_kept_of_a_file_comes_back(tmp_path):
+    """Where a call was killed between taking the old file away and putting the new one there."""
+    folder = tmp_path / ".stems-x"
+    folder.mkdir()
+    for name in (".owner", "bass.wav.kept", "drums.wav.kept", "new.wav"):
+        (folder / name).write_text(name)
+    (tmp_path / "drums.wav").write_text("new")
+    assert clear_unowned(tmp_path, ".stems-") == [folder]
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"bass.wav": "bass.wav.kept", "drums.wav": "new"}
+
+
+def test_folders_that_are_not_known_to_be_forgotten_stay(tmp_path):
+    for name in ("a.stems", ".stems-full", ".stems-empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".stems-full" / "x").touch()
+    (tmp_path / ".stems-link").symlink_to(tmp_path / "a.stems")
+    with owned_folder(tmp_path, ".stems-") as mine:
+        assert clear_unowned(tmp_path, ".stems-") == []
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+            [".stems-full", ".stems-link", "a.stems", mine.name]
+        )
+    assert not mine.exists()
+
+
+# --- the same call again, results for programs
+
+
+def test_the_same_call_again(mtl, song, monkeypatch, capsys):
+    write_audio("b.wav", noise(1, 1000), RATE)
+    separate(song, "--model", "mtl")
+    before = there()
+    capsys.readouterr()
+    separate(song, "b.wav", "--model", "mtl", "--skip-existing", "--json")
+    captured = capsys.readouterr()
+    assert f"Skipped: {song}: its stems are there already." in captured.err
+    assert "Skipped, since their stems were there: 1." in captured.err
+    rows = json.loads(captured.out)["songs"]
+    assert [row["status"] for row in rows] == ["skipped", "written"]
+    assert [row["sample_rate_hz"] for row in rows] == [None, RATE]
+    assert (rows[1]["n_samples"], rows[1]["n_channels"], rows[1]["problem"]) == (1000, 1, None)
+    assert rows[0]["stems"]["bass"] == "separated/mtl/song/bass.wav"
+    assert there() == before
+    monkeypatch.setattr(BSRNN, "_features", None)
+    separate(song, "b.wav", "--model", "mtl", "--skip-existing")  # nothing is computed
+
+
+def test_stems_that_are_missing_are_added(mtl, song, capsys):
+    separate(song, "--model", "mtl")
+    bass = stem("bass")
+    Path("separated/mtl/song/bass.wav").unlink()
+    Path("separated/mtl/song/drums.wav").write_text("mine")
+    separate(song, "--model", "mtl", "--skip-existing")
+    assert torch.equal(stem("bass"), bass)
+    assert Path("separated/mtl/song/drums.wav").read_text() == "mine"
+    shown = capsys.readouterr().err.splitlines()[-3:]
+    assert sorted(shown) == [
+        "There already: separated/mtl/song/drums.wav",
+        "There already: separated/mtl/song/vocals.wav",
+        "Written: separated/mtl/song/bass.wav",
+    ]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_call_says_what_it_has_done(mtl, song, monkeypatch, capsys, name):
+    for other in ("b.wav", "c.wav", "d.wav"):
+        write_audio(other, noise(1, 1000), RATE)
+    Path("b.wav").write_bytes(b"broken")
+    calls = []
+
+    def features(model, *x):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), getattr(signal, name))
+        return forward(model, *x)
+
+    forward = BSRNN._features
+    monkeypatch.setattr(BSRNN, "_features", features)
+    separate(song, "b.wav", "c.wav", "d.wav", "--model", "mtl", "--json", code=130)
+    told = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in told["songs"]] == ["written", "failed", "interrupted", "not tried"]
+    assert "cannot be read as audio" in told["songs"][1]["problem"]
+    assert told["interrupted"] is True
+    assert len({tuple(row) for row in told["songs"]}) == 1, "all have the same keys"
+    assert told["songs"][3]["stems"] == {}
+    assert not Path("separated/mtl/c").exists()
+
+
+def test_quiet(mtl, song, capsys):
+    Path("in").mkdir()
+    Path("in/notes.txt").touch()
+    shutil.copy(song, "in/a.wav")
+    separate("in", "nowhere.wav", "--model", "mtl", "--quiet", code=1)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "Failed: nowhere.wav: there is no file nowhere.wav.\n")
+
+
+def test_the_stems_of_an_earlier_call_are_no_songs(mtl, song, capsys):
+    Path("alb").mkdir()
+    shutil.copy(song, "alb/a.wav")
+    separate("alb", "--model", "mtl", "--out", "alb/stems", "--residual", "--format", "flac")
+    separate("alb", "--model", "mtl", "--out", "elsewhere", "--json")
+    captured = capsys.readouterr()
+    assert "Left out of alb: 4 made by refined-bsrnn." in captured.err
+    told = json.loads(captured.out)
+    assert [row["input"] for row in told["songs"]] == ["alb/a.wav"]
+    assert told["left_out"][0].startswith("Left out of alb: 4 made by refined-bsrnn.")
+    separate("alb/stems/mtl/a/bass.flac", "--model", "mtl", "--out", "again")
+    assert read_tags("alb/stems/mtl/a/bass.flac") == {}
+
+
+# --- one song never ends the others
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("CUDNN_STATUS_NOT_SUPPORTED\nmore"),
+            "it cannot be separated (RuntimeError: CUDNN_STATUS_NOT_SUPPORTED). Try --device",
+        ),
+        (RuntimeError("CUDA out of memory. Tried"), "the memory is too small for a chunk"),
+        (MemoryError(), "the memory is used up. Make --chunk-seconds smaller"),
+        (OSError(5, "Input/output error", "x.wav"), "it cannot be read: Input/output error."),
+        (ValueError("shapes"), "it cannot be separated (ValueError: shapes)"),
+        (NotImplementedError(), "it cannot be separated (NotImplementedError: )"),
+        (AudioError("odd"), "odd"),
+        (RecipeError("odd"), "odd"),
+    ],
+)
+def test_whatever_fails_in_a_song_does_not_end_the_others(mtl, song, monkeypatch, capsys, error, message):
+    write_audio("b.wav", noise(1, 1000), RATE)
+    during(monkeypatch, lambda: (_ for _ in ()).throw(error))
+    separate(song, "b.wav", "--model", "mtl", code=1)
+    assert f"Failed: {song}: {message}" in capsys.readouterr().err
+    assert not Path("separated/mtl/song").exists()
+    assert Path("separated/mtl/b/bass.wav").is_file()
+
+
+def test_a_precision_that_the_device_has_not_is_refused_before_any_work(mtl, song, monkeypatch, capsys):
+    def unable(model, *x):
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor\nmore")
+        return forward(model, *x)
+
+    forward = BSRNN._features
+    monkeypatch.setattr(BSRNN, "_features", unable)
+    separate(song, song, "--model", "mtl", "--precision", "fp16", code=2)
+    assert capsys.readouterr().err == (
+        "refined-bsrnn: precision fp16 cannot be used on the device cpu (could not create a primitive descriptor). "
+        "Expected one of float32, bf16, or another device.\n"
+    )
+    assert not Path("separated").exists()
+
+
+def test_inputs_that_cannot_be_looked_at_do_not_end_the_others(mtl, song, capsys):
+    long = "x" * 300
+    separate(f"{long}.wav", song, f"{long}/*.wav", "https://example.org/a.wav", "--model", "mtl", code=1)
+    err = capsys.readouterr().err
+    assert f"Failed: {long}.wav cannot be read: File name too long." in err
+    assert "Failed: https://example.org/a.wav is an address; expected a file." in err
+    assert "Separated 1 of 4" in err
+    separate(song, "--model", long, code=2)
+    assert f"there is no run '{long}'" in capsys.readouterr().err
+
+
+# --- names
+
+
+def test_out_is_a_folder(mtl, song, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    separate(song, "--model", "mtl", "--out=~/x")
+    assert (tmp_path / "home/x/mtl/song/bass.wav").is_file()
+    assert not Path("~").exists()
+    separate(song, "--model", "~/../runs/mtl", "--out=~no-such-user/x")
+    assert Path("~no-such-user/x/mtl/song/bass.wav").is_file()
+    separate(song, "--model", "mtl", "--out", "-", code=2)
+    assert "--out is '-'; expected a folder" in capsys.readouterr().err
+    assert not Path("-").exists()
+
+
+def test_a_song_called_dots(mtl, song):
+    shutil.copy(song, "...wav")
+    separate("...wav", "--model", "mtl", "--head", "bass")
+    assert Path("separated/mtl/__/bass.wav").is_file()
+
+
+def test_names_are_shown_escaped(mtl, song, capsys):
+    name = "a\x1b[31mb\x07\u202ec\nd"
+    shutil.copy(song, f"{name}.wav")
+    Path(f"{name}2.wav").write_bytes(b"broken")
+    separate(f"{name}.wav", f"{name}2.wav", f"{name}3.wav", "--model", "mtl", "--head", "bass", code=1)
+    err = capsys.readouterr().err
+    assert not set("\x1b\x07\u202e") & set(err)
+    shown = r"a\x1b[31mb\x07\u202ec\nd"
+    assert f"Written: separated/mtl/{shown}/bass.wav\n" in err
+    assert f"Failed: {shown}2.wav (6 bytes) cannot be read" in err
+    assert f"Failed: {shown}3.wav: there is no file {shown}3.wav." in err
+    assert Path("separated/mtl", name, "bass.wav").is_file()
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model", "mtl", "SONG", "other.wav"],
+        ["--wiener", "SONG", "--model", "mtl", "other.wav"],
+        ["--model", "mtl", "SONG", "--out", "separated", "other.wav"],
+        ["SONG", "--residual", "other.wav", "--model=mtl"],
+        ["--head", "bass", "SONG", "--head", "drums", "other.wav", "--model", "mtl"],
+        ["--model", "mtl", "--skip-existing", "--", "SONG", "other.wav"],
+        ["--model", "mtl", "SONG", "--wiener", "--", "other.wav"],
+        ["--model", "mtl", "--wiener", "2", "SONG", "--start", "0:00", "other.wav"],
+        ["--json", "SONG", "--batch", "1", "other.wav", "--model", "mtl", "--threads", "1"],
+        ["--sum", "bass+drums,drums+vocals", "SONG", "other.wav", "--model", "mtl"],
+    ],
+)
+def test_options_may_stand_anywhere(mtl, song, arguments):
+    write_audio("other.wav", noise(1, 1000), RATE)
+    separate(*[song if text == "SONG" else text for text in arguments])
+    assert sorted(p.name for p in Path("separated/mtl").iterdir()) == ["other", "song"]
+
+
+def test_songs_behind_two_dashes_are_no_options(mtl, song, monkeypatch):
+    for name in ("-dash.wav", "--model.wav"):
+        shutil.copy(song, name)
+    separate("--model", "mtl", "--head", "bass", "--", "-dash.wav", "--model.wav")
+    assert sorted(p.name for p in Path("separated/mtl").iterdir()) == ["--model", "-dash"]
+
+
+@pytest.mark.parametrize("arguments", [["--head", "bass,drums"], ["--head", "bass", "--head", "drums"]])
+def test_lists(mtl, song, arguments):
+    make_run("a", ["drums"], seed=1)
+    separate(song, "--model", "mtl,a", *arguments)
+    assert sorted(str(p.relative_to("separated")) for p in Path("separated").rglob("*.wav")) == [
+        "a/song/drums.wav",
+        "mtl/song/bass.wav",
+        "mtl/song/drums.wav",
+    ]
+    separate(song, "--model", "mtl", "a", "--out", "old", *arguments)  # as it was written before
+    assert len(list(Path("old").rglob("*.wav"))) == 3
+
+
+def test_a_folder_with_a_comma_is_one_run(song):
+    make_run("a,b", ["drums"])
+    separate(song, "--model", "runs/a,b")
+    assert Path("separated/a,b/song/drums.wav").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("1:30", 90), ("0:01", 1), ("1:02:03.5", 3723.5), ("0.5", 0.5), ("00:00:01", 1), ("75:00", 4500)],
+)
+def test_times(text, seconds):
+    assert _seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["1:75", "1:2:3:4", "a", "1:-2", ":", "1.5:00", ""])
+def test_what_is_no_time(text):
+    with pytest.raises(ArgumentTypeError, match="is no time; expected seconds, m:ss or h:mm:ss"):
+        _seconds(text)
+
+
+def test_quality(mtl, song):
+    write_audio("long.wav", noise(2, 5 * 44100), 44100)
+    sizes = {}
+    for suffix in ("mp3", "ogg"):
+        for quality in ("0", "5", "10"):
+            out = f"{suffix}{quality}"
+            separate(
+                "long.wav", "--model", "mtl", "--head", "bass", "--format", suffix, "--quality", quality, "--out", out
+            )
+            path = Path(out, "mtl/long", f"bass.{suffix}")
+            sizes[suffix, quality] = path.stat().st_size * 8 / 5000  # kbit/s
+            assert soundfile.info(path).frames == 5 * 44100
+    for suffix in ("mp3", "ogg"):
+        assert sizes[suffix, "0"] < sizes[suffix, "5"] < sizes[suffix, "10"] / 1.5, sizes

@@ -1,6 +1,7 @@
 """The exported core gives what the network gives: torch.export and ONNX, any number of items, channels and frames."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,7 +174,19 @@ def test_command(tmp_path, capsys):
     facts = session.get_modelmeta().custom_metadata_map
     assert (facts["sample_rate_hz"], facts["window"]) == ("8000", "hann, periodic")
     assert json.loads(facts["targets"]) == ["drums"]
-    capsys.readouterr()
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        assert value.shape == ["batch", "channels", 2, 129, "frames"]
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in told] == ["Exporting", "Traced;", "Written:"]
+    before = Path("drums.onnx").read_bytes()
+    assert main(["export-onnx", "mtl", "--head", "drums", "--out", "drums.onnx"]) == 2
+    assert (
+        "drums.onnx is there already and is not replaced; take another --out, or --overwrite" in capsys.readouterr().err
+    )
+    Path("folder.pt2").mkdir()
+    assert main(["export-onnx", "mtl", "--out", "folder.pt2", "--overwrite"]) == 2
+    assert "folder.pt2 is a folder" in capsys.readouterr().err
+    assert Path("drums.onnx").read_bytes() == before
     assert main(["export-onnx", "mtl", "--out", "drums.pb"]) == 2
     assert "ends in '.pb'; expected .onnx, or .pt2" in capsys.readouterr().err
     assert main(["export-onnx", "mtl", "--head", "drum", "--out", "drums.onnx"]) == 1

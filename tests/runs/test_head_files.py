@@ -280,6 +280,67 @@ def test_a_model_of_the_hub_is_found_in_its_cache(base, guitar, tmp_path, monkey
         find_model("me/lute")
     with pytest.raises(RecipeError, match="there is no run 'mine'"):
         find_model("mine")
+    assert find_model("hf:me/guitar").head_names() == ["guitar"]
+    Path("me").mkdir()  # from now on me/guitar is a path
+    with pytest.raises(RecipeError, match=r"there is no run 'me/guitar'.*the Hugging Face hub is called hf:me/guitar"):
+        find_model("me/guitar")
+    assert find_model("hf:me/guitar").head_names() == ["guitar"]
+    with pytest.raises(RecipeError, match=r"hf:me/lute cannot be had: "):
+        find_model("hf:me/lute")
+
+
+@pytest.mark.parametrize("text", ["runs/mlt", "./mlt", "../mlt", "songs/mtl", "a-file/x", "elsewhere/mlt", "inside/x"])
+def test_what_begins_on_this_machine_never_goes_to_the_hub(text, monkeypatch, tmp_path):
+    monkeypatch.setattr("refined_bsrnn.runs.exchange.hub.snapshot_download", None)
+    Path("songs").mkdir()
+    Path("a-file").touch()
+    Path("elsewhere").symlink_to("nowhere")
+    Path("runs-of-mine/inside").mkdir(parents=True)
+    root = "runs-of-mine" if text.startswith("inside") else "runs"
+    with pytest.raises(RecipeError, match=rf"there is no run '{text}'.* is called hf:{text}"):
+        find_model(text, root)
+
+
+@pytest.mark.parametrize("text", ["hf:", "hf:me", "hf:me/a/b", "hf:/me/a", "hf:me/"])
+def test_what_is_no_hub_model(text, monkeypatch):
+    monkeypatch.setattr("refined_bsrnn.runs.exchange.hub.snapshot_download", None)
+    with pytest.raises(RecipeError, match=f"'{text}' is no hub model; expected hf:owner/name"):
+        find_model(text)
+
+
+def test_options_of_the_hub_are_handed_on(base, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "refined_bsrnn.runs.exchange.hub.snapshot_download",
+        lambda name, **options: asked.append((name, options)) or base.path,
+    )
+    Separator.from_pretrained("me/private", token="t", cache_dir="c", local_files_only=True, chunk_seconds=1.0)
+    Separator.from_pretrained("hf:me/private", token=False, force_download=True, revision="v2")
+    Separator.from_pretrained("me/private")
+    for _, options in asked:
+        assert "*.safetensors" in options.pop("allow_patterns")
+    assert asked == [
+        ("me/private", {"revision": None, "token": "t", "cache_dir": "c", "local_files_only": True}),
+        ("me/private", {"revision": "v2", "token": False, "force_download": True}),
+        ("me/private", {"revision": None}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk_second": 1.0}, "the option 'chunk_second' is unknown. Did you mean 'chunk_seconds'?"),
+        ({"tokens": "t"}, "the option 'tokens' is unknown"),
+        ({"overlap": 2}, "overlap 2; expected"),
+        ({"precision": "int8"}, "precision 'int8' is unknown"),
+        ({"device": "gpu7"}, "device 'gpu7' cannot be used here"),
+    ],
+)
+def test_bad_options_are_errors_before_anything_is_loaded(options, message, monkeypatch):
+    monkeypatch.setattr("refined_bsrnn.separation.separator.find_model", None)
+    with pytest.raises(RecipeError) as caught:
+        Separator.from_pretrained("me/private", **options)
+    assert message in str(caught.value)
 
 
 def test_push_hands_the_folder_to_the_hub(base, tmp_path, monkeypatch):

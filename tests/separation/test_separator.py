@@ -1,9 +1,16 @@
 """The separator: lengths, rates, channels, seams."""
 
+import gc
+import io
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +23,15 @@ from hypothesis import strategies as st
 from refined_bsrnn.audio import resample
 from refined_bsrnn.errors import AudioError, RecipeError, UserError
 from refined_bsrnn.network.model import BSRNN
-from refined_bsrnn.separation.separator import Batch, Separator, check_device, cut_chunks, fade_weights, overlap_add
+from refined_bsrnn.separation.separator import (
+    Batch,
+    Separator,
+    _compute,
+    check_device,
+    cut_chunks,
+    fade_weights,
+    overlap_add,
+)
 from tests.conftest import RATE, micro_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -416,3 +431,144 @@ def test_bad_options():
         separator(overlap=1.0)
     with pytest.raises(RecipeError, match="device 'gpu7' cannot be used here"):
         check_device("gpu7")
+
+
+# --- files that are open, and what is no audio
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("normalise", ["none", "peak"])  # the latter is read twice
+def test_open_files(tmp_path, suffix, normalise):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise(2, 5000).numpy().T, 44100)
+    s = separator(recipe={"input": {"normalise": normalise}})
+    wanted = s.separate(path)["drums"]
+    content = path.read_bytes()
+    with path.open("rb") as file, socket_of(content) as stream, tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(content)
+        spooled.seek(0)
+        for audio in (io.BytesIO(content), file, stream, spooled, content, bytearray(content), memoryview(content)):
+            assert torch.equal(s.separate(audio)["drums"], wanted)
+    blocks = list(s.stream(io.BytesIO(content), start_seconds=0.05))
+    gc.collect()
+    assert sum(block["drums"].shape[1] for block in blocks) == wanted.shape[1] - 2205
+
+
+@contextmanager
+def socket_of(content):
+    """A file that can be read once and not be gone back in."""
+    reader, writer = socket.socketpair()
+    thread = threading.Thread(target=lambda: (writer.sendall(content), writer.close()))
+    thread.start()
+    with reader, reader.makefile("rb") as file:
+        yield file
+    thread.join()
+
+
+def test_what_is_kept_of_an_open_file_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1, 500).numpy().T, 16000)
+    stream = separator().stream(io.BytesIO(path.read_bytes()))
+    assert len(list(tmp_path.glob("refined-bsrnn-*"))) == 1
+    list(stream)
+    del stream
+    gc.collect()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Failing(io.RawIOBase):
+    def read(self, n=-1):
+        raise OSError(104, "Connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (io.BytesIO(b""), "the BytesIO has no bytes left to read. Go to its beginning first: file.seek(0)"),
+        (io.BytesIO(b"no audio at all" * 9), "the BytesIO (135 bytes) cannot be read as audio"),
+        (io.StringIO("text"), "the StringIO gives text; expected bytes: open it with the mode 'rb'"),
+        (Failing(), "the Failing cannot be read: [Errno 104] Connection reset by peer"),
+        (b"no audio", "the BytesIO (8 bytes) cannot be read as audio"),
+        ("https://example.org/a.wav", "https://example.org/a.wav is an address; expected a file. Download it first"),
+        ("s3://bucket/a.wav", "s3://bucket/a.wav is an address"),
+        ("file:///tmp/a.wav", "file:///tmp/a.wav is an address"),
+        (
+            np.zeros((200, 2)),
+            "(200, 2); expected (channels, samples), neither empty, at most 256 channels. More than 8",
+        ),
+        (torch.zeros(44100, 2), "if these are (samples, channels), give audio.T"),
+        (np.zeros((9, 8)), "give audio.T"),
+        (np.zeros((2, 0)), "(2, 0); expected (channels, samples)"),
+        ([[0.0, 1.0], [0.0]], "audio is no array of numbers"),
+        (None, "audio is of the type object"),
+        ({"a": 1}, "audio is of the type object"),
+        (np.array("song.wav"), "audio is of the type"),
+    ],
+)
+def test_what_is_no_audio(audio, message):
+    with pytest.raises(AudioError) as caught:
+        separator().separate(audio)
+    assert message in str(caught.value)
+
+
+def test_shapes_that_are_not_doubtful():
+    for shape in ((8, 1), (2, 1), (6, 3), (9, 9), (256, 256)):
+        assert separator().separate(np.zeros(shape))["drums"].shape == shape
+
+
+def test_the_rate_of_a_file_is_its_own(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1, 500).numpy().T, 44100)
+    for audio in (path, str(path), path.read_bytes()):
+        with pytest.raises(AudioError, match=r"the file is at 44100 Hz, not at 48000 Hz. Leave out sample_rate_hz"):
+            separator().separate(audio, 48000)
+    assert separator().separate(path, 44100)["drums"].shape == (1, 500)
+    for rate in (["drums"], "48000", None.__class__, float("nan"), 44100.5, -1):
+        with pytest.raises(AudioError, match="expected a whole number, at least 1"):
+            separator().separate(path, rate)
+
+
+# --- devices
+
+
+@pytest.mark.parametrize(
+    ("there", "compute", "warned", "device", "message"),
+    [
+        (True, None, "", "cuda", ""),
+        (False, None, "", "cpu", ""),
+        (False, None, "The NVIDIA driver on your system is too old (found version 9). Please update", "cpu", "too old"),
+        (
+            True,
+            RuntimeError("CUDA error: no kernel image is available\nmore"),
+            "",
+            "cpu",
+            "(CUDA error: no kernel image",
+        ),
+        (True, torch.OutOfMemoryError("CUDA out of memory. Tried to"), "", "cpu", "(CUDA out of memory)"),
+        (True, AssertionError("Torch not compiled with CUDA enabled"), "", "cpu", "not compiled"),
+        (True, RuntimeError(""), "", "cpu", "(RuntimeError)"),
+    ],
+)
+def test_auto_takes_what_can_be_used(there, compute, warned, device, message, monkeypatch, capsys):
+    def available():
+        if warned:
+            warnings.warn(warned, stacklevel=2)
+        return there
+
+    def computing(name):
+        if compute:
+            raise compute
+
+    monkeypatch.setattr(torch.cuda, "is_available", available)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr("refined_bsrnn.separation.separator._compute", computing)
+    assert str(check_device("auto")) == device
+    err = capsys.readouterr().err
+    assert message in err
+    assert (err != "") == (message != "")
+    assert not err or (err.startswith("The device cuda is there but cannot be used (") and "the CPU is used" in err)
+
+
+def test_the_trial_computation_works_where_it_can():
+    _compute("cpu")

@@ -95,7 +95,7 @@ class Page:
             )
             with gr.Row():
                 with gr.Column():
-                    self.song = gr.File(label="Song", height=160)
+                    self.song = gr.File(label="Song", height=160, file_count="multiple")
                     self.about = gr.HTML(self.reads)
                 with gr.Column():
                     self.heads = gr.CheckboxGroup(heads, value=heads, label="Stems")
@@ -117,7 +117,8 @@ class Page:
         self.timer.tick(self.seen, **now)
         self.blocks.unload(self.leave)
         self.song.upload(self.arrived, self.song, [self.song, self.about], **now)
-        self.song.clear(self.cleared, outputs=self.about, **now)
+        for emptied in (self.song.clear, self.song.delete):
+            emptied(self.cleared, outputs=self.about, **now)
         self.head.upload(
             self.add_head,
             [self.head, self.heads],
@@ -157,12 +158,20 @@ class Page:
         """The page is closed, or loaded again."""
         self.studio.leave(_session(request))
 
-    def arrived(self, song: str | None, request: gr.Request) -> tuple[Any, str]:
-        """An upload is complete; what cannot be separated is not kept."""
+    def arrived(self, songs: str | list[str] | None, request: gr.Request) -> tuple[Any, str]:
+        """An upload is complete; what cannot be separated is not kept, nor is more than one song."""
+        song, others = _first(songs)
+        for other in others:
+            self.studio.refuse(other)
+        shown: Any = [str(song)] if others else gr.skip()
         try:
-            return gr.skip(), self.studio.arrived(_session(request), Path(song) if song else None)
+            about = self.studio.arrived(_session(request), song)
         except UserError as error:
-            return None, f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+            shown, about = None, f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+        if others:
+            names = html.escape(", ".join(path.name for path in others))
+            about += f'<p role="alert"><b>One song at a time: drop {names} again when this one is done.</b></p>'
+        return shown, about
 
     def cleared(self, request: gr.Request) -> str:
         """The upload is not wanted any more."""
@@ -184,7 +193,7 @@ class Page:
 
     def separate(
         self,
-        song: str | None,
+        songs: str | list[str] | None,
         heads: list[str],
         residual: bool,
         request: gr.Request,
@@ -199,7 +208,7 @@ class Page:
 
         on(0.0)
         with _errors_shown():
-            done = self.studio.separate(_session(request), Path(song) if song else None, heads, residual, on)
+            done = self.studio.separate(_session(request), _first(songs)[0], heads, residual, on)
         return gr.skip() if done is None else facts(done)
 
     def end(self, request: gr.Request) -> tuple[Any, ...]:
@@ -235,6 +244,12 @@ class Page:
         )
 
 
+def _first(songs: str | list[str] | None) -> tuple[Path | None, list[Path]]:
+    """Of what was dropped, the song and the others."""
+    paths = [Path(song) for song in ([songs] if isinstance(songs, str) else songs or [])]
+    return (paths[0] if paths else None), paths[1:]
+
+
 def _session(request: gr.Request) -> str:
     return str(request.session_hash)
 
@@ -245,8 +260,8 @@ def _session(request: gr.Request) -> str:
 class Guard:
     """Answers no more than a page asks for, to no other than this server's pages, and each error with a sentence."""
 
-    def __init__(self, app: Any, host: str):
-        self.app, self.host = app, host
+    def __init__(self, app: Any, host: str, public: str = ""):
+        self.app, self.host, self.public = app, host, public
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request (ASGI)."""
@@ -267,6 +282,9 @@ class Guard:
                 )
                 await send({"type": "http.response.body", "body": text.encode()})
 
+        prefix = urlsplit(self.public).path
+        if prefix and scope["path"].startswith(f"{prefix}/"):  # the proxy has left the public path on
+            scope = {**scope, "path": scope["path"][len(prefix) :], "raw_path": scope["raw_path"][len(prefix) :]}
         headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
         if not self.knows(headers.get(b"host", ""), headers.get(b"origin", "")):
             await refuse(403, "Requests under this name, or from there, are refused.")
@@ -284,13 +302,35 @@ class Guard:
                 await refuse(500, "The request cannot be answered.")
 
     def knows(self, host: str, origin: str) -> bool:
-        """Whether a request's Host is this server, and its Origin, where it has one, this server's page."""
+        """Whether a request's Host is this server, and its Origin, where it has one, this server's page.
+
+        A proxy may pass the public name on or not, with a port or not.
+        """
         try:
-            name = urlsplit(f"//{host}").hostname or ""
-            own = not is_local(self.host) or name == self.host or is_local(name)
-            return own and (not origin or urlsplit(origin).netloc == host)
+            (_, name, port), public = site(f"//{host}"), site(self.public)
+            known = not is_local(self.host) or is_local(name) or name in (self.host.lower(), public[1])
+            asked = not origin or site(origin)[1:] == (name, port) or site(origin) == public
+            return bool(name) and known and asked
         except ValueError:  # such as a bracket that is not closed
             return False
+
+
+def site(address: str) -> tuple[str, str, int]:
+    """(scheme, name, port) of an address: names have no case, ports that are usual are 0."""
+    parts = urlsplit(address)
+    port = parts.port or 0
+    return parts.scheme, (parts.hostname or "").rstrip("."), 0 if port in (80, 443) else port
+
+
+def check_public_url(url: str | None) -> str:
+    """An address of pages without the last slash, or nothing; `RecipeError` for anything else."""
+    try:
+        parts = urlsplit(url or "")
+        if not url or (parts.scheme in ("http", "https") and site(url)[1] and not parts.query and not parts.fragment):
+            return (url or "").rstrip("/")
+    except ValueError:
+        pass
+    raise RecipeError(f"--public-url {url!r} is no address; expected one such as https://stems.example.org/songs.")
 
 
 def is_local(host: str) -> bool:
@@ -301,7 +341,7 @@ def is_local(host: str) -> bool:
 
 
 class App:
-    """A studio's page on a port, as long as the context lasts; ``url``: where.
+    """A studio's page on a port, as long as the context lasts; ``url``: where; ``public_url``: where a proxy shows it.
 
     Raises `RecipeError` where none can be had, or where another is open in this process: Gradio keeps uploads in one
     place for all.
@@ -309,7 +349,8 @@ class App:
 
     only_one = threading.Lock()
 
-    def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860):
+    def __init__(self, studio: Studio, host: str = "127.0.0.1", port: int = 7860, public_url: str | None = None):
+        self.public_url = check_public_url(public_url)
         self.studio, self.host, self.port = studio, host, free_port(host, port)
 
     def __enter__(self) -> "App":
@@ -333,6 +374,7 @@ class App:
         self.blocks.launch(
             server_name=self.url_host,
             server_port=self.port,
+            root_path=self.public_url or None,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -345,7 +387,7 @@ class App:
             allowed_paths=[str(self.studio.songs)],
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             app_kwargs={
-                "middleware": [Middleware(Guard, host=self.host)],
+                "middleware": [Middleware(Guard, host=self.host, public=self.public_url)],
                 "docs_url": None,
                 "redoc_url": None,
                 "openapi_url": None,
@@ -396,7 +438,7 @@ def _environment(**values: str) -> Iterator[None]:
 def serve(app: App) -> None:
     """Answer until interrupted (Ctrl-C)."""
     with suppress(KeyboardInterrupt), app:
-        say(f"Open {app.url} in a browser. Ctrl-C ends it; nothing uploaded is kept.")
+        say(f"Open {app.public_url or app.url} in a browser. Ctrl-C ends it; nothing uploaded is kept.")
         if not is_local(app.host):
             say(f"Others reach it too: {app.host} is no address of this machine alone, and there is no password.")
         threading.Event().wait()

@@ -16,6 +16,7 @@ from typing import Any
 
 from ...errors import AudioError, RecipeError, UserError
 from ...separation.separator import Separator, open_source, out_of_memory
+from ...temporary import owned_folder
 from ..songs.stems import Ensemble, Job, Result, Voice, Wanted, outputs, separate_song
 
 MAX_SONGS = 32  # on disk, and again as many waiting, over all users
@@ -74,8 +75,8 @@ class Studio:
         self.closing = threading.Event()
 
     def __enter__(self) -> "Studio":
-        self.temporary = tempfile.TemporaryDirectory(prefix="refined-bsrnn-app-", ignore_cleanup_errors=True)
-        self.folder = Path(self.temporary.name).resolve()
+        self.temporary = owned_folder(Path(tempfile.gettempdir()), "refined-bsrnn-app-")
+        self.folder = self.temporary.__enter__().resolve()
         self.uploads, self.songs = self.folder / "uploads", self.folder / "songs"
         self.uploads.mkdir()
         self.songs.mkdir()
@@ -89,7 +90,7 @@ class Studio:
             self.leave(session)
         self.watcher.join()
         with self.network:  # what is being separated ends at its next chunk
-            self.temporary.cleanup()
+            self.temporary.__exit__(None, None, None)
 
     # --- what pages ask for ------------------------------------------------------------------------------------------
 
@@ -224,6 +225,12 @@ class Studio:
     def forget_upload(self, session: str) -> None:
         """Delete what a page has uploaded, not what was made of it."""
         self._forget_upload(self.visit(session))
+
+    def refuse(self, path: Path) -> None:
+        """Delete an upload that is not to be separated, unless another page has the same file."""
+        with self.lock:
+            if all(visit.upload != path for visit in self.visits.values()):
+                self._unlink_upload(path)
 
     def add_head(self, path: Path | None) -> str:
         """Attach the head in a file, for all users until the server ends; the file is not kept."""

@@ -5,6 +5,7 @@ people go to standard error, results for programs to standard output with ``--js
 """
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import RecipeError, UserError
-from ...system import bound_spinning
+from ...system import bound_spinning, expanded
 
 if TYPE_CHECKING:
     from ...report.study import StudyRun
@@ -165,15 +166,14 @@ def separate(args: argparse.Namespace) -> int:
     format."""
 
     from ...console import say, work_bar
-    from ...separation.live import LiveEstimates
-    from ..songs.stems import Wanted, find_jobs, load_voices, separate_all, summary
+    from ...separation.live import Live, LiveEstimates
+    from ..songs.stems import Wanted, find_jobs, load_voices, separate_all
 
-    heads = None if args.head in (None, "all") else _names(args.head)
-    sums = tuple(tuple(_names(text, "+")) for text in args.sum)
+    heads = None if args.head in (None, ["all"]) else args.head
     wanted = Wanted(
         heads=None if heads is None else tuple(heads),
-        only_sums=args.head is None and bool(sums),
-        sums=sums,
+        only_sums=args.head is None and bool(args.sum),
+        sums=tuple(tuple(_names(text, "+")) for text in args.sum),
         **{name: getattr(args, name) for name in WANTED},
     )
     wanted.check()
@@ -181,28 +181,93 @@ def separate(args: argparse.Namespace) -> int:
         raise RecipeError("--live works on what has come in so far: leave out --shifts and --wiener, which look ahead.")
     if args.live and args.precision != "float32":
         raise RecipeError(f"--live computes in float32: leave out --precision {args.precision}.")
-    runs = [*(name for names in args.model for name in names), *args.ensemble]
+    _sort_out(args)
+    _use_threads(args)
     options = {"device": args.device, "root": args.root, "chunk_seconds": args.chunk_seconds, "overlap": args.overlap}
     options |= {"shifts": args.shifts, "batch": args.batch, "precision": args.precision}
+    runs = [*args.model, *args.ensemble]
+    _check_songs(args, runs)
     ensemble, notes = load_voices(runs, wanted.needed, bool(args.ensemble), **options)
-    for note in notes:
+    if args.live:
+        for separator, names in ensemble.passes:
+            Live(separator, names)  # refuses what cannot be live
+    left_out: list[str] = []
+    jobs = find_jobs(args.input, args.out, left_out.append)
+    for note in [*notes, *left_out] if not args.quiet else ():
         say(note)
-    jobs = find_jobs(args.input, args.out)
     live = LiveEstimates() if args.live else None
-    results = []
-    with _terminated_as_interrupted():
-        for result in separate_all(jobs, ensemble, wanted, work_bar, live):
-            results.append(result)
-            for line in result.lines():
-                say(line)
-    if live:
-        say(live.line())
-    if len(results) > 1:
-        say(summary(results))
-    if args.json:
-        done = {str(r.job.path or "-"): {name: str(p) for name, p in r.paths.items()} for r in results if not r.problem}
-        print(json.dumps(done))
+    bar = _no_bar if args.quiet else work_bar
+    results: list[Any] = []
+    try:
+        with _terminated_as_interrupted():
+            for result in separate_all(jobs, ensemble, wanted, bar, live):
+                results.append(result)
+                for line in result.lines() if result.problem or not args.quiet else ():
+                    say(line)
+        _say_end(args, results, live)
+    finally:
+        if args.json:
+            print(json.dumps(_separated(jobs, results, left_out)))
     return int(any(result.problem for result in results))
+
+
+def _say_end(args: argparse.Namespace, results: Sequence[Any], live: Any) -> None:
+    from ...console import say
+    from ..songs.stems import summary
+
+    if live and not args.quiet:
+        say(live.line())
+    if len(results) > 1 and not args.quiet:
+        say(summary(results))
+
+
+def _separated(jobs: Sequence[Any], results: Sequence[Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """What ``--json`` prints: every song and what has become of it, also where the work was interrupted."""
+    from ..songs.stems import Result
+
+    rows = [result.values() for result in results]
+    for i, job in enumerate(jobs[len(results) :]):
+        rows.append({**Result(job).values(), "status": "not tried" if i else "interrupted"})
+    return {"songs": rows, "left_out": list(left_out), "interrupted": len(results) < len(jobs)}
+
+
+@contextmanager
+def _no_bar(text: str, seconds: float | None) -> Iterator[Callable[[float], None]]:
+    yield lambda share: None
+
+
+def _sort_out(args: argparse.Namespace) -> None:
+    """``--model A B``, as it was written once: what stands among the songs and is a run, is meant as one."""
+    for text in list(args.input):
+        folders = [Path(text), Path(args.root) / text]
+        if os.path.isfile(text) or not any(os.path.isfile(folder / "recipe.yaml") for folder in folders):  # noqa: PTH113
+            continue
+        if args.ensemble:
+            raise RecipeError(f"{text} is a run, not a song. Several runs: --model A,B or --ensemble A,B.")
+        args.input.remove(text)
+        args.model.append(text)
+    if not args.input:
+        raise RecipeError("there is no song; expected files, folders, patterns, or - for standard input.")
+
+
+def _check_songs(args: argparse.Namespace, runs: Sequence[str]) -> None:
+    """`RecipeError` for a head among the songs, as in ``--head A B``."""
+    from ...runs.exchange.hub import find_model
+
+    missing = [text for text in args.input if text != "-" and not os.path.lexists(text)]
+    heads = {head for run in runs for head in find_model(run, args.root).head_names()} if missing else set()
+    for text in missing:
+        if text in heads:
+            raise RecipeError(f"{text} is a head, and there is no song of that name. Several heads: --head NAME,{text}")
+
+
+def _use_threads(args: argparse.Namespace) -> None:
+    import torch
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise RecipeError(f"--threads is {args.threads}; expected 1 or more.")
+        torch.set_num_threads(args.threads)
 
 
 def app(args: argparse.Namespace) -> int:
@@ -211,10 +276,11 @@ def app(args: argparse.Namespace) -> int:
     from ..browser.app import App, serve
     from ..browser.studio import Studio
 
+    _use_threads(args)
     separator = Separator.from_pretrained(args.model, device=args.device, root=args.root)
     studio = Studio(separator, Path(args.model).name, args.max_mb, args.keep_minutes * 60)
     with _terminated_as_interrupted():
-        serve(App(studio, args.host, args.port))
+        serve(App(studio, args.host, args.port, args.public_url))
     return 0
 
 
@@ -244,7 +310,7 @@ def _terminated_as_interrupted(first: Callable[[], None] = lambda: None) -> Iter
 # What `stems.Wanted` takes as it is typed.
 WANTED = (
     *("residual", "accompaniment", "wiener", "start_seconds", "duration_seconds"),
-    *("out", "name", "format", "bits", "clip", "overwrite", "stream", "strict"),
+    *("out", "name", "format", "bits", "clip", "overwrite", "skip_existing", "quality", "stream", "strict"),
 )
 
 
@@ -275,8 +341,8 @@ def export_onnx(args: argparse.Namespace) -> int:
     from ...runs.folder import find_run, load_model
 
     model = load_model(find_run(args.run, args.root))
-    heads = None if args.head == "all" else [name.strip() for name in args.head.split(",")]
-    say(f"Written: {export_core(model, args.out, heads)}")
+    heads = None if args.head in (None, ["all"]) else args.head
+    say(f"Written: {export_core(model, args.out, heads, args.overwrite, say)}")
     return 0
 
 
@@ -641,14 +707,14 @@ def parser() -> argparse.ArgumentParser:
         ("bands", bands, "print, draw and compare band schemes", _bands_arguments),
     ):
         p = commands.add_parser(name, help=help_text, description=function.__doc__)
-        p.set_defaults(function=function)
+        p.set_defaults(function=function, command=name)
         add_arguments(p)
     return top
 
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", nargs="?", help="a YAML file or the name of a shipped recipe")
-    p.add_argument("--resume", metavar="RUN", help="continue an interrupted run exactly")
+    p.add_argument("--resume", type=_place, metavar="RUN", help="continue an interrupted run exactly")
     _overrides(p)
 
 
@@ -656,7 +722,7 @@ def _check_data_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("data", metavar="RECIPE|ROOT", help="a recipe, or a folder or file of songs")
     p.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per processor)")
     p.add_argument("--model", metavar="RUN", help="also find stems that hold something else than their name says")
-    p.add_argument("--out", type=Path, default=Path("check"), metavar="DIR", help="--model: list and page (check)")
+    p.add_argument("--out", type=expanded, default=Path("check"), metavar="DIR", help="--model: list and page (check)")
     p.add_argument("--windows", type=int, default=6, metavar="N", help="--model: of 3 s, per stem (default: 6)")
     p.add_argument(
         "--suspect-weight", type=float, default=0.0, metavar="W", help="--model: 0 (default) to 1, for the list"
@@ -667,8 +733,10 @@ def _check_data_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _transfer_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--base", required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder")
-    p.add_argument("--target", required=True, nargs="+", metavar="NAME", help="the new sources")
+    p.add_argument(
+        "--base", type=_place, required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder"
+    )
+    p.add_argument("--target", required=True, nargs="+", action="extend", metavar="NAME", help="the new sources")
     p.add_argument("--recipe", default="transfer", help="training settings (default: recipes/transfer.yaml)")
     p.add_argument("--method", metavar="WORD", help="frozen (default), partial, lora, full, scratch, random")
     p.add_argument("--blocks", type=int, metavar="R", help="partial: how many of the last blocks are trained")
@@ -688,14 +756,14 @@ def _transfer_arguments(p: argparse.ArgumentParser) -> None:
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", nargs="?", help="a run's name or folder")
-    p.add_argument("--estimates", type=Path, metavar="DIR", help="score DIR/<track>/<target>.wav instead of a run")
-    p.add_argument("--data", metavar="ROOT", help="another data root than the run's")
+    p.add_argument("--estimates", type=expanded, metavar="DIR", help="score DIR/<track>/<target>.wav instead of a run")
+    p.add_argument("--data", type=_place, metavar="ROOT", help="another data root than the run's")
     p.add_argument("--split", default="test", choices=["train", "valid", "test"])
-    p.add_argument("--tracks", nargs="+", default=[], metavar="PATTERN", help="only tracks named so, e.g. 'eir_*'")
+    _list(p, "--tracks", "PATTERN", "only tracks named so, e.g. 'eir_*'")
     p.add_argument("--quick", action="store_true", help="uSDR alone on at most 8 tracks, for development")
     p.add_argument("--mixture", default="auto", choices=["auto", "file", "sum"], help="mixture.wav or the sum of stems")
     p.add_argument("--museval", action="store_true", help="also SDR, ISR, SIR, SAR by museval (slow)")
-    p.add_argument("--museval-json", type=Path, metavar="DIR", help="--museval, and museval's own files in DIR")
+    p.add_argument("--museval-json", type=expanded, metavar="DIR", help="--museval, and museval's own files in DIR")
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes for museval (default: 1)")
     p.add_argument("--define", action="append", default=[], metavar="NAME=STEM+STEM", help="score NAME on these stems")
     p.add_argument("--no-excerpts", action="store_true", help="keep no audio for the report to play")
@@ -705,26 +773,30 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _separate_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("input", nargs="+", metavar="INPUT", help="files, folders, globs, - for standard input")
-    p.add_argument("--model", required=True, nargs="+", action="append", metavar="RUN", help="names or folders of runs")
-    p.add_argument("--ensemble", nargs="+", default=[], metavar="RUN", help="more runs: each head is averaged over all")
+    p.add_argument("input", nargs="+", metavar="INPUT", help="files, folders, patterns, - for standard input")
+    _list(p, "--model", "RUN", "names or folders of runs, or hf:owner/name", _runs, required=True)
+    _list(p, "--ensemble", "RUN", "more runs: each head is averaged over all", _runs)
     what = p.add_argument_group("what is written")
-    what.add_argument("--head", metavar="NAME,...", help="heads to write (default: all, or only the sums asked for)")
+    _list(what, "--head", "NAME", "heads to write (default: all, or only the sums asked for)", default=None)
     what.add_argument("--residual", action="store_true", help="also what these heads leave of the input")
     what.add_argument("--accompaniment", action="store_true", help="also the input without each of these heads")
-    what.add_argument("--sum", action="append", default=[], metavar="NAME+NAME", help="also the sum of these heads")
-    what.add_argument("--start", dest="start_seconds", type=float, default=0.0, metavar="SECONDS")
-    what.add_argument("--duration", dest="duration_seconds", type=float, metavar="SECONDS")
+    _list(what, "--sum", "NAME+NAME", "also the sum of these heads", lambda text: text.split(","))
+    what.add_argument("--start", dest="start_seconds", type=_seconds, default=0.0, metavar="TIME", help=TIME)
+    what.add_argument("--duration", dest="duration_seconds", type=_seconds, metavar="TIME", help="likewise")
     what.add_argument(
         "--stream", type=int, metavar="N", help="audio stream of a video, from 0 (default: the one marked as default)"
     )
     what.add_argument("--strict", action="store_true", help="refuse damaged files (default: silence for what is lost)")
     files = p.add_argument_group("files")
-    files.add_argument("--out", type=Path, default=Path("separated"), metavar="DIR")
+    files.add_argument("--out", type=expanded, default=Path("separated"), metavar="DIR")
     files.add_argument("--name", default="{model}/{track}/{head}", metavar="PATTERN", help="(default: %(default)s)")
     files.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    files.add_argument("--skip-existing", action="store_true", help="leave songs alone whose stems are all there")
     files.add_argument("--format", help="wav, flac, mp3 or ogg (default: flac for flac, else wav)")
     files.add_argument("--bits", help="16, 24 or 32f (default: the input's where it is lossless, else the most)")
+    files.add_argument(
+        "--quality", type=float, metavar="Q", help="of mp3 and ogg, 0 to 10, the best (default: about 5)"
+    )
     files.add_argument(
         "--clip", default="auto", help="rescale all stems together, clamp, none; auto: rescale integers (default)"
     )
@@ -736,20 +808,26 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
     how.add_argument("--batch", type=_batch, default="auto", help="chunks at once (default: auto, found by trying)")
     how.add_argument("--precision", default="float32", help="float32, bf16, fp16 (default: float32)")
     how.add_argument("--live", action="store_true", help="causal networks only: in blocks of 0.1 s, as it comes in")
+    p.add_argument("--quiet", action="store_true", help="say only what failed")
     _device(p)
+    _threads(p)
     _root(p)
     _json(p)
 
 
 def _app_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--model", required=True, metavar="RUN", help="a run's name or folder")
+    p.add_argument(
+        "--model", type=_place, required=True, metavar="RUN", help="a run's name or folder, or hf:owner/name"
+    )
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: this machine alone)")
     p.add_argument("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
     p.add_argument("--max-mb", type=float, default=500.0, metavar="MB", help="how large a song may be (default: 500)")
     p.add_argument(
         "--keep-minutes", type=float, default=60.0, metavar="M", help="delete what nobody asks for (default: 60)"
     )
+    p.add_argument("--public-url", metavar="URL", help="where a proxy shows it, e.g. https://stems.example.org/songs")
     _device(p)
+    _threads(p)
     _root(p)
 
 
@@ -768,7 +846,7 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--here", action="store_true", help="one after the other in this process, no report")
     p.add_argument("--dry-run", action="store_true", help="list what is planned and how far it is")
     p.add_argument("--report-only", action="store_true", help="table and figures of what is done, no training")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where they go (default: STUDY/report)")
+    p.add_argument("--out", type=expanded, metavar="DIR", help="where they go (default: STUDY/report)")
     _overrides(p)
 
 
@@ -785,6 +863,7 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
     }
     for name, text in texts.items():
         a = actions.add_parser(name, help=text, description=text)
+        a.set_defaults(function=heads, command="heads", action=name)
         a.add_argument("run", help="a run's name or folder")
         _root(a)
         if name == "add":
@@ -796,13 +875,13 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
         if name == "rename":
             a.add_argument("new")
         if name in ("export", "verify"):
-            a.add_argument("--heads", nargs="+", default=[], metavar="NAME", help="these heads only")
+            _list(a, "--heads", "NAME", "these heads only")
         if name == "export":
-            a.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+            a.add_argument("--out", type=expanded, required=True, metavar="DIR", help="a new folder")
             a.add_argument("--push", metavar="OWNER/NAME", help="also put it on the Hugging Face hub")
             a.add_argument("--public", action="store_true", help="there for everybody to see (default: private)")
         if name == "forgetting":
-            a.add_argument("--data", metavar="ROOT", help="another data root than the base's")
+            a.add_argument("--data", type=_place, metavar="ROOT", help="another data root than the base's")
             a.add_argument("--split", default="test", choices=["train", "valid", "test"])
             _device(a)
         if name in ("list", "verify", "forgetting"):
@@ -811,7 +890,7 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
 
 def _report_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", nargs="+", help="names or folders of evaluated runs")
-    p.add_argument("--out", type=Path, metavar="DIR", help="write index.html, tables and figures there")
+    p.add_argument("--out", type=expanded, metavar="DIR", help="write index.html, tables and figures there")
     p.add_argument("--group", action="append", default=[], metavar="NAME=PATTERN", help="also score matching tracks")
     p.add_argument("--published", action="store_true", help="also show published numbers, marked and never ranked")
     p.add_argument("--no-audio", action="store_true", help="a page without players")
@@ -820,15 +899,18 @@ def _report_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _import_obsrnn_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="e.g. vocals.ckpt or separator.ckpt")
-    p.add_argument("--out", required=True, type=Path, metavar="RUN", help="a new folder; of several: RUN-<target>")
+    p.add_argument(
+        "checkpoint", nargs="+", type=expanded, metavar="CHECKPOINT", help="e.g. vocals.ckpt or separator.ckpt"
+    )
+    p.add_argument("--out", required=True, type=expanded, metavar="RUN", help="a new folder; of several: RUN-<target>")
     _json(p)
 
 
 def _export_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="a run's name or folder")
-    p.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .onnx or .pt2")
-    p.add_argument("--head", default="all", metavar="NAME,...", help="heads to export (default: all)")
+    p.add_argument("--out", required=True, type=expanded, metavar="FILE", help="ends in .onnx or .pt2")
+    _list(p, "--head", "NAME", "heads to export (default: all)", default=None)
+    p.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     _root(p)
 
 
@@ -843,7 +925,7 @@ def _bands_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("scheme", nargs="*", help="each with its options behind it, e.g. v7 tet divisions=12 erb n_bands=32")
     p.add_argument("--table", action="store_true", help="compare them in a Markdown table (default: all schemes)")
     p.add_argument("--match", type=int, metavar="K", help="a table of the schemes that can have exactly K bands")
-    p.add_argument("--png", type=Path, metavar="FILE", help="draw them")
+    p.add_argument("--png", type=expanded, metavar="FILE", help="draw them")
     p.add_argument("--sample-rate", type=int, default=44100)
     p.add_argument("--n-fft", type=int, default=2048)
     _json(p)
@@ -854,12 +936,48 @@ def _overrides(p: argparse.ArgumentParser) -> None:
     p.add_argument("overrides", metavar="key=value", nargs="*", help=text)
 
 
+TIME = "seconds, m:ss or h:mm:ss"
+
+
+def _seconds(text: str) -> float:
+    """``90``, ``1:30``, ``1:02:03.5``."""
+    try:
+        *larger, seconds = text.split(":")
+        if larger and (len(larger) > 2 or not 0 <= float(seconds) < 60):
+            raise ValueError
+        return float(seconds) + sum(60**power * int(part) for power, part in enumerate(reversed(larger), 1))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected {TIME}") from None
+
+
+def _list(
+    p: Any, flag: str, one: str, text: str, split: Callable[[str], list[str]] | None = None, **options: Any
+) -> None:
+    """An option of which there may be several: with commas between them, or the option again."""
+    options = {"default": [], **options}
+    p.add_argument(flag, type=split or _names, action="extend", metavar=f"{one},...", help=text, **options)
+
+
+def _runs(text: str) -> list[str]:
+    """A folder whose name has a comma in it is one run."""
+    return [str(expanded(name)) for name in ([text] if os.path.lexists(expanded(text)) else _names(text))]
+
+
+def _place(text: str) -> str:
+    """The path of a folder or the name of a run."""
+    return str(expanded(text)) if text.startswith("~") else text
+
+
+def _threads(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as PyTorch chooses)")
+
+
 def _device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
 
 
 def _root(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--root", default="runs", help="where runs given by name are (default: runs)")
+    p.add_argument("--root", type=_place, default="runs", help="where runs given by name are (default: runs)")
 
 
 def _json(p: argparse.ArgumentParser) -> None:
@@ -867,23 +985,50 @@ def _json(p: argparse.ArgumentParser) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Overrides may stand anywhere, also behind options and right behind ``--target NAME``."""
+    """Options, songs and overrides may stand in any order, overrides also right behind ``--target NAME``."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     top = parser()
-    args, rest = top.parse_known_args(arguments)
-    if rest and (not hasattr(args, "overrides") or any("=" not in text or text.startswith("-") for text in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if hasattr(args, "overrides"):
-        args.overrides += rest
+    command, rest = _command(top, words)
+    args = command.parse_intermixed_args(_whole(rest)) if command else top.parse_args(words)
     for many in ("target", "names"):
         if getattr(args, many, None):
             args.overrides += [text for text in getattr(args, many) if "=" in text]
-            setattr(args, many, [text for text in getattr(args, many) if "=" not in text])
+            setattr(args, many, [name for text in getattr(args, many) if "=" not in text for name in _names(text)])
     return args
+
+
+def _command(p: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.ArgumentParser | None, list[str]]:
+    """The parser of the command, or of the command's own command, and the words that are left for it."""
+    commands = next((action for action in p._actions if isinstance(action, argparse._SubParsersAction)), None)
+    if commands is None:
+        return p, words
+    if not words or words[0] not in commands.choices:
+        return None, []
+    return _command(commands.choices[words[0]], words[1:])
+
+
+def _whole(words: Sequence[str]) -> list[str]:
+    """``--wiener`` may stand alone: what is no number behind it is a song. What stands behind ``--`` is no option."""
+    end = words.index("--") if "--" in words else len(words)
+    result: list[str] = []
+    for word, then in zip(words[:end], [*words[1:end], ""], strict=False):
+        alone = word == "--wiener" and not then.lstrip("-").isdecimal()
+        result.append("--wiener=1" if alone else word)
+    return result + [f"./{word}" if word.startswith("-") and word != "-" else word for word in words[end + 1 :]]
+
+
+def _complain(text: str) -> None:
+    from ...console import printable
+
+    print(f"refined-bsrnn: {printable(text)}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     bound_spinning()
+    for stream in (sys.stdout, sys.stderr):  # no letter that the terminal does not know ends the work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
     args = _parse(arguments)
     try:
         code = args.function(args)
@@ -893,8 +1038,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
         return 1
     except UserError as error:
-        print(f"refined-bsrnn: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
+    except OSError as error:  # a disk, a share or a permission, not a mistake in here
+        where = f"{error.filename} cannot be read or written: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}.")
+        return 1
     except KeyboardInterrupt:
         print("refined-bsrnn: interrupted.", file=sys.stderr)
         return 130

@@ -6,7 +6,6 @@ A job that fails leaves nothing behind and does not stop the others.
 """
 
 import errno
-import glob
 import math
 import os
 import shutil
@@ -26,16 +25,9 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from ...audio import (
-    AUDIO_SUFFIXES,
-    INTEGER_BITS,
-    SUBTYPES,
-    VIDEO_SUFFIXES,
-    AudioWriter,
-    open_audio,
-    quantise,
-    read_tags,
-)
+from ... import __version__
+from ...audio import INTEGER_BITS, SUBTYPES, AudioWriter, open_audio, quantise, read_tags
+from ...console import printable
 from ...errors import AudioError, RecipeError, UserError, nearest
 from ...network.lora import Adapter
 from ...network.model import BSRNN
@@ -48,13 +40,19 @@ from ...separation.separator import (
     aligned,
     as_samples,
     open_source,
+    out_of_memory,
     overlap_add,
     read_blocks,
 )
 from ...separation.wiener import wiener
 from ...system import unwritable
+from ...temporary import KEPT, clear_unowned, owned_folder, place_new, place_over
+from .inputs import Job, find_jobs
 
+__all__ = ["Ensemble", "Job", "Output", "Result", "Voice", "Wanted", "find_jobs", "load_voices", "separate_all"]
 CLIPS = ("auto", "rescale", "clamp", "none")
+TAKEN = "is there already. Take another --out or --name, or --overwrite it, or --skip-existing."
+HIDDEN = ".stems-"  # begins the names of the folders in which stems are made
 WIENER_SECONDS = 6.0  # how long a piece the filter is fitted to
 WIENER_WINDOW_SECONDS = 0.093
 
@@ -79,6 +77,13 @@ class Wanted:
     overwrite: bool = False
     stream: int | None = None  # of the audio streams of a video; None: the one marked as default
     strict: bool = False  # refuse what is damaged
+    skip_existing: bool = False
+    quality: float | None = None  # of mp3 and ogg, 0 to 10; None: the coder's own
+
+    @property
+    def compression(self) -> float | None:
+        """libsndfile's level for that quality."""
+        return None if self.quality is None else min(1 - self.quality / 10, 0.99)  # 1 is one that mp3 has not
 
     @property
     def needed(self) -> list[str] | None:
@@ -95,6 +100,15 @@ class Wanted:
         if self.bits is not None and self.bits not in known:
             possible = ", ".join(bits for bits in known if bits) or "none: its coding is lossy"
             raise RecipeError(f"{self.format or 'wav'} with bits {self.bits!r} is not possible; expected {possible}.")
+        if self.quality is not None and not 0 <= self.quality <= 10:
+            raise RecipeError(f"quality {self.quality:g}; expected 0 (smallest files) to 10 (best).")
+        if self.quality is not None and self.format not in ("mp3", "ogg"):
+            raise RecipeError("--quality is that of lossy files; it requires --format mp3 or ogg.")
+        if self.overwrite and self.skip_existing:
+            raise RecipeError("--overwrite and --skip-existing exclude each other; leave out one of them.")
+        if str(self.out) == "-":
+            raise RecipeError("--out is '-'; expected a folder: several stems do not fit into standard output.")
+        as_samples(1, self.start_seconds, self.duration_seconds)
         if self.clip not in CLIPS:
             raise RecipeError(f"clip {self.clip!r} is unknown; expected one of {', '.join(CLIPS)}.")
         if self.stream is not None and self.stream < 0:
@@ -359,50 +373,69 @@ def rounded(block: Sequence[Tensor], parts: Sequence[Output], subtype: str) -> l
 # --- one song ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Job:
-    """One input and the name of its track; no path: standard input."""
-
-    path: Path | None
-    track: str
-
-    @property
-    def label(self) -> str:
-        return str(self.path) if self.path else "standard input"
-
-
 @dataclass
 class Result:
     """What became of a job."""
 
     job: Job
     paths: dict[str, Path] = field(default_factory=dict)  # by head, or model/head where several have one of that name
-    seconds: float = 0.0  # of audio
+    placed: list[Path] = field(default_factory=list)  # those of them that were written now
+    sample_rate_hz: int = 0
+    n_channels: int = 0
+    n_samples: int = 0
     took_seconds: float = 0.0
     level_db: float = 0.0  # by which all stems were lowered
     cut_db: float = 0.0  # how far beyond full scale they reached, where they were cut there
     problem: str = ""
     remarks: list[str] = field(default_factory=list)  # on the input: what of it was chosen, assumed, damaged
+    skipped: bool = False  # its stems were there
+
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return self.n_samples / self.sample_rate_hz if self.sample_rate_hz else 0.0
 
     def lines(self) -> list[str]:
-        """What to tell a person."""
+        """What to tell a person; a name with line breaks in it stays on one line."""
+        return [printable(line, "") for line in self._lines()]
+
+    def _lines(self) -> list[str]:
         if self.problem:
-            named = self.problem.startswith(self.job.label)
+            named = self.problem == self.job.problem or self.problem.startswith(self.job.label)
             return [f"Failed: {self.problem}" if named else f"Failed: {self.job.label}: {self.problem}"]
-        lines = [f"Written: {path}" for path in self.paths.values()] + self.remarks
+        if self.skipped:
+            return [f"Skipped: {self.job.label}: its stems are there already."]
+        words = {True: "Written", False: "There already"}
+        lines = [f"{words[path in self.placed]}: {path}" for path in self.paths.values()] + self.remarks
         if self.level_db:
             lines.append(f"All stems of {self.job.label} are {self.level_db:.2f} dB lower, so that none clips.")
         if self.cut_db:
             lines.append(f"Stems of {self.job.label} reached {self.cut_db:.2f} dB above full scale and were cut there.")
         return lines
 
+    def values(self) -> dict[str, Any]:
+        """What to tell a program; only a song that was written has a rate and a length."""
+        status = "failed" if self.problem else "skipped" if self.skipped else "written"
+        done = status == "written" and self.n_samples > 0
+        facts = ("sample_rate_hz", "n_channels", "n_samples", "took_seconds", "level_db")
+        return {
+            "input": str(self.job.path or "-"),
+            "track": self.job.track,
+            "status": status,
+            "problem": self.problem or None,
+            "stems": {name: str(path) for name, path in self.paths.items()},
+            **{name: getattr(self, name) if done else None for name in facts},
+        }
+
 
 def summary(results: Sequence[Result]) -> str:
     """One paragraph about many songs, with what failed."""
-    done = [result for result in results if not result.problem]
+    done = [result for result in results if not result.problem and not result.skipped]
     seconds, took = sum(r.seconds for r in done), sum(r.took_seconds for r in done)
     text = f"Separated {len(done)} of {len(results)}: {seconds / 60:.1f} min of audio in {took / 60:.1f} min"
     text += f" ({seconds / took:.1f} × real time)." if took else "."
+    if skipped := sum(r.skipped for r in results):
+        text += f" Skipped, since their stems were there: {skipped}."
     return "\n".join([text, *(line for r in results if r.problem for line in r.lines())])
 
 
@@ -423,12 +456,53 @@ def separate_song(
     started = time.perf_counter()
     suffix, subtype = subtype_for(job.path, wanted)
     paths = [_path(part, job.track, wanted, suffix) for part in parts]
+    names = [part.name for part in parts]
+    named = {
+        part.name if names.count(part.name) == 1 else f"{part.model}/{part.name}": path
+        for part, path in zip(parts, paths, strict=True)
+    }
+    for folder in {path.parent for path in paths}:
+        clear_unowned(folder, HIDDEN)
+    if wanted.skip_existing and all(path.is_file() for path in paths):
+        return Result(job, named, skipped=True)
+    if not wanted.skip_existing:
+        _check_places(paths, job, wanted, inputs)
+    if source is None:
+        assert job.path is not None
+        source = _open(job.path, wanted)
+    result = Result(job, named, sample_rate_hz=source.sample_rate_hz, n_channels=source.n_channels)
+    stems = _Stems(paths, parts, source, subtype, read_tags(job.path) if job.path else {}, wanted)
+    with _no_empty_folders(paths, wanted.out), stems:
+        stems.open()
+        n = 0
+        for block in _read(estimate(ensemble, source, wanted, of)):
+            stems.write([_mix(part, block) for part in parts])
+            n += block.shape[-1]
+            progress(min(0.999, n / source.n_samples) if source.n_samples else 0.0)
+        result.level_db, result.cut_db = stems.finish(), stems.cut_db
+    progress(1.0)
+    result.placed, result.skipped = stems.placed, not stems.placed
+    result.n_samples, result.took_seconds = n, time.perf_counter() - started
+    result.remarks = list(source.remarks)
+    return result
+
+
+def _read(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Blocks of a song; what the system says of reading it is not said of the files that are written."""
+    try:
+        yield from blocks
+    except OSError as error:
+        raise AudioError(f"it cannot be read: {error.strerror or error}.") from error
+
+
+def _check_places(paths: Sequence[Path], job: Job, wanted: Wanted, inputs: Collection[tuple[int, int] | None]) -> None:
+    """`AudioError` for a place where something is that is not to be replaced."""
     for path in paths:
         there = file_id(path)
         if there is None:
             continue
         if not wanted.overwrite:
-            raise AudioError(f"{path} is there already. Take another --out or --name, or --overwrite it.")
+            raise AudioError(f"{path} {TAKEN}")
         for what, it_is in (
             ("a folder", path.is_dir()),
             ("the song itself", job.path is not None and there == file_id(job.path)),
@@ -436,29 +510,6 @@ def separate_song(
         ):
             if it_is:
                 raise AudioError(f"{path} is {what}, which is not overwritten. Take another --out or --name.")
-    if source is None:
-        assert job.path is not None
-        source = _open(job.path, wanted)
-    tags = read_tags(job.path) if job.path else {}
-    result = Result(job)
-    stems = _Stems(paths, parts, source, subtype, tags, wanted.clip)
-    with _no_empty_folders(paths, wanted.out), stems:
-        stems.open()
-        n = 0
-        for block in estimate(ensemble, source, wanted, of):
-            stems.write([_mix(part, block) for part in parts])
-            n += block.shape[-1]
-            progress(min(0.999, n / source.n_samples) if source.n_samples else 0.0)
-        result.level_db, result.cut_db = stems.finish(), stems.cut_db
-    progress(1.0)
-    names = [part.name for part in parts]
-    result.paths = {
-        part.name if names.count(part.name) == 1 else f"{part.model}/{part.name}": path
-        for part, path in zip(parts, paths, strict=True)
-    }
-    result.remarks = list(source.remarks)
-    result.seconds, result.took_seconds = n / source.sample_rate_hz, time.perf_counter() - started
-    return result
 
 
 @contextmanager
@@ -533,16 +584,17 @@ class _Stems:
         source: Source,
         subtype: str,
         tags: Mapping[str, str],
-        clip: str,
+        wanted: Wanted,
     ):
-        self.parts, self.source, self.subtype, self.clip = parts, source, subtype, clip
-        self.paths, self.tags = paths, tags
+        self.parts, self.source, self.subtype, self.wanted = parts, source, subtype, wanted
+        self.paths, self.tags = paths, {**tags, "software": f"refined-bsrnn {__version__}"}
         floats = subtype == "FLOAT"
-        self.clip = ("none" if floats else "rescale") if clip == "auto" else clip
+        self.clip = ("none" if floats else "rescale") if wanted.clip == "auto" else wanted.clip
         self.peak = 0.0
         # Before the end nobody knows the peak: what may have to be lowered is kept as float until then.
         self.kept = self.clip == "rescale"
         self.made: list[Path] = []
+        self.placed: list[Path] = []  # of which files have come into their places
         self.floats: list[Path] = []
         self.stack = ExitStack()
 
@@ -556,8 +608,7 @@ class _Stems:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if path.parent not in folders:
-                    hidden = tempfile.TemporaryDirectory(prefix=".stems-", dir=path.parent)
-                    folders[path.parent] = Path(self.stack.enter_context(hidden))
+                    folders[path.parent] = self.stack.enter_context(owned_folder(path.parent, HIDDEN))
             except OSError as error:
                 raise unwritable(path, error, AudioError) from error
         self.made = [folders[path.parent] / path.name for path in self.paths]
@@ -572,7 +623,8 @@ class _Stems:
 
     def _writer(self, path: Path, subtype: str) -> AudioWriter:
         source = self.source
-        return AudioWriter(path, source.sample_rate_hz, source.n_channels, subtype, source.n_samples, self.tags)
+        options = (subtype, source.n_samples, self.tags, self.wanted.compression if subtype == self.subtype else None)
+        return AudioWriter(path, source.sample_rate_hz, source.n_channels, *options)
 
     def write(self, block: Sequence[Tensor]) -> None:
         """The next (C, n) of every file."""
@@ -607,26 +659,37 @@ class _Stems:
         return -20 * math.log10(gain) if gain < 1 else 0.0
 
     def _publish(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Move all files to their places; where one cannot be, those before it are taken back."""
+        """Move all files to their places; where one cannot be, those before it are taken back.
+
+        A file that has come to a place since is never replaced without --overwrite.
+        """
         if kind is not None:
             return
-        moved: list[tuple[Path, Path]] = []
-
-        def move(from_: Path, to: Path) -> None:
-            from_.replace(to)
-            moved.append((from_, to))
-
-        for made, path in zip(self.made, self.paths, strict=True):
+        undo: list[tuple[Path | None, Path, tuple[int, int] | None]] = []
+        for made, path in sorted(zip(self.made, self.paths, strict=True), key=lambda pair: pair[1]):  # for all the same
+            kept = made.with_name(f"{made.name}{KEPT}")
             try:
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                if path.exists():
-                    move(path, made.with_name(f"{made.name}.old"))
-                move(made, path)
+                if self.wanted.skip_existing and path.is_file():
+                    continue
+                if self.wanted.overwrite:
+                    place_over(made, path, kept)
+                else:
+                    place_new(made, path)
+                undo.append((kept if kept.exists() else None, path, file_id(path)))
+                self.placed.append(path)
             except OSError as error:
-                for from_, to in reversed(moved):
+                if kept.exists():  # it may be that it stands nowhere else
+                    undo.append((kept, path, None))
+                for old, place, ours in reversed(undo):
                     with suppress(OSError):
-                        to.replace(from_)
+                        if old is not None:
+                            old.replace(place)
+                        elif file_id(place) == ours:
+                            place.unlink()
+                if isinstance(error, FileExistsError):
+                    raise AudioError(f"{path} {TAKEN}") from error
                 raise unwritable(path, error, AudioError) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -646,77 +709,20 @@ class _Stems:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
-    """Files, the audio and video files in folders, what globs match, and ``-`` for standard input, each once.
-
-    A track is named as its file is, in a folder with the path from there; where several would share a name, they keep
-    their suffixes, or, where that does not tell them apart, the folder's name comes before it. Files that are not there
-    and folders without songs become jobs too, which fail when their turn comes. Stems in ``out`` are no songs.
-    """
-    jobs: dict[str | None, Job] = {}  # by where a file really is, however it was named
-
-    def add(path: Path, track: str) -> None:
-        jobs.setdefault(os.path.realpath(path), Job(path, track))
-
-    for text in map(str, inputs):
-        path = Path(text)
-        if text == "-":
-            jobs.setdefault(None, Job(None, "stdin"))
-        elif path.is_dir():
-            songs = [
-                p for p in sorted(path.rglob("*")) if _is_song(p, path) and out.resolve() not in p.resolve().parents
-            ]
-            for song in songs:
-                add(song, song.relative_to(path).with_suffix("").as_posix())
-            if not songs:
-                add(path, f"{path}/")  # no file's name
-        else:
-            matches = [] if path.exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (absolute too)
-            for song in [p for p in map(Path, matches) if not p.is_dir()] or [path]:
-                add(song, song.stem)
-    return _told_apart(list(jobs.values()))
-
-
-def _told_apart(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs with a name for each track, as far as suffixes and folders' names make a difference."""
-    names = [job.track for job in jobs]
-    places = [Path(os.path.abspath(job.path)) if job.path else Path() for job in jobs]  # noqa: PTH100 (without ..)
-    folders = [[*place.parts[1 : -len(Path(job.track).parts)]] for job, place in zip(jobs, places, strict=True)]
-    while True:
-        groups: dict[str, list[int]] = {}
-        for i, name in enumerate(names):
-            groups.setdefault(name, []).append(i)
-        before = list(names)
-        for same in (several for several in groups.values() if len(several) > 1):
-            suffixes = {i: places[i].suffix for i in same}
-            apart = len(set(suffixes.values())) == len(same)
-            for i in same:
-                names[i] = names[i] + suffixes[i] if apart else "/".join([*folders[i][-1:], names[i]])
-                del folders[i][-1:]
-        if names == before:
-            return [replace(job, track=name) for job, name in zip(jobs, names, strict=True)]
-
-
-def _is_song(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in AUDIO_SUFFIXES + VIDEO_SUFFIXES and path.is_file() and not hidden
-
-
 @contextmanager
 def _on_disk(job: Job) -> Iterator[tuple[Job, Path]]:
     """The job, and its file; what comes once is kept in one: most formats cannot be read without going back."""
     if job.path is not None and not job.path.is_fifo():
         yield job, job.path
         return
-    with tempfile.NamedTemporaryFile(prefix="refined-bsrnn-", suffix=".input") as file:
-        path = Path(file.name)
+    with owned_folder(Path(tempfile.gettempdir()), "refined-bsrnn-input-") as folder:
+        path = folder / "input"
         try:
-            with _stream(job) as stream:
+            with path.open("wb") as file, _stream(job) as stream:
                 shutil.copyfileobj(stream, file, 1 << 20)
-            file.flush()
         except OSError as error:
             raise AudioError(
-                f"{job.label} cannot be kept in {path.parent}: {error.strerror or error}. Free some space there, or "
+                f"{job.label} cannot be kept in {folder.parent}: {error.strerror or error}. Free some space there, or "
                 "set TMPDIR to another folder."
             ) from None
         try:
@@ -766,13 +772,26 @@ def separate_all(
         try:
             if clash:
                 raise AudioError(f"{job.label} would be written over the stems of {clash}. Give it another --out.")
-            yield _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of, inputs)
+            if job.problem:
+                raise AudioError(job.problem)
+            result = _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of, inputs)
             taken |= dict.fromkeys(paths, job.label)
-        except (UserError, OSError, MemoryError) as error:
-            if isinstance(error, RecipeError):
-                raise
-            text = str(error) or "the memory is used up"
-            yield Result(job, problem=text)
+        except Exception as error:  # whatever it is, the other songs are separated
+            result = Result(job, problem=reason(error))
+        yield result
+
+
+def reason(error: Exception) -> str:
+    """Why a song failed, in a sentence."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+        return "the memory is used up. Make --chunk-seconds smaller, or use another --device."
+    if isinstance(error, OSError):
+        where = f"{error.filename} cannot be read or written: " if error.filename else ""
+        return f"{where}{error.strerror or error}."
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"it cannot be separated ({type(error).__name__}: {first}). Try --device cpu without --precision."
 
 
 def _open(path: Path, wanted: Wanted) -> Source:

@@ -11,6 +11,7 @@ estimates come out with the gain.
 import copy
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from ...system import atomic_write
 
 OPSET = 18  # of ONNX
 EXAMPLE_FRAMES = 7
+AXES = ("batch", "channels", "planes", "bins", "frames")
 
 
 def facts(model: BSRNN, targets: Sequence[str]) -> dict[str, Any]:
@@ -48,20 +50,39 @@ def facts(model: BSRNN, targets: Sequence[str]) -> dict[str, Any]:
 # --- torch.export -----------------------------------------------------------------------------------------------------
 
 
-def export_core(model: BSRNN, path: Path, targets: Sequence[str] | None = None) -> Path:
-    """Write the core in the format that the file's ending says; `RecipeError` for another than .onnx and .pt2."""
+def export_core(
+    model: BSRNN,
+    path: Path,
+    targets: Sequence[str] | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Path:
+    """Write the core in the format that the file's ending says; ``tell`` gets a sentence at each step.
+
+    Raises `RecipeError` for another ending than .onnx and .pt2, and for a file that is there, without ``overwrite``.
+    """
     writers = {".onnx": export_onnx, ".pt2": export_program}
     if path.suffix not in writers:
         raise RecipeError(f"{path} ends in {path.suffix or 'nothing'!r}; expected .onnx, or .pt2 for torch.export.")
-    return writers[path.suffix](model, path, targets)
+    names = model.check_targets(targets)
+    if path.is_dir() or (path.exists() and not overwrite):
+        what = "a folder" if path.is_dir() else "there already"
+        raise RecipeError(
+            f"{path} is {what} and is not replaced; take another --out{'' if path.is_dir() else ', or --overwrite it'}."
+        )
+    tell(f"Exporting {', '.join(names)} to {path}: tracing the network, which takes half a minute or more.")
+    return writers[path.suffix](model, path, names, tell)
 
 
-def export_program(model: BSRNN, path: Path, targets: Sequence[str] | None = None) -> Path:
+def export_program(
+    model: BSRNN, path: Path, targets: Sequence[str] | None = None, tell: Callable[[str], None] = lambda sentence: None
+) -> Path:
     """Write the core as a program that `torch.export.load` reads (``.pt2``), without this package.
 
     Its extra file ``refined_bsrnn.json`` holds the `facts`.
     """
     program = make_program(model, targets)
+    tell("Traced; writing the file.")
     extra = {"refined_bsrnn.json": json.dumps(facts(model, model.check_targets(targets)))}
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that are not on the CPU, which these are
@@ -202,7 +223,9 @@ def _plain_rnns(program: torch.export.ExportedProgram) -> None:
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
-def export_onnx(model: BSRNN, path: Path, targets: Sequence[str] | None = None) -> Path:
+def export_onnx(
+    model: BSRNN, path: Path, targets: Sequence[str] | None = None, tell: Callable[[str], None] = lambda sentence: None
+) -> Path:
     """Write the core as an ONNX file: input ``mixture`` (B, C, 2, F, T), one output per target, under its name.
 
     Raises `RecipeError` where the packages for it are not installed.
@@ -216,8 +239,10 @@ def export_onnx(model: BSRNN, path: Path, targets: Sequence[str] | None = None) 
         ) from None
     core, example = _plain_core(model, targets)
     with atomic_write(path) as temporary, _quiet(), torch.no_grad():
+        traced = _trace(core, example)
+        tell("Traced; translating it to ONNX, which takes as long again.")
         program = torch.onnx.export(
-            _trace(core, example),
+            traced,
             input_names=["mixture"],
             output_names=core.targets,
             opset_version=OPSET,
@@ -231,8 +256,22 @@ def export_onnx(model: BSRNN, path: Path, targets: Sequence[str] | None = None) 
         assert program is not None
         for key, value in facts(model, core.targets).items():
             program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
-        onnx.save(program.model_proto, str(temporary))
+        proto = program.model_proto
+        _name_axes(proto.graph)
+        onnx.save(proto, str(temporary))
     return path
+
+
+def _name_axes(graph: Any) -> None:
+    """Names for the free axes in place of those that the tracer invents, such as s85, wherever they appear."""
+    free = {}
+    for name, dim in zip(AXES, graph.input[0].type.tensor_type.shape.dim, strict=True):
+        if dim.dim_param:
+            free[dim.dim_param] = name
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda found: free.get(found[0], found[0]), dim.dim_param)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ...errors import RecipeError, UserError
 from ...network.model import BSRNN
 from ...recipe import Recipe, RunSpec, dump_recipe
 from ...system import read_json, write_bytes, write_json, write_text
+from ...temporary import owned_folder
 from ..folder import (
     RunFolder,
     backbone_file,
@@ -37,29 +37,50 @@ from ..folder import (
 )
 from ..heads import HeadFacts, list_heads
 
+HUB = "hf:"  # before the name of a hub model
 HUB_ID = r"[\w.-]+/[\w.-]+"
 FILES = ["README.md", "recipe.yaml", "provenance.json", "results.json", "*.safetensors"]
 
 
-def find_model(path_or_id: str | os.PathLike[str], root: str = "runs", revision: str | None = None) -> RunFolder:
-    """A run by its folder or its name under ``root``, or a model ``owner/name`` of the Hugging Face hub.
+def find_model(
+    path_or_id: str | os.PathLike[str], root: str = "runs", revision: str | None = None, **options: Any
+) -> RunFolder:
+    """A run by its folder or its name under ``root``, or a model of the Hugging Face hub, ``hf:owner/name``.
 
-    What is on this machine comes first; a hub model is downloaded once and kept in the hub's own cache.
+    ``owner/name`` alone is looked for on this machine, and on the hub only where nothing here is called ``owner``: a
+    path with a typing mistake never is a stranger's model. A hub model is downloaded once and kept in the hub's own
+    cache. ``options``: those of `huggingface_hub.snapshot_download`.
     """
+    text = str(path_or_id)
+    name = text.removeprefix(HUB)
+    here = ""
+    if not text.startswith(HUB):
+        try:
+            return find_run(path_or_id, root)
+        except RecipeError as error:
+            here = f"{error} "
+            if not re.fullmatch(HUB_ID, name):
+                raise
+            if _is_here(name, root):
+                raise RecipeError(f"{here}A model of the Hugging Face hub is called {HUB}{name}.") from None
+    elif not re.fullmatch(HUB_ID, name):
+        raise RecipeError(f"{text!r} is no hub model; expected {HUB}owner/name.")
+    given = {key: value for key, value in options.items() if value is not None and (value or key == "token")}
     try:
-        return find_run(path_or_id, root)
-    except RecipeError as error:
-        if not re.fullmatch(HUB_ID, str(path_or_id)) or Path(path_or_id).exists():
-            raise
-        here = str(error)
-    try:
-        folder = snapshot_download(str(path_or_id), revision=revision, allow_patterns=FILES)
+        folder = snapshot_download(name, revision=revision, allow_patterns=FILES, **given)
     except Exception as error:  # whichever network client the hub's library uses has errors of its own
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RecipeError(f"{here} On the Hugging Face hub it cannot be had either: {why}") from None
+        found = f"On the Hugging Face hub it cannot be had either: {why}" if here else f"{text} cannot be had: {why}"
+        raise RecipeError(f"{here}{found}") from None
     if not (Path(folder) / "recipe.yaml").is_file():
-        raise RecipeError(f"the hub model {path_or_id} holds no recipe.yaml; expected a model that `export` wrote.")
+        raise RecipeError(f"the hub model {name} holds no recipe.yaml; expected a model that `export` wrote.")
     return RunFolder(Path(folder))
+
+
+def _is_here(name: str, root: str) -> bool:
+    """Whether the first part of a path is there, or is where runs are."""
+    first = name.split("/")[0]
+    return first in (".", "..", Path(root).name) or any(os.path.lexists(Path(place) / first) for place in (".", root))
 
 
 def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
@@ -75,8 +96,8 @@ def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
         raise RecipeError(f"{run.path} has no head to export.")
     load_model(run, names)  # strict: what does not fit together is not handed on
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        whole = RunFolder(Path(temporary) / out.name)
+    with owned_folder(out.parent, f".export-{out.name}-") as temporary:
+        whole = RunFolder(temporary / out.name)
         _write(run, whole, names)
         whole.path.replace(out)
     return RunFolder(out)
@@ -110,8 +131,8 @@ def save_model(model: BSRNN, out: Path) -> RunFolder:
     if not model.heads:
         raise RecipeError("the network has no head to save.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        whole = RunFolder(Path(temporary) / out.name)
+    with owned_folder(out.parent, f".export-{out.name}-") as temporary:
+        whole = RunFolder(temporary / out.name)
         write_text(whole.recipe, dump_recipe(_alone(model.recipe, tuple(model.targets), out.name)))
         save_backbone(whole.backbone, model)
         for name in model.heads:
@@ -156,7 +177,7 @@ def model_card(
         f"bands `{heads[0].bands}`) and {len(heads)} head{'s' if len(heads) > 1 else ''}.",
         "\n".join("| " + " | ".join(row) + " |" for row in table),
         "uSDR: mean over tracks; cSDR: median over 1 s frames, then over tracks. `–`: not evaluated.",
-        f"`{name}` stands for this folder, or for its `owner/{name}` on the Hugging Face hub:",
+        f"`{name}` stands for this folder, or for its `hf:owner/{name}` on the Hugging Face hub:",
         f"```sh\nrefined-bsrnn separate song.wav --model {name} --head {heads[0].name}\n"
         f"refined-bsrnn transfer --base {name} --target NAME    # a head for your own instrument\n```",
         f'```python\nfrom refined_bsrnn import Separator\n\nseparator = Separator.from_pretrained("{name}")\n'

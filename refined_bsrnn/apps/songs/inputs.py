@@ -1,0 +1,238 @@
+"""Which songs a command's inputs mean: files, folders, patterns; and which files in a folder are no songs.
+
+    inputs ──> files and folders ──> songs ──> jobs, each with the name of its track
+
+What cannot be found or read becomes a job that fails when its turn comes. What is left out is counted and named.
+"""
+
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...audio import AUDIO_SUFFIXES, VIDEO_SUFFIXES, open_audio
+from ...errors import AudioError
+from ...system import address, expanded
+
+# Files that end so are songs, and where one cannot be read this is said; any other file is a song if it can be read.
+SONG_SUFFIXES = frozenset(AUDIO_SUFFIXES + VIDEO_SUFFIXES) | {
+    *(
+        ".wave",
+        ".bwf",
+        ".aifc",
+        ".snd",
+        ".voc",
+        ".mp2",
+        ".mpa",
+        ".m4b",
+        ".m4r",
+        ".f4a",
+        ".3gp",
+        ".3g2",
+        ".spx",
+        ".weba",
+    ),
+    *(".dts", ".eac3", ".ec3", ".thd", ".mlp", ".amr", ".tak", ".mpc", ".dsf", ".dff", ".ra", ".rm", ".asf", ".ogv"),
+    *(".m2ts", ".mts", ".m2t", ".vob", ".mpeg", ".f4v", ".divx"),
+}
+OWN_STEM = "made by refined-bsrnn"
+# How the files that `separate` writes name the program: in wav, in flac and Ogg, in mp3 (two ways).
+MARK = re.compile(rb"(ISFT.{4}|SOFTWARE=|TSSE.{6}\x03|SOFTWARE\0)refined-bsrnn ", re.DOTALL | re.IGNORECASE)
+MARK_WITHIN = 1 << 16  # bytes from the beginning
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the name of its track; no path: standard input. ``problem``: why it cannot be separated."""
+
+    path: Path | None
+    track: str
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        return str(self.path) if self.path else "standard input"
+
+
+def find_jobs(
+    inputs: Sequence[str | Path], out: Path, tell: Callable[[str], None] = lambda sentence: None
+) -> list[Job]:
+    """Files, the songs in folders, what patterns match, and ``-`` for standard input, each once.
+
+    A track is named as its file is, in a folder with the path from there; where several would share a name, they keep
+    their suffixes, or, where that does not tell them apart, the folder's name comes before it. In folders and of
+    patterns stems that `separate` made, and what lies in the folder ``out``, are no songs. ``tell`` gets a sentence for
+    each input of which something is left out.
+    """
+    jobs: dict[str | None, Job] = {}  # by where a file really is, however it was named
+    for text in map(str, inputs):
+        if text == "-":
+            jobs.setdefault(None, Job(None, "stdin"))
+            continue
+        left_out: Counter[str] = Counter()
+        songs = list(_jobs_of(text, out, left_out))
+        if left_out:
+            hint = " Stems are separated where they are named one by one." if left_out[OWN_STEM] else ""
+            tell(f"Left out of {text}: {', '.join(f'{n} {kind}' for kind, n in sorted(left_out.items()))}.{hint}")
+        for job in songs or [Job(Path(text), f"{text}/", f"{text} holds no audio files.")]:  # no file's name
+            jobs.setdefault(_where(job.path or Path()), job)
+    found = [job for job in jobs.values() if not job.problem]
+    apart = dict(zip(found, _told_apart(found), strict=True))
+    return [apart.get(job, job) for job in jobs.values()]
+
+
+def _where(path: Path) -> str:
+    """Where a path really leads."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return str(path)
+
+
+def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[Job]:
+    """The jobs of one input."""
+    found = expand(text)
+    for path in found:
+        problem = look_up(path)
+        if not problem and path.is_dir():
+            for song, why in _songs_in(path, _where(out), left_out):
+                yield Job(song, safe_track(song.relative_to(path).with_suffix("").as_posix()), why)
+        elif path != expanded(text) and not problem and (kind := left_out_as(path)):
+            left_out[kind] += 1
+        else:
+            yield Job(path, safe_track(path.stem), problem or address(text))
+
+
+def look_up(path: Path) -> str:
+    """Why a path cannot be looked at, in a sentence; nothing where it can be, or where nothing is there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
+        return ""
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}."
+    return ""
+
+
+def _songs_in(folder: Path, out: str, left_out: Counter[str]) -> list[tuple[Path, str]]:
+    """(song, "") of a folder and those in it, links followed, sorted; (folder, why) of one that cannot be read."""
+    found: list[tuple[Path, str]] = []
+    waiting, links, seen = [folder], list[Path](), set[str]()
+    while waiting or links:
+        here = waiting.pop() if waiting else links.pop()  # what is reached without a link has its name from there
+        real = _where(here)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            found.append((here, f"the folder {here} cannot be read: {error.strerror or error}."))
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if os.path.isdir(path) and not is_hidden(path):  # noqa: PTH112 (False where it cannot be told)
+                if _where(path) == out:
+                    left_out["folder of --out"] += 1
+                else:
+                    (links if entry.is_symlink() else waiting).append(path)
+            elif kind := left_out_as(path):
+                left_out[kind] += 1
+            else:
+                found.append((path, ""))
+    return sorted(found)
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a name hides a file; titles may begin with several dots."""
+    return path.name.startswith(".") and not path.name.startswith("..")
+
+
+def left_out_as(path: Path) -> str:
+    """As which kind a file in a folder is left out; nothing for a song."""
+    suffix = path.suffix.lower()
+    if is_hidden(path):
+        return "hidden"
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "special file"
+    except FileNotFoundError:
+        return "broken link"
+    except OSError:  # it fails with a sentence when its turn comes
+        return ""
+    if is_own_stem(path):
+        return OWN_STEM
+    if suffix in SONG_SUFFIXES or _can_be_read(path):
+        return ""
+    return suffix or "without suffix"
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        with open_audio(path) as reader:
+            return reader.read(1 << 12).shape[1] > 0
+    except (AudioError, OSError, RuntimeError, ValueError):  # it may be anything
+        return False
+
+
+def is_own_stem(path: Path) -> bool:
+    """Whether `separate` wrote a file, by the name of the program in it."""
+    try:
+        with path.open("rb") as file:
+            return MARK.search(file.read(MARK_WITHIN)) is not None
+    except OSError:
+        return False
+
+
+def expand(text: str) -> list[Path]:
+    """The file or folder of that name, or what it matches as a pattern (``*``, ``?``, ``[...]``, ``**``), sorted.
+
+    A part of a path that is there as it is written is no pattern: ``Album [2020]/*.flac``. Where nothing matches, the
+    path itself.
+    """
+    path = expanded(text)
+    if os.path.lexists(path):
+        return [path]
+    found = [Path(path.anchor)]
+    for part in path.parts[1 if path.anchor else 0 :]:
+        found = [match for base in found for match in _matches(base, part)]
+    return sorted(dict.fromkeys(found)) or [path]
+
+
+def _matches(base: Path, part: str) -> Iterable[Path]:
+    if os.path.lexists(base / part):
+        return [base / part]
+    if part == "**":
+        below = glob.glob("**", root_dir=base, recursive=True)  # noqa: PTH207 (without hidden ones)
+        return [base, *(base / found for found in below if found)]
+    patterns = [part, part.replace("[", "[[]")]  # the second: as if brackets were letters
+    return [base / found for pattern in patterns for found in glob.glob(pattern, root_dir=base)]  # noqa: PTH207
+
+
+def safe_track(track: str) -> str:
+    """A track's name of which no part leads out of the folder of its stems, as ``..`` does."""
+    return "/".join(part if part.strip(". ") else "_" * len(part) or "_" for part in track.split("/"))
+
+
+def _told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with a name for each track, as far as suffixes and folders' names make a difference."""
+    names = [job.track for job in jobs]
+    places = [Path(os.path.abspath(job.path)) if job.path else Path() for job in jobs]  # noqa: PTH100 (without ..)
+    folders = [[*place.parts[1 : -len(Path(job.track).parts)]] for job, place in zip(jobs, places, strict=True)]
+    while True:
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            groups.setdefault(name, []).append(i)
+        before = list(names)
+        for same in (several for several in groups.values() if len(several) > 1):
+            suffixes = {i: places[i].suffix for i in same}
+            apart = len(set(suffixes.values())) == len(same)
+            for i in same:
+                names[i] = names[i] + suffixes[i] if apart else "/".join([*folders[i][-1:], names[i]])
+                del folders[i][-1:]
+        if names == before:
+            return [replace(job, track=name) for job, name in zip(jobs, names, strict=True)]
