@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import Adapter
-from .blocks import AttentionHead, GlobalNorm, RMSNorm
+from .blocks import AttentionHead, GlobalNorm, LengthNorm, RMSNorm
 from .errors import RecipeError
 from .files import atomic_write
 from .model import BSRNN, Backbone
@@ -151,6 +151,14 @@ def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
     return forward
 
 
+def _length_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        length = x.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+        return x / length * x.shape[-1] ** 0.5 * norm.weight
+
+    return forward
+
+
 def _attention(head: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         value = head.value(x)  # (M, T, K, width)
@@ -164,6 +172,7 @@ def _attention(head: Any) -> Callable[[Tensor], Tensor]:
 _WRITTEN_OUT: dict[type, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     GlobalNorm: _global_norm,
     RMSNorm: _rms_norm,
+    LengthNorm: _length_norm,
     AttentionHead: _attention,
 }
 

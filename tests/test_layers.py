@@ -12,7 +12,7 @@ LAYERS = [
     {"files", "suggest"},
     {"audio", "metrics", "processes", "progress", "recipe", "stats"},
     {"adapters", "augment", "bands", "blocks", "decoded", "excerpts", "figures", "level", "published"}
-    | {"results", "scores", "stft", "synth", "together", "torchfile"},
+    | {"results", "roformer_config", "scores", "stft", "synth", "together", "torchfile"},
     {"layouts"},
     {"hub_data"},
     {"activity", "band_table", "ceilings", "heads", "losses", "sources", "tables", "wiener"},
@@ -21,9 +21,9 @@ LAYERS = [
     {"head_files"},
     {"hub"},
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
-    {"evaluate", "label_noise", "live", "stems", "train"},
-    {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "studio", "transfer"},
-    {"app", "benchmark_check", "data_speed", "study"},
+    {"evaluate", "label_noise", "live", "published_network", "stems", "train"},
+    {"benchmark", "forgetting", "obsrnn", "report", "report_wandb", "roformer", "studio", "transfer"},
+    {"app", "benchmark_check", "data_speed", "importing", "study"},
     {"study_report"},
     {"benchmark_separation", "benchmark_transfer", "cli"},
 ]
