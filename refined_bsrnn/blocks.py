@@ -512,9 +512,7 @@ class RopeTransformer(nn.Module):
         super().__init__()
         self.reach = PAST if spec.causal else EVERYTHING
         norm = "length" if spec.norm == "length" else "rms"
-        inner = TransformerSpec(
-            spec.features, heads, head_dim, feed_forward_factor, norm, closing_norm, attention_bias
-        )
+        inner = TransformerSpec(spec.features, heads, head_dim, feed_forward_factor, norm, closing_norm, attention_bias)
         self.time = _transformer(inner, time_layers, time_speeds, spec.causal)
         self.band = _transformer(inner, band_layers, band_speeds)
         self.tac = TAC(spec.features, tac_activation) if spec.stereo == "tac" else nn.Identity()

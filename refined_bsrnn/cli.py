@@ -712,8 +712,8 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
         "--clip", default="auto", help="rescale all stems together, clamp, none; auto: rescale integers (default)"
     )
     how = p.add_argument_group("how")
-    how.add_argument("--chunk-seconds", type=float, help="what the network sees at once (default: the run's, mostly 6)")
-    how.add_argument("--overlap", type=float, help="share of a chunk that is repeated (default: the run's, mostly 0.25)")
+    how.add_argument("--chunk-seconds", type=float, help="what the network sees at once (default: the recipe's)")
+    how.add_argument("--overlap", type=float, help="share of a chunk that is cross-faded (default: the recipe's)")
     how.add_argument("--shifts", type=int, default=1, help="average over so many places of the borders (default: 1)")
     how.add_argument("--wiener", type=int, nargs="?", const=1, default=0, metavar="ITERATIONS", help="filter the heads")
     how.add_argument("--batch", type=_batch, default="auto", help="chunks at once (default: auto, found by trying)")

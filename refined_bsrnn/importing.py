@@ -1,6 +1,6 @@
 """Published checkpoints as ordinary runs, whatever their layout.
 
-    refined-bsrnn import CHECKPOINT... [--config YAML] --out RUN
+refined-bsrnn import CHECKPOINT... [--config YAML] --out RUN
 """
 
 import tempfile

@@ -74,13 +74,12 @@ class PublishedNetwork:
 
     def _provenance(self, name: str) -> dict[str, Any]:
         """Where the weights came from, with the fields every run has; what is not known of the training is null."""
-        imported = {key: value for key, value in _about_file(self.files["checkpoint"]).items()}
         others = {kind: _about_file(path) for kind, path in self.files.items() if kind != "checkpoint"}
         return {
             "format": 1,
             "run": name,
             **environment(),
-            "imported_from": {"layout": self.layout, **imported, **others},
+            "imported_from": {"layout": self.layout, **_about_file(self.files["checkpoint"]), **others},
             "seed": None,
             "data": {"name": "not known", "root": None, "builtin": False, "fingerprint": None},
             "device": None,

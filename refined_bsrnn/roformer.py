@@ -1,4 +1,4 @@
-"""Published BS-RoFormer and Mel-Band RoFormer checkpoints (arXiv 2309.02612, 2310.01809) in the form that MSST gives them.
+"""Published BS-RoFormer and Mel-Band RoFormer checkpoints (arXiv 2309.02612, 2310.01809) as MSST writes them.
 
     refined-bsrnn import model.ckpt --config config.yaml --out runs/roformer
 
@@ -11,7 +11,6 @@ the one that recipes train (`backbone.kind: rope_transformer`).
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -204,11 +203,10 @@ def _bands(file: TorchFile, config: RoformerConfig, sizes: Sizes, stft: dict[str
     if sizes.layout == MEL:
         scheme: dict[str, Any] = {"kind": "mel_band_roformer", "n_bands": len(widths)}
     else:
-        said = config.widths()
         usual = {"kind": "bs_roformer"}
         is_usual = stft["n_fft"] == 2048 and widths == _widths(stft, usual)
-        scheme = usual if is_usual else {"kind": "custom", "edges_bins": [sum(widths[:i]) for i in range(1, len(widths))]}
-        agree(config, file.path, {"freqs_per_bands": widths} if said else {})
+        edges = [sum(widths[:i]) for i in range(1, len(widths))]
+        scheme = usual if is_usual else {"kind": "custom", "edges_bins": edges}
     fits = all(width == 2 * n * bins for width, bins in zip(sizes.widths, widths, strict=True))
     # More bins than there are numbers would only take memory.
     if not fits or n_bins > sum(widths) or _widths(stft, scheme) != widths:
@@ -217,6 +215,8 @@ def _bands(file: TorchFile, config: RoformerConfig, sizes: Sizes, stft: dict[str
             f"all, which are not the {len(widths)} bands of {n_bins} bins, real and imaginary, of {n} channels that "
             f"{config.path} asks for (model.stft_n_fft, stereo, sample_rate). They do not belong together."
         )
+    if sizes.layout == BS and config.widths():
+        agree(config, file.path, {"freqs_per_bands": widths})
     return scheme
 
 
@@ -333,13 +333,13 @@ def read_roformer(file: TorchFile, config: RoformerConfig) -> PublishedNetwork:
 def _check(file: TorchFile, model: BSRNN, backbone: dict[str, str], heads: dict[str, dict[str, str]]) -> None:
     """That the checkpoint has every tensor of the network, of its shape, and no other."""
     parts = [(backbone, model.backbone), *((names, model.heads[target]) for target, names in heads.items())]
-    shapes = {
-        names[ours]: tuple(tensor.shape) for names, part in parts for ours, tensor in part.state_dict().items()
-    }
-    speeds = {name: (model.recipe.backbone.options["head_dim"] // 2,) for name in _expected_speeds(file, shapes)}
-    shared = {
-        name: shapes[f"layers.0.0.layers.0.0.{copy}"] for name, copy in SHARED_BIASES.items() if name in file.views
-    } if model.recipe.backbone.options["attention_bias"] else {}
+    shapes = {names[ours]: tuple(tensor.shape) for names, part in parts for ours, tensor in part.state_dict().items()}
+    speeds = dict.fromkeys(_expected_speeds(file, shapes), (model.recipe.backbone.options["head_dim"] // 2,))
+    shared = (
+        {name: shapes[f"layers.0.0.layers.0.0.{copy}"] for name, copy in SHARED_BIASES.items() if name in file.views}
+        if model.recipe.backbone.options["attention_bias"]
+        else {}
+    )
     expected = {**shapes, **speeds, **shared}
     check_names(expected, file.names, file.path)
     problems = [

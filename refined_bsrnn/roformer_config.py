@@ -1,4 +1,4 @@
-"""The YAML file that a RoFormer is published with (MSST's form: audio, model, training, inference), read with suspicion.
+"""The YAML file that a RoFormer is published with, read with suspicion (MSST's form: audio, model, training, ...).
 
 Plain values and ``!!python/tuple`` have a meaning; whatever else a tag asks for is refused, and nothing is executed.
 """
@@ -12,6 +12,7 @@ import yaml
 from .errors import RecipeError
 
 MOST_BYTES = 200_000  # the published ones have 2 to 6 kB
+LARGEST = 10**9
 
 # What of ``model:`` does not change the estimates of a trained network.
 WITHOUT_EFFECT = {
@@ -55,7 +56,11 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 def shown(value: Any) -> str:
-    """A value in a sentence: what holds others is named by its kind, which may be endless."""
+    """A value in a sentence, cut short: lists may be nested without end, numbers too long to be printed."""
+    if isinstance(value, int) and abs(value) > 10**18:
+        return "a number of many digits"
+    if isinstance(value, tuple | list) and all(type(item) is int and abs(item) < 10**18 for item in value):
+        return f"{list(value[:8])}{', ...' if len(value) > 8 else ''}"
     return repr(value)[:80] if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
 
 
@@ -76,7 +81,7 @@ class RoformerConfig:
         try:
             if self.path.stat().st_size > MOST_BYTES:
                 raise RecipeError(f"{self.path} has {self.path.stat().st_size} bytes; a configuration has some 5 000.")
-            values = yaml.load(self.path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a safe loader)
+            values = yaml.load(self.path.read_text(encoding="utf-8"), _Loader)
         except OSError as error:
             raise RecipeError(f"{self.path} cannot be read: {error.strerror}.") from None
         except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
@@ -98,8 +103,10 @@ class RoformerConfig:
         value = self.section(section).get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f"{self.path}: {section}.{key} is {shown(value)}; expected a whole number, at least 1.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+            raise RecipeError(
+                f"{self.path}: {section}.{key} is {shown(value)}; expected a whole number from 1 to {LARGEST}."
+            )
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -117,7 +124,7 @@ class RoformerConfig:
                 raise RecipeError(f"{self.path} asks for {what} (model.{key}: {shown(value)}), which is not supported.")
             if not what and key not in READ | WITHOUT_EFFECT | known:
                 raise RecipeError(
-                    f"{self.path}: model.{shown(key)[1:-1]} is unknown here, so the network may be another one than "
+                    f"{self.path}: model.{str(key)[:80]} is unknown here, so the network may be another one than "
                     f"would be made. Expected {', '.join(sorted(READ | known))}."
                 )
 

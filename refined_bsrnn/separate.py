@@ -316,8 +316,9 @@ class Separator:
     """Heads on one backbone, ready to separate; may be used from several threads at once.
 
     Attributes: ``heads`` (names), ``model`` (eval mode), ``device``. ``chunk_seconds``: how much the network sees at a
-    time; ``overlap``: the share of a chunk that the next one repeats (both: as the recipe says); ``shifts``: over how many places of the chunks'
-    borders the estimates are averaged; ``batch``: chunks at once, or ``auto``; ``precision``: float32, bf16 or fp16.
+    time; ``overlap``: the share of a chunk that the next one repeats (both by default as the recipe's ``separation``
+    says); ``shifts``: over how many places of the chunks' borders the estimates are averaged; ``batch``: chunks at
+    once, or ``auto``; ``precision``: float32, bf16 or fp16.
     """
 
     def __init__(

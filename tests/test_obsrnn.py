@@ -18,8 +18,8 @@ import torch
 from refined_bsrnn.bands import band_ranges
 from refined_bsrnn.cli import main
 from refined_bsrnn.errors import CheckpointError, RecipeError
-from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.importing import import_networks as import_obsrnn
+from refined_bsrnn.model import BSRNN, count_parameters
 from refined_bsrnn.obsrnn import infer_recipe, load_obsrnn, normalise
 from refined_bsrnn.separate import Separator
 from refined_bsrnn.torchfile import read_state_dict
