@@ -257,6 +257,10 @@ def import_networks(args: argparse.Namespace) -> int:
     for run in runs:
         say(f"Written: {run.path}, heads {', '.join(run.head_names())}. A new head on its backbone:")
         say(f"  refined-bsrnn transfer --base {run.path} --target NAME")
+        recipe = run.load_recipe()
+        if recipe.together == "subtract_last":
+            left, rest = ", ".join(run.head_names()), recipe.targets[-1]
+            say(f"  {rest} is what {left} leave of the mixture; to score it on other stems: --define {rest}=STEM+STEM")
     if args.json:
         print(json.dumps({str(run.path): run.head_names() for run in runs}))
     return 0

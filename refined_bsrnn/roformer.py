@@ -169,6 +169,8 @@ def _check_sizes(file: TorchFile, config: RoformerConfig, sizes: Sizes) -> None:
     if sizes.mask_hidden:
         found["mlp_expansion_factor"] = sizes.mask_hidden // sizes.features
     agree(config, file.path, found)
+    if config.flag("use_shared_bias", False) and not sizes.bias:
+        raise RecipeError(f"{config.path} says model.use_shared_bias: True, and {file.path} has no such biases.")
     window, n_fft = config.whole("stft_win_length", 2048), config.whole("stft_n_fft", 2048)
     if window != n_fft:
         raise RecipeError(f"{config.path}: a window of {window} samples with n_fft {n_fft} is not supported.")

@@ -297,6 +297,39 @@ def test_several_checkpoints_with_one_configuration(tmp_path):
     assert load_run("ro-epoch-1").load_recipe().run.name == "ro-epoch-1"
 
 
+def test_a_configuration_may_say_no_more_than_the_tensors_cannot(tmp_path):
+    config = config_of()
+    whole = load(*write(tmp_path / "whole", config_of(), tensors_of(config["model"])))
+    model = {key: config["model"][key] for key in ("dim", "stereo", "stft_n_fft", "stft_hop_length", "stft_win_length")}
+    short = {"audio": {"sample_rate": 8000}, "model": model, "training": {"instruments": ["vocals", "drums"]}}
+    network = load(*write(tmp_path / "short", short, tensors_of(config["model"])))
+    assert network.recipe.backbone == whole.recipe.backbone
+    assert network.recipe.head == whole.recipe.head
+    assert network.recipe.separation.chunk_seconds == 6.0  # ours, where none is published
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["separation.overlap=1"], "separation.overlap is 1.0; expected a share of a chunk below 1"),
+        (["backbone.time_layers=0"], "time_layers or band_layers is 0; expected 1 or more"),
+        (["backbone.band_speeds=[1, 2]"], "gives 2 speeds; expected 32, half of head_dim"),
+        (["head.hidden_layers=9"], "head.hidden_layers is 9; expected 0 to 8"),
+        (["head.hidden_factor=0.001"], "hidden_factor is 0.001 with 384 features; expected more than 0"),
+    ],
+)
+def test_recipes_of_roformers_are_checked(overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        describe(load_recipe("bs_roformer", overrides))
+
+
+def test_the_recipe_says_how_a_signal_is_cut(tmp_path):
+    recipe = load_recipe("micro", ["separation={chunk_seconds: 0.5, overlap: 0.1}"])
+    separator = Separator(BSRNN.from_recipe(recipe))
+    assert (separator.chunk, separator.overlap) == (22050, 2205)
+    assert Separator(BSRNN.from_recipe(recipe), chunk_seconds=1.0).chunk == 44100
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +386,7 @@ REFUSED_VALUES = [
     ({"mask_estimator_depth": 3}, "says model.mask_estimator_depth: 3, and .* has 2"),
     ({"mlp_expansion_factor": 2}, "says model.mlp_expansion_factor: 2, and .* has 4"),
     ({"num_stems": 4}, "says model.num_stems: 4, and"),
+    ({"use_shared_bias": True}, "says model.use_shared_bias: True, and .* has no such biases"),
     ({"stereo": False}, "are not the 7 bands of 129 bins, real and imaginary, of 1 channels"),
     ({"stereo": "yes"}, "model.stereo is 'yes'; expected true or false"),
     ({"stft_n_fft": 10**10, "stft_win_length": 10**10}, "stft_win_length is 10000000000; expected a whole number"),
@@ -498,20 +532,27 @@ def test_a_hostile_checkpoint_is_refused(tmp_path):
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
+# The process's own peak: ru_maxrss also counts that of the process that started it.
 PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from refined_bsrnn.importing import import_networks
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from refined_bsrnn.published_network import without_numbers
+from refined_bsrnn.recipe import load_recipe
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+without_numbers(load_recipe("micro"))  # PyTorch loads what it needs for that
+before = peak()
 import_networks([Path(sys.argv[1])], Path(sys.argv[2]), Path(sys.argv[3]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone says it")
 @pytest.mark.parametrize("half", [False, True])
 def test_an_import_takes_little_memory(tmp_path, half):
-    """At most 1.3 times the file; tensor by tensor it is much less."""
+    """At most 1.3 times the file was wanted; tensor by tensor it is a small part of it."""
     config = config_of(dim=256, depth=12, heads=8, dim_head=64, mlp_expansion_factor=4, stems=tuple("abcdef"))
     config["model"]["mask_estimator_depth"] = 3
     checkpoint, yaml_file = write(tmp_path, config, tensors_of(config["model"]), half=half)
@@ -519,7 +560,7 @@ def test_an_import_takes_little_memory(tmp_path, half):
     assert size > 190e6 / (1 + half)
     words = [sys.executable, "-c", PEAK, str(checkpoint), str(tmp_path / "run"), str(yaml_file)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert 1024 * int(done.stdout) < 0.5 * size  # KiB
+    assert 1024 * int(done.stdout) < 0.2 * size  # KiB
     shutil.rmtree(tmp_path / "run")
 
 
