@@ -90,9 +90,13 @@ class PublishedNetwork:
 
 
 def without_numbers(recipe: Recipe) -> BSRNN:
-    """The network of a recipe on the meta device: shapes and no numbers."""
-    with torch.device("meta"):
-        return BSRNN.from_recipe(recipe).eval()
+    """The network of a recipe on the meta device: shapes and no numbers. `CheckpointError` where it is too large."""
+    try:
+        with torch.device("meta"):
+            return BSRNN.from_recipe(recipe).eval()
+    except (RuntimeError, OverflowError) as error:
+        why = str(error).partition("\n")[0]
+        raise CheckpointError(f"a checkpoint of such sizes cannot be made into a network: {why}") from None
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], path: Path) -> None:

@@ -11,6 +11,7 @@ the one that recipes train (`backbone.kind: rope_transformer`).
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def read_sizes(file: TorchFile) -> Sizes:
         raise CheckpointError(f"{file.path} is a RoFormer with {' and '.join(other)}, which is not supported.")
 
     def size(name: str, axis: int = 0) -> int:
-        if name not in file.views or len(file.shape(name)) <= axis:
+        if name not in file.views or len(file.shape(name)) <= axis or 0 in file.shape(name):
             raise CheckpointError(f"{file.path}: {name} is missing or has another shape than a RoFormer's.")
         return file.shape(name)[axis]
 
@@ -82,7 +83,7 @@ def read_sizes(file: TorchFile) -> Sizes:
     layer, mask = "layers.0.0.layers.0.", "mask_estimators.0.to_freqs.0.0."
     features, heads = size("band_split.to_features.0.1.weight"), size(f"{layer}0.to_gates.weight")
     mask_layers = count(rf"{re.escape(mask)}(\d+)\.weight$")
-    return Sizes(
+    sizes = Sizes(
         layout=MEL if "layers.0.0.norm.gamma" in file.views else BS,
         features=features,
         blocks=count(r"layers\.(\d+)\."),
@@ -99,6 +100,10 @@ def read_sizes(file: TorchFile) -> Sizes:
         mask_layers=mask_layers,
         mask_hidden=size(f"{mask}0.weight") if mask_layers > 1 else None,
     )
+    n_parts = sizes.blocks * (sizes.time_layers + sizes.band_layers) + sizes.stems * len(sizes.widths)
+    if n_parts > len(file.names):  # a small file could ask for a network that takes days to make
+        raise CheckpointError(f"{file.path} names {n_parts} layers and masks, and has {len(file.names)} tensors.")
+    return sizes
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------
@@ -207,7 +212,7 @@ def _bands(file: TorchFile, config: RoformerConfig, sizes: Sizes, stft: dict[str
     else:
         usual = {"kind": "bs_roformer"}
         is_usual = stft["n_fft"] == 2048 and widths == _widths(stft, usual)
-        edges = [sum(widths[:i]) for i in range(1, len(widths))]
+        edges = list(accumulate(widths[:-1]))
         scheme = usual if is_usual else {"kind": "custom", "edges_bins": edges}
     fits = all(width == 2 * n * bins for width, bins in zip(sizes.widths, widths, strict=True))
     # More bins than there are numbers would only take memory.

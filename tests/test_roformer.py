@@ -510,6 +510,18 @@ def test_values_without_end_do_not_become_text(tmp_path):
             load(checkpoint, yaml_file)
 
 
+def test_a_small_file_cannot_ask_for_a_network_without_end(tmp_path):
+    config = config_of()
+    tensors = tensors_of(config["model"])
+    many = {f"layers.{i}.1.layers.0.x": torch.ones(1) for i in range(300)}
+    many |= {f"layers.0.{axis}.layers.{i}.x": torch.ones(1) for i in range(300) for axis in (0, 1)}
+    with pytest.raises(CheckpointError, match="names 180014 layers and masks, and has .* tensors"):
+        load(*write(tmp_path, config, {**tensors, **many}))
+    huge = {**tensors, "band_split.to_features.0.1.weight": torch.empty(10**12, 0)}
+    with pytest.raises(CheckpointError, match="to_features.0.1.weight is missing or has another shape"):
+        load(*write(tmp_path, config, huge))
+
+
 def test_a_hostile_checkpoint_is_refused(tmp_path):
     class Attack:
         def __reduce__(self):
