@@ -33,23 +33,38 @@ def _reach_of_torch(module: nn.Module) -> Reach:
     """Of one of PyTorch's own modules."""
     if isinstance(module, nn.RNNBase):
         return EVERYTHING if module.bidirectional else PAST
-    return ITSELF if isinstance(module, nn.LayerNorm | nn.Linear | nn.Identity) else EVERYTHING
+    return ITSELF if isinstance(module, nn.Linear | nn.Identity) else EVERYTHING
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
 
 
-class SequenceNorm(nn.Module):
-    """What the norms over a sequence share: one gain and bias per feature."""
+class Norm(nn.Module):
+    """What all norms share: `standardise`, which has no parameters, then one gain and bias per feature.
 
-    def __init__(self, features: int, eps: float = 1e-7):
+    The two are apart so that a linear layer behind a norm can take over gain and bias (`fold`), and so that several
+    heads that norm the same features do it once.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, features: int, eps: float = 1e-7, has_bias: bool = True):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(features)) if has_bias else None)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """(..., S, N) → (..., S, N) without gain and bias."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., S, N) → (..., S, N)."""
+        x = self.standardise(x)
+        return x * self.weight if self.bias is None else torch.addcmul(self.bias, x, self.weight)
 
 
-class GlobalNorm(SequenceNorm):
+class GlobalNorm(Norm):
     """Statistics over a sequence and its features together, one gain and bias per feature: GroupNorm(1, N).
 
     The published code's norm ("gn1", spec §2.2). It keeps how the level moves along the sequence, which a norm per
@@ -58,56 +73,85 @@ class GlobalNorm(SequenceNorm):
 
     reach = EVERYTHING
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., S, N) → (..., S, N)."""
-        return F.layer_norm(x, x.shape[-2:], eps=self.eps) * self.weight + self.bias
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-2:], eps=self.eps)
 
 
-class CumulativeNorm(SequenceNorm):
+class CumulativeNorm(Norm):
     """As `GlobalNorm`, but every position sees statistics of the sequence up to itself only: causal (2212.00406)."""
 
     reach = PAST
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., S, N) → (..., S, N)."""
+    def standardise(self, x: Tensor) -> Tensor:
         exact = x.float()
         count = x.shape[-1] * torch.arange(1, x.shape[-2] + 1, device=x.device)  # (S,)
         mean = exact.sum(-1).cumsum(-1) / count  # (..., S)
         power = exact.square().sum(-1).cumsum(-1) / count
         scale = (power - mean.square()).clamp(min=0).add(self.eps).rsqrt()
-        return ((exact - mean[..., None]) * scale[..., None]).to(x.dtype) * self.weight + self.bias
+        return ((exact - mean[..., None]) * scale[..., None]).to(x.dtype)
 
 
-class RMSNorm(nn.RMSNorm):
-    """Root mean square of each position, a gain and no bias (BS-RoFormer's); float32 also beside half precision."""
+class LayerNorm(Norm):
+    """Statistics of each position by itself (PyTorch's `LayerNorm`)."""
 
-    EPS = 1e-7
     reach = ITSELF
 
+    def __init__(self, features: int):
+        super().__init__(features, eps=1e-5)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+
+class RMSNorm(Norm):
+    """Root mean square of each position, a gain and no bias (BS-RoFormer's); float32 also beside half precision."""
+
+    reach = ITSELF
+
+    def __init__(self, features: int):
+        super().__init__(features, has_bias=False)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.EPS).to(x.dtype)
+        return super().forward(x).to(x.dtype)
 
 
-class LengthNorm(nn.Module):
+def fold(gain: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer that takes over a norm's gain and bias: what `Norm.standardise` gives goes in.
+
+    All may have leading axes: gain and shift (..., N), weight (..., M, N), bias (..., M).
+    """
+    if shift is not None:
+        bias = bias + (weight * shift[..., None, :]).sum(-1)  # elementwise: exact beside half precision, too
+    return weight * gain[..., None, :], bias
+
+
+class LengthNorm(RMSNorm):
     """Each position brought to the length √N however quiet it is, a gain and no bias: the published RoFormers' norm.
 
     `RMSNorm` adds its epsilon to the power, which counts in quiet bands; here silence alone stays what it is.
     """
 
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.normalize(x.float(), dim=-1) * math.sqrt(x.shape[-1])
+
+
+class NoNorm(nn.Module):
+    """What stands in the place of a norm where there is none."""
+
     reach = ITSELF
+    weight = bias = None
 
-    def __init__(self, features: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (F.normalize(x.float(), dim=-1) * math.sqrt(x.shape[-1]) * self.weight).to(x.dtype)
+    def standardise(self, x: Tensor) -> Tensor:
+        return x
 
 
 # name → module over (..., S, N); "ln", "rms", "length" are per position, independent of how long the sequence is
-NORMS: dict[str, Callable[[int], nn.Module]] = {
+NORMS: dict[str, Callable[[int], Norm]] = {
     "gn1": GlobalNorm,
-    "ln": nn.LayerNorm,
+    "ln": LayerNorm,
     "cumulative": CumulativeNorm,
     "rms": RMSNorm,
     "length": LengthNorm,
@@ -115,7 +159,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 CAUSAL_NORMS = ("ln", "cumulative", "rms", "length")  # those that use nothing from later in the sequence
 
 
-def make_norm(kind: str, features: int) -> nn.Module:
+def make_norm(kind: str, features: int) -> Norm:
     """The norm of that name for N = ``features``; `RecipeError` for an unknown one."""
     return pick("norm", kind, NORMS)(features)
 

@@ -817,6 +817,11 @@ def opening(recipe: Recipe, found: Scan, train: Sequence[Track], validation: Seq
     told = ", ".join(f"{name} {hours([t for t in train if name in t.files]):.2f} h" for name in recipe.targets)
     lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({told}), {len(used)} for validation."]
     lines += found.notes
+    if solos := [t.name for t in found.tracks if t.split == "valid" and t.is_solo and t not in validation]:
+        lines.append(
+            f"{len(solos)} validation tracks are one stem alone, from which nothing can be separated, and are left out "
+            f"({first(solos)}); data.validation_tracks names them all the same."
+        )
     tracks = [*train, *validation]
     known = [f for t in tracks if (f := known_facts(t)) is not None]
     findings = [

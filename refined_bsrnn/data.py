@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -32,40 +32,14 @@ from .activity import SEGMENT_SECONDS, active_segments
 from .audio import fold_channels, resample
 from .augment import AUGMENTATIONS, Streams, augmented, is_on, music_taken
 from .errors import DataError
-from .layouts import MIXTURE, REST, first, read_text
+from .layouts import MIXTURE, first, read_text
+from .names import MUSDB_STEMS, REST, is_catch_all, leaves_out, related
+from .pools import Active, Pools, Song, holding_targets, joined_targets, read_part, related_target
 from .recipe import AugmentSpec, DataSpec, Recipe
-from .sources import Track, read_stem
+from .sources import Track, read_stem, with_definitions
 from .suggest import nearest
 
-MUSDB_STEMS = ("vocals", "drums", "bass", "other")
-# Stems that are named for what they leave out: what such a one holds depends on which other stems there are.
-CATCH_ALL = {"other", "others", "rest", "residual", "remaining", "misc", "band", "music", "backing"} | {
-    "accompaniment",
-    "instrumental",
-    "instruments",
-}
-
-
 # --- parts: what a mixture is made of ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Song:
-    """A track and the parts it can give, whose sum is a mixture and of which no two hold the same."""
-
-    track: Track
-    parts: tuple[str, ...]  # stems, and REST: what the mixture holds beside them
-    sums: Mapping[str, tuple[str, ...]]  # each target that it has → the parts whose sum that is; none: it is silent
-    beside: tuple[str, ...] = ()  # the stems that REST leaves out
-    counts: Mapping[str, float] = field(default_factory=dict)  # stem → how much it counts, where not 1
-
-    def read(self, part: str, start: int = 0, n_samples: int | None = None) -> Tensor:
-        """Float (channels, samples) of a part at the track's own rate."""
-        return read_part(self.track, part, self.beside, start, n_samples)
-
-
-def is_catch_all(part: str) -> bool:
-    return part == REST or part.lower() in CATCH_ALL
 
 
 @dataclass(frozen=True)
@@ -75,7 +49,7 @@ class Parts:
     songs: list[Song]
     notes: list[str]
     # (number of the song, part) → the first samples of its active segments; None: excerpts begin anywhere
-    active: Mapping[tuple[int, str], np.ndarray] | None = None
+    active: Active | None = None
 
     @property
     def tracks(self) -> list[Track]:
@@ -101,15 +75,17 @@ def make_parts(
     _check_names(tracks, targets, spec, elsewhere)
     counts = read_stem_weights(Path(spec.stem_weights)) if spec.stem_weights else {}
     notes = _tell_counts(tracks, counts, spec)
-    songs = [_trusted(song, counts) for song in _songs(tracks, targets, spec)]
+    songs = [_trusted(song, counts) for song in _split_other(tracks, targets, spec, notes)]
+    songs = _with_absent(songs, targets, spec, notes)
     songs, told = _usable(songs, targets, spec)
     told += _tell_incomplete(songs, targets, spec)
-    _check_mixable(songs, targets)
-    active = None
+    _check_mixable(songs, targets, tracks)
+    active: Active | None = None
     if spec.excerpts == "active":
         active, note = _active(songs, spec)
         told.append(note)
-    return Parts(songs, [*notes, *told], active)
+    songs, active, left_out = _reached(songs, active, targets, spec)
+    return Parts(songs, [*notes, *told, *left_out, *_tell_added(songs, targets, spec)], active)
 
 
 def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str]) -> None:
@@ -129,7 +105,8 @@ def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
                 f"Stems found in {len(tracks)} tracks: {', '.join(sorted(available)) or 'none'}."
             )
     for target in targets:
-        if spec.stems and target not in spec.stems and not set(spec.stems_of(target)) <= set(spec.stems):
+        alone = all(MIXTURE not in t.files and len(t.apart) == 1 for t in tracks if target in t.files)
+        if spec.stems and not alone and target not in spec.stems and not set(spec.stems_of(target)) <= set(spec.stems):
             raise DataError(
                 f"the target {target!r} is not among data.stems {list(spec.stems)}, which make the mixture."
             )
@@ -145,6 +122,33 @@ def _songs(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> l
         for i, parts in zip(places, _stem_parts([tracks[i] for i in places], targets, spec), strict=True):
             songs[i] = _song(tracks[i], parts, targets, spec)
     return [songs[i] for i in range(len(tracks))]
+
+
+def _split_other(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, notes: list[str]) -> list[Song]:
+    """The parts of every track; where a target is finer than `other` and `other` is the sum of finer stems, of these.
+
+    Whether it is their sum is measured.
+    """
+    fine = {stem for target in targets for stem in (target, *spec.stems_of(target))} - {*MUSDB_STEMS}
+    split: dict[int, tuple[str, ...]] = {}
+    if fine and "other" not in spec.define and not spec.stems:
+        for track in tracks:
+            finer = tuple(stem for stem in track.apart if stem not in MUSDB_STEMS)
+            if finer and "other" in track.files and _is_sum_of(track, "other", finer):
+                split[id(track)] = finer
+    made_of = {name: frozenset(spec.stems_of(name)) for name in spec.define}
+    if not split:
+        return [replace(song, made_of=made_of) for song in _songs(tracks, targets, spec)]
+    names = sorted({stem for finer in split.values() for stem in finer})
+    notes.append(
+        f"{len(split)} tracks: other is the sum of their {', '.join(names)} and is drawn as these "
+        "(data.define.other says it otherwise)."
+    )
+    finer_spec = replace(spec, define={**spec.define, "other": tuple(names)})
+    whole = iter(_songs([track for track in tracks if id(track) not in split], targets, spec))
+    parts = iter(_songs([with_definitions(t, finer_spec) for t in tracks if id(t) in split], targets, finer_spec))
+    made_of["other"] = frozenset(names)
+    return [replace(next(parts) if id(track) in split else next(whole), made_of=made_of) for track in tracks]
 
 
 def _song(track: Track, parts: tuple[str, ...] | None, targets: Sequence[str], spec: DataSpec) -> Song:
@@ -187,7 +191,8 @@ def _stem_parts(alike: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
     track = alike[0]
     if spec.stems:
         there = tuple(name for name in spec.stems if (MIXTURE if name == REST else name) in track.files)
-        return [there] * len(alike)
+        alone = tuple(track.apart) if MIXTURE not in track.files and len(track.apart) == 1 else ()
+        return [there or alone] * len(alike)
     drawn = [stem for target in targets if target in track.files for stem in _finest(track, target, spec)]
     everything = list(dict.fromkeys(drawn))
     for stem in track.apart:
@@ -219,16 +224,64 @@ LISTEN_AT = (0.08, 0.24, 0.4, 0.6, 0.76, 0.92)  # of a track's length, a second 
 
 def sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:
     """Whether mixture − Σ stems lies 30 dB or more below the mixture, in six places of each track that has one."""
-    for track in [t for t in tracks if MIXTURE in t.files]:
-        n_samples = min(track.n_samples, track.sample_rate_hz)
-        whole, left = 0.0, 0.0
-        for share in LISTEN_AT:
-            start = round(share * (track.n_samples - n_samples))
-            whole += float((read_part(track, MIXTURE, (), start, n_samples) ** 2).sum())
-            left += float((read_part(track, REST, names, start, n_samples) ** 2).sum())
-        if left > 1e-3 * whole:
-            return False
-    return True
+    return all(_is_sum_of(track, MIXTURE, names) for track in tracks if MIXTURE in track.files)
+
+
+def _is_sum_of(track: Track, whole: str, names: Sequence[str]) -> bool:
+    """Whether a stem (or the mixture) − Σ stems lies 30 dB or more below it, in six places."""
+    n_samples = min(track.n_samples, track.sample_rate_hz)
+    power, left = 0.0, 0.0
+    for share in LISTEN_AT:
+        start = round(share * (track.n_samples - n_samples))
+        audio = read_part(track, whole, (), start, n_samples)
+        power += float((audio**2).sum())
+        for stem in names:
+            if stem in track.files:
+                audio = audio - read_part(track, stem, (), start, n_samples)
+        left += float((audio**2).sum())
+    return left <= 1e-3 * power
+
+
+def _with_absent(songs: Sequence[Song], targets: Sequence[str], spec: DataSpec, notes: list[str]) -> list[Song]:
+    """The songs with what each is known not to hold; a target that is known to be absent is silent there."""
+    assumed = _only_in_solos(songs, targets) if spec.absent is None else []
+    absent = {*assumed, *(spec.absent or ())}
+    if idle := sorted(absent - {*targets}):
+        notes.append(f"data.absent names {first(idle)}, which is no target of this run: it changes nothing.")
+    names = {*targets, *(part for song in songs for part in song.parts if not is_catch_all(part))}
+    known = []
+    for song in songs:
+        lacks = frozenset(name for name in names - song.track.files.keys() if _lacks(song, name, absent, spec))
+        silent = {} if song.is_named_solo else {target: () for target in targets if target in lacks}
+        known.append(replace(song, lacks=lacks, sums={**silent, **song.sums}))
+    for target in assumed:
+        count = sum(not song.is_solo and target in song.lacks for song in known)
+        if count:
+            notes.append(
+                f"ONLY SOLOS HAVE {target!r}: THE {count} SONGS ARE TAKEN TO HOLD NONE, and solos are mixed into them. "
+                "If songs may hold it, set data.absent=[] and give them a stem of it."
+            )
+    return known
+
+
+def _only_in_solos(songs: Sequence[Song], targets: Sequence[str]) -> list[str]:
+    """The targets that some solo has and no song."""
+    solos = {target for song in songs if song.is_named_solo for target in song.sums if song.sums[target]}
+    in_songs = {stem for song in songs if not song.is_solo for stem in song.track.files}
+    return [target for target in targets if target in solos - in_songs]
+
+
+def _lacks(song: Song, name: str, absent: Collection[str], spec: DataSpec) -> bool:
+    """Whether a track without a stem of this name is known not to hold it."""
+    stems = [stem for stem in song.track.files if stem != MIXTURE]
+    if any(related(name, stem) and not is_catch_all(stem) for stem in stems) and not is_catch_all(name):
+        return False
+    if song.is_solo and is_catch_all(song.parts[0]):
+        return leaves_out(song.parts[0], name) if spec.absent is None else name in spec.absent
+    if name in absent:
+        return True
+    # nothing is in the mixture beside sources with names of their own
+    return len(song.parts) > 1 and not any(is_catch_all(part) for part in song.parts)
 
 
 def _trusted(song: Song, counts: Mapping[tuple[str, str], float]) -> Song:
@@ -242,7 +295,7 @@ def _trusted(song: Song, counts: Mapping[tuple[str, str], float]) -> Song:
     else:
         kept, beside = tuple(part for part in song.parts if part not in bad), song.beside
     sums = {target: parts for target, parts in song.sums.items() if target not in bad_targets}
-    return Song(song.track, kept, sums, beside, {part: count for part, count in mine.items() if count != 1})
+    return replace(song, parts=kept, sums=sums, beside=beside, counts={p: c for p, c in mine.items() if c != 1})
 
 
 def read_stem_weights(path: Path) -> dict[tuple[str, str], float]:
@@ -289,21 +342,28 @@ def _tell_counts(tracks: Sequence[Track], counts: Mapping[tuple[str, str], float
 
 def _usable(songs: Sequence[Song], targets: Sequence[str], spec: DataSpec) -> tuple[list[Song], list[str]]:
     """The songs to be used and what is told of the others, as ``data.missing_stem`` says."""
-    lacking = {i: gaps for i, song in enumerate(songs) if (gaps := _gaps(song, targets, spec))}
-    without = [i for i, song in enumerate(songs) if not (song.sums and song.parts)]
     missing = spec.missing_stem
+    lacking = {i: gaps for i, song in enumerate(songs) if (gaps := _gaps(song, targets, spec))}
+    without = [
+        i
+        for i, song in enumerate(songs)
+        if not (song.parts and (song.sums or (song.is_other_solo and missing == "mask")))
+    ]
     if missing == "error" and lacking:
         raise DataError(
             f"{len(lacking)} of {len(songs)} tracks lack a stem ({_told(songs, lacking)}). data.missing_stem=mask "
             "trains on what they have, =skip leaves them out, =silent takes the missing stem as silence."
         )
     left_out = set(lacking) if missing == "skip" else set(without)
-    others = {i: gaps for i, gaps in lacking.items() if i not in left_out}
+    others = {i: gaps for i, gaps in lacking.items() if i not in left_out and not songs[i].is_other_solo}
     notes = []
     if left_out:
-        hint = "data.missing_stem=silent takes the missing stem as silence instead."
+        named = ", ".join(
+            dict.fromkeys(target for i in left_out for target in targets if not songs[i].sums.get(target))
+        )
+        hint = f"data.absent=[{named}] says that they hold none, data.missing_stem=silent takes it as silence."
         if missing == "skip":
-            hint = f"data.missing_stem=mask trains on what they have, {hint.removeprefix('data.missing_stem')}"
+            hint = "data.missing_stem=mask trains on what they have, =silent takes the missing stem as silence instead."
         told = _told(songs, {i: lacking.get(i, []) for i in sorted(left_out)})
         notes.append(f"{len(left_out)} of {len(songs)} tracks lack a stem and are left out ({told}). {hint}")
     if others:
@@ -320,8 +380,9 @@ def _usable(songs: Sequence[Song], targets: Sequence[str], spec: DataSpec) -> tu
 
 def _gaps(song: Song, targets: Sequence[str], spec: DataSpec) -> list[str]:
     """The targets, and stems of ``data.stems``, that a song lacks."""
-    targets_missing = [target for target in targets if not song.sums.get(target)]
-    return list(dict.fromkeys([*targets_missing, *(part for part in spec.stems if part not in song.parts)]))
+    targets_missing = [target for target in targets if not song.sums.get(target) and target not in song.lacks]
+    stems = () if song.is_solo else spec.stems
+    return list(dict.fromkeys([*targets_missing, *(s for s in stems if s not in song.parts and s not in song.lacks)]))
 
 
 def _tell_incomplete(songs: Sequence[Song], targets: Sequence[str], spec: DataSpec) -> list[str]:
@@ -362,6 +423,89 @@ def _active(songs: Sequence[Song], spec: DataSpec) -> tuple[dict[tuple[int, str]
     )
 
 
+def _reached(
+    songs: Sequence[Song], active: Active | None, targets: Sequence[str], spec: DataSpec
+) -> tuple[list[Song], Active | None, list[str]]:
+    """The songs of which some example reads something, and what is told of the others."""
+    allowed = [i for i, song in enumerate(songs) if not _refused(song, targets, spec)]
+    reached = {allowed[i] for i in Pools([songs[i] for i in allowed], _moved(active, allowed), spec).reached()}
+    reasons: dict[str, list[str]] = {}
+    for i, song in enumerate(songs):
+        if i not in reached:
+            silent = active is not None and not any((i, part) in active for part in song.parts)
+            inactive = f"no part of them is active for {SEGMENT_SECONDS:g} s (data.excerpts=active)"
+            why = _refused(song, targets, spec) or (inactive if silent else _no_place(song, targets, spec))
+            reasons.setdefault(why, []).append(song.track.name)
+    notes = [
+        f"{len(names)} of {len(songs)} tracks are left out: {why} ({first(names)})." for why, names in reasons.items()
+    ]
+    kept = sorted(reached)
+    return [songs[i] for i in kept], _moved(active, kept), notes
+
+
+def _moved(active: Active | None, kept: Sequence[int]) -> Active | None:
+    """The active segments of some of the songs, by their numbers among these."""
+    if active is None:
+        return None
+    place = {number: i for i, number in enumerate(kept)}
+    return {(place[i], part): starts for (i, part), starts in active.items() if i in place}
+
+
+def _refused(song: Song, targets: Sequence[str], spec: DataSpec) -> str:
+    """Why a solo of no target is not to be added to mixtures; empty: it is."""
+    if not song.is_other_solo:
+        return ""
+    name = song.parts[0]
+    if spec.stems and name not in spec.stems:
+        return f"{name} is not among data.stems, which make the mixture"
+    target = related_target(name, targets, spec)
+    if target is not None:
+        return (
+            f"{name} may be a part of {target}, so it cannot stand beside it; data.define={{{target}: "
+            f"[{', '.join(dict.fromkeys([*spec.stems_of(target), name]))}]}} makes it one"
+        )
+    return ""
+
+
+def _no_place(song: Song, targets: Sequence[str], spec: DataSpec) -> str:
+    """Why no mixture takes a part of a song."""
+    name = song.parts[0]
+    if song.is_other_solo:
+        return f"data.add_others=0 adds no solo of {name}"
+    if song.is_named_solo:
+        return f"no song is known to be without {name}; data.absent=[{name}] says that those without its stem are"
+    unknown = [target for target in targets if target not in song.sums]
+    if unknown:
+        return f"{name} may hold {', '.join(unknown)}; data.absent=[{', '.join(unknown)}] says that it does not"
+    return f"no mixture can take their {', '.join(song.parts)}"
+
+
+def _tell_added(songs: Sequence[Song], targets: Sequence[str], spec: DataSpec) -> list[str]:
+    """Which solos are mixed into which songs."""
+    pools, notes = Pools(songs, None, spec), []
+    leads = pools.all_leads()
+    for target in targets:
+        if spec.add_targets and any(pools.target(target, lead) for lead in leads):
+            notes.append(
+                f"{target}: a recording is added to {spec.add_targets:.0%} of the examples of songs that hold none "
+                "(data.add_targets); the others teach silence."
+            )
+    others: dict[str, int] = {}
+    for song in songs:
+        if song.is_other_solo and pools.leads is not None and any(song.parts[0] not in lead.parts for lead in leads):
+            others[song.parts[0]] = others.get(song.parts[0], 0) + 1
+    if others and spec.add_others:
+        told = []
+        for name, count in others.items():
+            joined = dict.fromkeys(t for lead in leads if name not in lead.parts for t in joined_targets(name, lead))
+            told.append(f"{count} {name} ({'as part of ' + ', '.join(joined) if joined else 'as no target'})")
+        notes.append(
+            f"solos of no target: {', '.join(told)}: one is added to {spec.add_others:.0%} of the examples "
+            "(data.add_others)."
+        )
+    return notes
+
+
 def _listed(song: Song, part: str) -> activity.Part:
     track = song.track
     stems = [MIXTURE, *sorted(song.beside)] if part == REST else [part]
@@ -370,27 +514,11 @@ def _listed(song: Song, part: str) -> activity.Part:
     return activity.Part(content, track.name, part, track.n_samples, track.sample_rate_hz, partial(song.read, part))
 
 
-def read_part(track: Track, part: str, beside: Sequence[str], start: int = 0, n_samples: int | None = None) -> Tensor:
-    """Float (channels, samples) of one part at the track's own rate; a stem that is not there is silent.
-
-    REST is the mixture without the stems ``beside`` it. It may be a view that is not contiguous: an excerpt is copied
-    once, to where it is summed.
-    """
-    if part == REST:
-        rest = read_part(track, MIXTURE, (), start, n_samples)
-        for stem in beside:
-            if stem in track.files:
-                rest = rest - read_stem(track, stem, start, n_samples, contiguous=False)
-        return rest
-    if part not in track.files:
-        return torch.zeros(track.n_channels, track.n_samples - start if n_samples is None else n_samples)
-    return read_stem(track, part, start, n_samples, contiguous=False)
-
-
 # --- training examples ------------------------------------------------------------------------------------------------
 
 # Read beside an excerpt and cut away again, so that its ends are not resampled from zeros.
 RESAMPLE_MARGIN_SECONDS = 0.05
+IN_PLACE = 0.5  # of the added solos of no target stand in place of `other`, the rest beside it
 Settings = dict[str, Any]  # augmentation → what was drawn
 
 
@@ -401,25 +529,6 @@ class Place:
     song: int
     start: int  # in samples of the file
     settings: Settings
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Songs that can be drawn for a purpose, and their odds."""
-
-    songs: np.ndarray
-    odds: np.ndarray | None  # cumulated; None: all alike
-
-    @classmethod
-    def of(cls, songs: Sequence[int], weights: np.ndarray) -> "Pool":
-        mine = weights[list(songs)]
-        alike = len(set(mine.tolist())) == 1
-        return cls(np.asarray(songs), None if alike else np.cumsum(mine) / mine.sum())
-
-    def draw(self, random: np.random.Generator) -> int:
-        if self.odds is None:
-            return int(self.songs[random.integers(len(self.songs))])
-        return int(self.songs[np.searchsorted(self.odds, random.random(), side="right").clip(max=len(self.songs) - 1)])
 
 
 class RandomMixes(Dataset):
@@ -437,12 +546,8 @@ class RandomMixes(Dataset):
         self.seed, self.channels = recipe.train.seed, recipe.data.channels
         self.sample_rate_hz = recipe.stft.sample_rate_hz
         self.length = round(recipe.train.chunk_seconds * self.sample_rate_hz)
-        songs = parts.songs
-        self.weights = np.array([song.track.weight for song in songs])
-        leads = _leads(songs)
-        self.leads = Pool.of(leads, self.weights) if leads else None
-        self.together = None if leads else _all_together(songs)  # every song is a stem of its own
-        self.pools: dict[Any, Pool] = {}
+        self.data = recipe.data
+        self.pools = Pools(parts.songs, parts.active, recipe.data)
 
     def __len__(self) -> int:
         return self.n_examples
@@ -502,32 +607,52 @@ class RandomMixes(Dataset):
     # which songs, and where in them
 
     def _places(self, streams: Streams, remixed: bool) -> tuple[Song, dict[str, Place]]:
-        """The song that says what the mixture is made of, and where each of its parts is taken from."""
-        random = streams["songs"]
-        number = self.leads.draw(random) if self.leads else -1
-        lead = self.parts.songs[number] if self.together is None else self.together
-        if remixed or self.together is not None:
-            return lead, {
-                part: self._place(self._pool(part, lead).draw(random), (part,), streams) for part in lead.parts
-            }
-        heard = [part for parts in lead.sums.values() for part in parts]
-        place = self._place(number, heard, streams)
-        return lead, dict.fromkeys(lead.parts, place)
+        """The song that says what the mixture is made of, with what is added to it, and where each part comes from."""
+        random, pools = streams["songs"], self.pools
+        if pools.leads is None:
+            assert pools.mixed_leads is not None
+            lead, number = pools.mixed[pools.mixed_leads.draw(random)], None
+        else:
+            number = pools.leads.draw(random)
+            lead = self.parts.songs[number]
+        if remixed or number is None:
+            places = {part: self._place(pools.part(part, lead).draw(random), (part,), streams) for part in lead.parts}
+        else:
+            heard = [part for parts in lead.sums.values() for part in parts]
+            places = dict.fromkeys(lead.parts, self._place(number, heard, streams))
+            self._stand_in(lead, places, streams)
+        return self._add(lead, places, streams)
 
-    def _pool(self, part: str, lead: Song) -> Pool:
-        """The songs that can give this part to a mixture made of the lead's parts, found once."""
-        key: Any = part
-        if is_catch_all(part):
-            key = (part, lead.parts, tuple(lead.sums), tuple(sorted(lead.track.files)))
-        if key not in self.pools:
-            songs, active = self.parts.songs, self.parts.active
-            fitting = [i for i, song in enumerate(songs) if can_give(song, part, lead)]
-            # a part that is nowhere active is drawn as it is: silence is a part of music
-            weights, heard = self.weights, [i for i in fitting if active and (i, part) in active]
-            if active and heard:
-                fitting, weights = heard, self.weights * [len(active.get((i, part), ())) for i in range(len(songs))]
-            self.pools[key] = Pool.of(fitting, weights)
-        return self.pools[key]
+    def _stand_in(self, lead: Song, places: dict[str, Place], streams: Streams) -> None:
+        """Solos in place of the song's own stems, as often as in a remix: no song keeps them together with anything."""
+        random = streams["solos"]
+        for part in lead.parts:
+            solos = None if lead.parts == (part,) else self.pools.solos(part, lead)
+            if solos is not None and random.random() * self.pools.part(part, lead).weight < solos.weight:
+                places[part] = self._place(solos.draw(random), (part,), streams)
+
+    def _add(self, lead: Song, places: dict[str, Place], streams: Streams) -> tuple[Song, dict[str, Place]]:
+        """Targets that the song is known not to hold, and a solo of no target."""
+        random, sums = streams["solos"], dict(lead.sums)
+        for target in lead.sums:
+            pool = self.pools.target(target, lead)
+            if pool is not None and random.random() < self.data.add_targets:
+                number = pool.draw(random)
+                added = self.parts.songs[number].sums[target]
+                for name in (target, *holding_targets(added, target, lead)):
+                    sums[name] = (*sums[name], *added)
+                places |= dict.fromkeys(added, self._place(number, added, streams))
+        others = self.pools.others(lead)
+        if others is not None and random.random() < self.data.add_others:
+            number = others.draw(random)
+            name = self.parts.songs[number].parts[0]
+            if random.random() < IN_PLACE and len(lead.parts) > 1:  # of what the song has no name for
+                places = {part: place for part, place in places.items() if not is_catch_all(part) or part == REST}
+                sums = {target: tuple(part for part in parts if part in places) for target, parts in sums.items()}
+            places[name] = self._place(number, (name,), streams)
+            for target in joined_targets(name, lead):
+                sums[target] = (*sums[target], name)
+        return replace(lead, parts=tuple(places), sums=sums), places
 
     def _place(self, number: int, heard: Sequence[str], streams: Streams) -> Place:
         """A random place of a song; with active excerpts one in which one of these parts is to be heard."""
@@ -653,48 +778,19 @@ def leave_signals_to_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def can_give(song: Song, part: str, lead: Song) -> bool:
-    """Whether a part of this song can stand in a mixture made of the lead's parts, no source being in it twice.
-
-    A stem of a name of its own holds that source and nothing else. What a catch-all holds depends on what lies beside
-    it: its song must have all of the lead's other parts by themselves, or be known to be without them.
-    """
-    if part not in song.parts:
-        return False
-    if not is_catch_all(part) or song is lead:
-        return True
-    if part != REST and REST in lead.parts:  # what the lead's rest holds beside it is not known
-        return set(song.track.files) == set(lead.track.files)
-    others = {target for target, parts in lead.sums.items() if part not in parts}
-    return (set(lead.parts) - {part, REST}) | others <= set(song.parts) | song.sums.keys()
-
-
-def _leads(songs: Sequence[Song]) -> list[int]:
-    """The songs whose parts can be what a mixture is made of: those that are not a single stem.
-
-    A mixture in which all targets are known to be silent is one: it is all rest.
-    """
-    return [i for i, song in enumerate(songs) if song.sums and (len(song.parts) > 1 or REST in song.parts)]
-
-
-def _all_together(songs: Sequence[Song]) -> Song:
-    """A mixture of everything with a name of its own: what songs that are single stems are mixed to."""
-    parts = tuple(dict.fromkeys(part for song in songs for part in song.parts if not is_catch_all(part)))
-    sums = {t: summed for song in songs for t, summed in song.sums.items() if set(summed) <= set(parts)}
-    return Song(songs[0].track, parts, sums)
-
-
-def _check_mixable(songs: Sequence[Song], targets: Sequence[str]) -> None:
+def _check_mixable(songs: Sequence[Song], targets: Sequence[str], tracks: Sequence[Track]) -> None:
     """`DataError` for a target that no mixture could hold beside something else."""
-    leads = [songs[i] for i in _leads(songs)]
-    if not leads:
-        together = _all_together(songs)
-        leads = [together] if len(together.parts) > 1 else []
+    pools = Pools(songs, None, DataSpec())
+    leads = pools.all_leads()
     for target in targets:
-        if not any(target in lead.sums for lead in leads):
+        if not any(len(lead.parts) > 1 and lead.sums.get(target) for lead in leads) and not any(
+            pools.target(target, lead) for lead in leads
+        ):
+            without = any(target not in track.files and MIXTURE in track.files for track in tracks)
+            absent = f" data.absent=[{target}] says that tracks without it hold none." if without else ""
             raise DataError(
                 f"the tracks that have {target!r} hold nothing else: there is nothing to separate it from. Give them a "
-                "mixture or other stems, or add tracks that have it beside others."
+                f"mixture or other stems, or add tracks that have it beside others.{absent}"
             )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import Adapter
-from .blocks import AttentionHead, GlobalNorm, LengthNorm, RMSNorm
+from .blocks import AttentionHead, GlobalNorm, LengthNorm, Norm, RMSNorm
 from .errors import RecipeError
 from .files import atomic_write
 from .model import BSRNN, Backbone
@@ -46,9 +46,11 @@ class MaskCore(nn.Module):
 
     def forward(self, mixture: Tensor) -> tuple[Tensor, ...]:
         backbones = {name: self.adapted[name] if name else self.model.backbone for name in self.passes.values()}
-        features = {name: cast(Backbone, backbone).planes(mixture) for name, backbone in backbones.items()}
+        pairs = mixture.permute(0, 1, 4, 3, 2).contiguous()  # (B, C, T, F, 2)
+        features = {name: cast(Backbone, backbone).pairs(pairs) for name, backbone in backbones.items()}
         seen = {target: features[name] for target, name in self.passes.items()}
-        return tuple(self.model.estimate(seen, mixture, self.targets).values())
+        estimates = self.model.estimate(seen, pairs, self.targets)
+        return tuple(x.permute(0, 1, 4, 3, 2) for x in estimates.values())  # (B, C, 2, F, T)
 
 
 def _adapted(model: BSRNN, name: str) -> Backbone:
@@ -128,7 +130,8 @@ def _plain_core(model: BSRNN, targets: Sequence[str] | None) -> tuple[MaskCore, 
     core = MaskCore(copy.deepcopy(model).cpu().float().eval(), targets).eval()
     for module in core.modules():
         if type(module) in _WRITTEN_OUT:
-            cast(Any, module).forward = _WRITTEN_OUT[type(module)](module)
+            method = "standardise" if isinstance(module, Norm) else "forward"
+            setattr(module, method, _WRITTEN_OUT[type(module)](module))
     channels = model.n_joint if model.n_joint > 1 else 2
     noise = torch.Generator().manual_seed(0)
     shape = (2, channels, 2, model.stft.n_fft // 2 + 1, EXAMPLE_FRAMES)
@@ -136,27 +139,27 @@ def _plain_core(model: BSRNN, targets: Sequence[str] | None) -> tuple[MaskCore, 
 
 
 def _global_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
+    def standardise(x: Tensor) -> Tensor:
         centred = x - x.mean((-2, -1), keepdim=True)
         power = centred.square().mean((-2, -1), keepdim=True)
-        return centred * (power + norm.eps).rsqrt() * norm.weight + norm.bias
+        return centred * (power + norm.eps).rsqrt()
 
-    return forward
+    return standardise
 
 
 def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + RMSNorm.EPS).rsqrt() * norm.weight
+    def standardise(x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
 
-    return forward
+    return standardise
 
 
 def _length_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
+    def standardise(x: Tensor) -> Tensor:
         length = x.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
-        return x / length * x.shape[-1] ** 0.5 * norm.weight
+        return x / length * x.shape[-1] ** 0.5
 
-    return forward
+    return standardise
 
 
 def _attention(head: Any) -> Callable[[Tensor], Tensor]:

@@ -1,26 +1,27 @@
-"""Heads: features (B, C, K, T, N) and the mixture's spectrogram → one target's spectrogram, complex (B, C, F, T).
+"""Heads: features (B, C, K, T, N) and the mixture's spectrogram → the targets' spectrograms.
 
 A new head is one class and one line in `HEADS`: a `Head` that says which MLPs it has and what it makes of their
-spectra. What is made per band goes through `MergeBands`, which knows whether bands overlap. Inside, spectrograms are
-real: planes (B, C, 2, F, T) of real and imaginary parts (see `stft`), so that the same code can be exported.
+spectra. Heads of the same form that read the same features run as one stack, `estimate`: the features are normed once,
+and each band takes one matrix product per layer for all of them. What is made per band goes through `MergeBands`, which
+knows whether bands overlap. Inside, spectrograms are pairs (B, C, T, F, 2) of real and imaginary parts (see `stft`), so
+that the same code can be exported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bands import BandSplit, BinRange
-from .blocks import EVERYTHING, Reach, make_norm, reach_of
+from .blocks import EVERYTHING, NoNorm, Norm, Reach, fold, make_norm, reach_of
 from .errors import RecipeError
 from .recipe import BackboneSpec
-from .stft import as_complex, as_planes
 
 
 class MergeBands(nn.Module):
-    """From one value per bin of every band to one per bin: K of (..., G) → (..., F).
+    """From one pair per bin of every band to one per bin: K of (..., G, 2) → (..., F, 2).
 
     The bands of a partition are put one behind the other. Overlapping ones are weighted and summed; a bin's weights add
     up to one, so that masks of one are a mask of one.
@@ -41,10 +42,11 @@ class MergeBands(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, bands: Sequence[Tensor]) -> Tensor:
-        values = torch.cat(list(bands), dim=-1)  # (..., ΣG)
+        values = torch.cat(list(bands), dim=-2)  # (..., ΣG, 2)
         if self.index is not None and self.weights is not None:
-            values = values * self.weights
-            values = values.new_zeros(*values.shape[:-1], self.n_bins).index_add(-1, self.index, values)  # (..., F)
+            values = values * self.weights[:, None]
+            empty = values.new_zeros(*values.shape[:-2], self.n_bins, 2)
+            values = empty.index_add(-2, self.index, values)  # (..., F, 2)
         return values
 
 
@@ -60,7 +62,7 @@ class BandMlps(nn.ModuleList):
     ):
         super().__init__()
         for n_bins in widths:
-            layers: list[nn.Module] = [nn.Identity() if norm == "none" else make_norm(norm, features)]
+            layers: list[nn.Module] = [NoNorm() if norm == "none" else make_norm(norm, features)]
             width = features
             for _ in range(hidden_layers):
                 layers += [nn.Linear(width, hidden), nn.Tanh()]
@@ -69,33 +71,91 @@ class BandMlps(nn.ModuleList):
                 layers.append(nn.Linear(width, 2 * n_bins))
             self.append(nn.Sequential(*layers, nn.Linear(2 * n_bins if gate_layer else width, 4 * n_bins)))
 
-    def forward(self, features: Tensor) -> list[Tensor]:
-        """(B, C, K, T, N) → per band (B, C, T, 4·joint·G)."""
-        return [band(x) for band, x in zip(self, features.unbind(2), strict=True)]  # x: (B, C, T, N)
+    def layers(self, k: int) -> nn.Sequential:
+        """Of band ``k``: norm, linear, tanh, ..., linear."""
+        return cast(nn.Sequential, self[k])
 
 
-def bridged(mlps: Sequence[BandMlps], features: Sequence[Tensor]) -> list[list[Tensor]]:
-    """What several heads' MLPs give when they go on from the mean of their hidden activations, behind every tanh.
+def run_stack(stack: Sequence[BandMlps], features: Tensor, bridge: bool = False) -> list[Tensor]:
+    """What J heads of one form make of the same features (B, C, K, T, N): per band pairs (J, B, C, T, joint·G, 2).
 
-    X-UMX's bridging (Sawata et al. 2021: the mean of the targets' branches behind a layer takes the place of each), per
-    band. It has no parameters. One head alone gives what it gives without. ``features`` (B, C, K, T, N) for each.
+    With ``bridge`` each goes on from the mean of all hidden activations, behind every tanh: X-UMX's bridging (Sawata et
+    al. 2021: the mean of the targets' branches behind a layer takes the place of each), per band. It has no parameters.
+    One head alone gives what it gives without.
     """
-    outputs: list[list[Tensor]] = [[] for _ in mlps]
-    for k, bands in enumerate(zip(*mlps, strict=True)):  # one band of every head
-        states = [x[:, :, k] for x in features]  # (B, C, T, N)
-        for layers in zip(*bands, strict=True):  # the same layer of every head
-            states = [layer(state) for layer, state in zip(layers, states, strict=True)]
-            if isinstance(layers[0], nn.Tanh):
-                states = [torch.stack(states).mean(0)] * len(states)  # (B, C, T, hidden)
-        for output, state in zip(outputs, states, strict=True):
-            output.append(state)
+    frames = (len(stack), *features.shape[:2], features.shape[3])  # J, B, C, T
+    outputs = []
+    for k, (x, weight, bias) in enumerate(zip(features.unbind(2), *_first_layers(stack), strict=True)):
+        norm = cast(Norm, stack[0].layers(k)[0])
+        state = F.linear(norm.standardise(x).flatten(0, 2), weight.flatten(0, 1), bias.flatten())  # (M, J·hidden)
+        state = state.unflatten(1, (len(stack), -1)).transpose(0, 1)  # (J, M, hidden), M = B·C·T
+        *hidden, last = list(zip(*(mlps.layers(k)[2:] for mlps in stack), strict=True))  # the same layer of every head
+        for layers in hidden:
+            if isinstance(layers[0], nn.Linear):
+                state = _linear(state, *_stacked(layers))
+                continue
+            state = tanh(state)
+            if bridge:
+                state = state.mean(0, keepdim=True).expand_as(state)
+        value, gate = map(_linear, [state] * 2, *map(_in_pairs, _stacked(last)))  # (J, M, joint·G·2)
+        output = (value * gate.sigmoid()).float()
+        outputs.append(output.unflatten(1, frames[1:]).unflatten(-1, (-1, 2)))
     return outputs
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, on a CPU by way of the sigmoid: as exact to 1e-7, at a third of the time."""
+    return _Tanh.apply(x) if x.device.type == "cpu" and not torch.compiler.is_compiling() else x.tanh()
+
+
+class _Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        result = (2 * x).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(gradient, result)
+
+
+def _first_layers(stack: Sequence[BandMlps]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Per band weight (J, hidden, N) and bias (J, hidden) of all heads' first layers, with their norms folded in."""
+    bands = [mlps.layers(k) for k in range(len(stack[0])) for mlps in stack]
+    norms, linears = [cast(Norm, band[0]) for band in bands], [band[1] for band in bands]
+    gain = torch.stack([norm.weight for norm in norms])  # (K·J, N)
+    shift = None if norms[0].bias is None else torch.stack([cast(Tensor, norm.bias) for norm in norms])
+    weight, bias = fold(gain, shift, *_stacked(linears))
+    return tuple(x.unflatten(0, (-1, len(stack))).unbind() for x in (weight, bias))
+
+
+def _stacked(linears: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Weights (J, M, N) and biases (J, M) of J linear layers."""
+    weights, biases = zip(*((linear.weight, linear.bias) for linear in linears), strict=True)
+    return torch.stack(cast(Any, weights)), torch.stack(cast(Any, biases))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """J linear layers at once: (J, M, N), (J, H, N), (J, H) → (J, M, H)."""
+    return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+
+def _in_pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the rows of J last layers, (J, 4·joint·G, ...), those of the values and those of the gates, bin by bin.
+
+    In files they stand as (value | gate) × (real | imaginary) × bin. Real and imaginary part of a bin one behind the
+    other, the products come out in pairs, and the mask needs no copy.
+    """
+    values, gates = rows.unflatten(1, (2, 2, -1)).transpose(2, 3).flatten(2, 3).unbind(1)  # (J, joint·G·2, ...)
+    return values, gates
 
 
 class Head(nn.Module):
     """What all heads share: their options, and how the MLPs' outputs become spectra.
 
-    A head with ``bridge`` is one of several that are run together, by `estimate_bridged`.
+    A head with ``bridge`` is one of several that must run together.
     """
 
     of_whole_excerpt = False  # it scales by statistics of all frames
@@ -121,6 +181,7 @@ class Head(nn.Module):
         if self.of_whole_excerpt and backbone.causal:
             raise RecipeError("head.kind=spectrum scales by the whole excerpt, which backbone.causal forbids.")
         self.n_joint, self.bridge = n_joint, bridge
+        self.form = (type(self), hidden_layers, hidden_factor, gate_layer, bridge)  # heads of one form can be stacked
         widths, n = [n_joint * (stop - start) for start, stop in ranges], backbone.features
         hidden = round(hidden_factor * n)
         self.build(lambda: BandMlps(widths, n, self.norm or backbone.norm, hidden_layers, hidden, gate_layer))
@@ -142,40 +203,38 @@ class Head(nn.Module):
         return (self.bands,)
 
     def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
-        """The estimate from what the MLPs make, all of them planes (B, C, 2, F, T)."""
+        """The estimates of a stack of J heads of this kind from what their MLPs make: one (J, B, C, T, F, 2) for each
+        of `mlps`, the mixture (B, C, T, F, 2) → (J, B, C, T, F, 2)."""
         raise NotImplementedError
 
-    def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
-        """Features (B, C, K, T, N) and the mixture, complex (B, C, F, T) → the estimate, complex (B, C, F, T)."""
-        return as_complex(self.planes(features, as_planes(mixture)))
-
-    def planes(self, features: Tensor, mixture: Tensor) -> Tensor:
-        """As `forward`, with planes (B, C, 2, F, T) in place of complex numbers."""
-        return self.estimate([self.spectrum(mlps(features)) for mlps in self.mlps], mixture)
-
-    def spectrum(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The gated outputs of all bands, (B, C, T, 4·joint·G) each → planes (B, C·joint, 2, F, T)."""
-        gated = [F.glu(x).float().unflatten(-1, (2, self.n_joint, -1)) for x in outputs]  # (B, C, T, 2, joint, G)
-        return self.merge(gated).permute(0, 1, 4, 3, 5, 2).flatten(1, 2)  # (B, C, T, 2, joint, F) → (B, C·j, 2, F, T)
+    def spectrum(self, bands: Sequence[Tensor]) -> Tensor:
+        """Pairs of all bands, (J, B, C, T, joint·G, 2) each → (J, B, C·joint, T, F, 2)."""
+        apart = [x.unflatten(4, (self.n_joint, -1)) for x in bands]  # (J, B, C, T, joint, G, 2)
+        return self.merge(apart).transpose(3, 4).flatten(2, 3)
 
 
-def estimate_bridged(heads: Mapping[str, Head], features: Mapping[str, Tensor], mixture: Tensor) -> dict[str, Tensor]:
-    """The estimates of heads that are bridged to each other: planes (B, C, 2, F, T) by target.
-
-    ``features`` (B, C, K, T, N) of each, ``mixture`` planes (B, C, 2, F, T).
-    """
-    spectra: dict[str, list[Tensor]] = {target: [] for target in heads}
-    for mlps in zip(*(head.mlps for head in heads.values()), strict=True):  # e.g. all masks, then all residuals
-        outputs = bridged(mlps, [features[target] for target in heads])
-        for (target, head), own in zip(heads.items(), outputs, strict=True):
-            spectra[target].append(head.spectrum(own))
-    return {target: head.estimate(spectra[target], mixture) for target, head in heads.items()}
+def estimate(heads: Mapping[str, Head], features: Mapping[str, Tensor], mixture: Tensor) -> dict[str, Tensor]:
+    """The estimates of heads from the features (B, C, K, T, N) of each and the mixture (B, C, T, F, 2): by target
+    (B, C, T, F, 2)."""
+    stacks: dict[Any, dict[str, Head]] = {}
+    for target, head in heads.items():
+        stacks.setdefault((head.form, id(features[target])), {})[target] = head
+    estimates: dict[str, Tensor] = {}
+    for stack in stacks.values():
+        any_target, any_head = next(iter(stack.items()))
+        same = zip(*(head.mlps for head in stack.values()), strict=True)  # e.g. all masks, then all residuals
+        outputs = [run_stack(mlps, features[any_target], any_head.bridge) for mlps in same]
+        stacked = any_head.estimate([any_head.spectrum(bands) for bands in outputs], mixture)
+        estimates |= zip(stack, stacked.unbind(), strict=True)
+    return {target: estimates[target] for target in heads}
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """The complex product of planes (B, C, 2, F, T)."""
-    (a_real, a_imag), (b_real, b_imag) = a.unbind(2), b.unbind(2)
-    return torch.stack([a_real * b_real - a_imag * b_imag, a_real * b_imag + a_imag * b_real], dim=2)
+    """The complex product of pairs (..., 2)."""
+    if not torch.compiler.is_compiling():
+        return torch.view_as_real(torch.view_as_complex(a) * torch.view_as_complex(b))
+    (a_real, a_imag), (b_real, b_imag) = a.unbind(-1), b.unbind(-1)  # other runtimes know no complex numbers
+    return torch.stack([a_real * b_real - a_imag * b_imag, a_real * b_imag + a_imag * b_real], dim=-1)
 
 
 class MlpMask(Head):
@@ -214,6 +273,7 @@ class RoformerMask(MlpMask):
             bridge=bridge,
         )
         self.zero_dc = zero_dc
+        self.form = (*self.form, zero_dc)
 
     def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
         masked = super().estimate(spectra, mixture)
@@ -234,7 +294,7 @@ class MaskAndResidual(Head):
         return cast(BandMlps, self.mask["bands"]), cast(BandMlps, self.residual["bands"])
 
     def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
-        level = mixture.square().sum(2, keepdim=True).mean(3, keepdim=True).sqrt()  # (B, C, 1, 1, T)
+        level = mixture.square().sum(-1, keepdim=True).mean(3, keepdim=True).sqrt()  # (B, C, T, 1, 1)
         return multiply(spectra[0], mixture) + spectra[1] * level
 
 
@@ -248,8 +308,8 @@ class DirectSpectrum(Head):
     of_whole_excerpt = True
 
     def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
-        mean = mixture.mean((3, 4), keepdim=True)  # (B, C, 2, 1, 1)
-        deviation = (mixture - mean).square().sum(2, keepdim=True).mean((3, 4), keepdim=True).sqrt()  # (B, C, 1, 1, 1)
+        mean = mixture.mean((2, 3), keepdim=True)  # (B, C, 1, 1, 2)
+        deviation = (mixture - mean).square().sum(-1, keepdim=True).mean((2, 3), keepdim=True).sqrt()  # (B, C, 1, 1, 1)
         return spectra[0] * deviation + mean
 
 

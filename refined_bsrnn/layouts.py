@@ -13,14 +13,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import yaml
 
-from .audio import AUDIO_SUFFIXES
+from .audio import AUDIO_SUFFIXES, audio_info
 from .decoded import STEM_MP4, decode, decoded_file, musdb_stems
 from .errors import DataError, RecipeError, UserError
+from .names import REST as REST
+from .names import is_known, related
 from .suggest import nearest, queried
 from .synth import builtin_root
 
@@ -31,7 +33,6 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 MIXTURE = "mixture"
-REST = "rest-of-mixture"  # in recipes: the mixture − the other stems; no file can be called so
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,19 @@ class Listing:
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
+def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str = "auto") -> Listing:
     """``root/{train,valid,test}/<track>/<stem>.wav`` or ``root/<track>/<stem>.wav``; a stem may be a folder of files.
 
     The files of a stem's folder are summed (MoisesDB). ``mixture`` is the name that mixtures have there. Without
-    folders for the splits every track is for training.
+    folders for the splits every track is for training. ``layout: stems`` is a folder per stem, ``tracks`` one per
+    track; ``auto`` goes by the names.
     """
     listing, passed, replaced, renamed = Listing(), Counter[str](), list[str](), False
     tracks = _track_folders(_existing(root), splits, listing)
+    if layout not in ("auto", "tracks", "stems"):
+        raise RecipeError(f"folder source: layout is {layout!r}; expected auto, tracks or stems.")
+    if layout == "stems" or (layout == "auto" and _is_folder_per_stem([path for _, path in tracks])):
+        return _folder_per_stem(tracks, mixture, root, listing)
     for place in sorted({track.parent for _, track in tracks}):
         passed.update(f"{path.name} (beside the tracks)" for path in place.iterdir() if _is_audio(path))
     for split, track in tracks:
@@ -114,6 +120,58 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE) -> Listing:
         told = first([f"{suffix} {count}" for suffix, count in sorted(passed.items())])
         listing.notes.append(f"{sum(passed.values())} files or folders in {root} are not read: {told}.")
     return listing
+
+
+def _audio_below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if _is_audio(p))
+
+
+def _is_folder_per_stem(folders: Sequence[Path]) -> bool:
+    """Whether folders are called as stems are, and the files in them are not."""
+    files = [(path.stem, folder.name) for folder in folders for path in folder.iterdir() if _is_audio(path)]
+    if any(is_known(name) and not related(name, folder) for name, folder in files):
+        return False
+    # `vocals_2` is a solo's own folder
+    known = [folder for folder in folders if is_known(folder.name) and not folder.name[-1].isdigit()]
+    if known:
+        return len(known) * 2 >= len(folders) and bool(files or any(_audio_below(folder) for folder in known))
+    names = Counter(name for name, _ in files)
+    several = all(sum(folder.name == name for _, name in files) > 1 for folder in folders)
+    return bool(files) and several and max(names.values()) == 1 and not any(_folders(folder) for folder in folders)
+
+
+def _folder_per_stem(folders: Sequence[tuple[str, Path]], mixture: str, root: str, listing: Listing) -> Listing:
+    """``<stem>/<name>.wav``: files of one name and one length are stems of one track, all others are solos."""
+    found: dict[tuple[str, str], dict[str, Path]] = {}
+    for split, folder in folders:
+        stem = MIXTURE if folder.name in (mixture, MIXTURE) else folder.name
+        for path in _audio_below(folder):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if stem in found.setdefault((split, name), {}):
+                listing.wrong("two_files", f"{split}/{name}", f"{folder} has two files for {name!r}.")
+            found[split, name][stem] = path
+    songs = 0
+    for (split, name), paths in sorted(found.items()):
+        files = {stem: (File(path),) for stem, path in paths.items()}
+        if len(files) > 1 and _same_length(list(paths.values())):
+            songs += 1
+            listing.tracks.append(Listed(name, split, next(iter(paths.values())).parent.parent, files))
+            continue
+        for stem, path in paths.items():
+            listing.tracks.append(Listed(f"{stem}/{name}", split, path.parent, {stem: files[stem]}))
+    stems = list(dict.fromkeys(folder.name for _, folder in folders))
+    listing.notes.append(
+        f"{root} is read as a folder per stem ({first(stems)}): {songs} tracks of files with one name and one length, "
+        f"{len(listing.tracks) - songs} solos. Otherwise: layout: tracks in data.sources."
+    )
+    return listing
+
+
+def _same_length(paths: Sequence[Path]) -> bool:
+    try:
+        return len({audio_info(path).n_samples for path in paths}) == 1
+    except UserError:  # the scan names the file
+        return False
 
 
 def _existing(root: str, kind: str = "folder") -> Path:
@@ -405,6 +463,7 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
     """
     path = _existing(root, "manifest")
     unread: Counter[str] = Counter()
+    is_wide = False
     tracks: dict[tuple[str, str], dict[str, list[File]]] = {}
     for place, row in _rows(path):
         split = str(row.get("split") or "train")
@@ -415,8 +474,11 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
             raise DataError(f"{place}: it names no track; expected {', '.join(MANIFEST_COLUMNS)}.")
         unread.update(str(column) for column in row if column not in (*MANIFEST_COLUMNS, "stems"))
         stems = row["stems"] if "stems" in row else {row.get("stem"): row}
+        is_wide |= "stems" in row and path.suffix.lower() != ".jsonl"
         if not isinstance(stems, Mapping):
             raise DataError(f"{place}: stems is {stems!r}; expected stem: path.")
+        if is_wide and (split, str(row["track"])) in tracks:
+            raise DataError(f"{place}: the track {row['track']!r} is there twice; a column `track` gives each a name.")
         for stem, files in stems.items():
             added = [
                 _manifest_file(path.parent, f, row, place) for f in (files if isinstance(files, list) else [files])
@@ -437,7 +499,11 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
         if split in splits
     ]
     told = first([queried(column, MANIFEST_COLUMNS) for column in unread])
-    return Listing(found, notes=[f"{path}: columns or keys that are not read: {told}."] if unread else [])
+    notes = [f"{path}: columns or keys that are not read: {told}."] if unread else []
+    if is_wide:
+        stems_there = sorted({stem for files in tracks.values() for stem in files})
+        notes.append(f"{path} is read as a line per track and a column per stem ({first(stems_there)}).")
+    return Listing(found, notes=notes)
 
 
 def _is_sum(files: Sequence[File]) -> bool:
@@ -446,8 +512,17 @@ def _is_sum(files: Sequence[File]) -> bool:
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where it stands, row) of every line."""
-    if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if path.suffix.lower() != ".jsonl":
+        text = read_text(path)
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        columns = [str(name).strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        wide = {c: _stem_of_column(c) for c in columns if _stem_of_column(c)}
+        if wide and not {"stem", "path"} <= set(columns):
+            yield from _wide_rows(path, reader, wide)
+            return
         missing = {"track", "stem", "path"} - set(reader.fieldnames or ())
         if missing:
             raise DataError(
@@ -465,6 +540,30 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {i} is {row!r}; expected an object with {', '.join(MANIFEST_COLUMNS)}.")
             yield f"{path}, line {i}", row
+
+
+def _stem_of_column(column: str) -> str:
+    """``vocals_path`` → ``vocals``, ``mix_path`` → ``mixture``: the stem whose files a column of a wide table names."""
+    match = re.fullmatch(r"(.+)_(path|file|wav|audio)", column.lower())
+    return ("mixture" if match[1] in ("mix", MIXTURE) else match[1]) if match else ""
+
+
+def _wide_rows(path: Path, reader: Any, wide: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A line per track and a column per stem, as Spleeter has it: ``mix_path,vocals_path,...,duration``."""
+    rows = [(row, {s: {"path": row[column]} for column, s in wide.items() if row.get(column)}) for row in reader]
+    folders = Counter(folder for _, files in rows if (folder := _one_folder(files)))
+    for i, (row, files) in enumerate(rows, 2):
+        name, folder = row.get("track") or row.get("name"), _one_folder(files)
+        if not name and files:
+            name = folder if folders[folder] == 1 else PureWindowsPath(next(iter(files.values()))["path"]).stem
+        rest = {key: value for key, value in row.items() if key not in wide and key not in ("track", "name")}
+        yield f"{path}, line {i}", {"track": name, "stems": files, **rest}
+
+
+def _one_folder(files: Mapping[str, Mapping[str, str]]) -> str:
+    """The name of the folder that holds all of these files; empty where they lie in several."""
+    parents = {PureWindowsPath(file["path"]).parent for file in files.values()}
+    return parents.pop().name if len(parents) == 1 else ""
 
 
 def read_text(path: Path) -> str:
@@ -494,4 +593,10 @@ def _manifest_file(folder: Path, value: Any, row: Mapping[str, Any], place: str)
     start, end = times[0] or 0.0, times[1]
     if start < 0 or (end is not None and end <= start):
         raise DataError(f"{place}: start is {start} and end {end}; expected 0 ≤ start < end in seconds.")
-    return File(folder / Path(values["path"]).expanduser(), start, end)
+    return File(_path_in(folder, values["path"]), start, end)
+
+
+def _path_in(folder: Path, text: str) -> Path:
+    """The file that a table names, relative to the table; Windows' separators are taken for the system's own."""
+    path = folder / Path(text).expanduser()
+    return folder / PureWindowsPath(text).as_posix() if "\\" in text and not path.exists() else path

@@ -23,7 +23,7 @@ from .errors import AudioError, RecipeError
 from .export import MaskCore
 from .model import BSRNN
 from .separate import Separator, Source, as_float32
-from .stft import STFT, as_complex, as_planes
+from .stft import STFT, as_complex, as_pairs
 
 BLOCK_SECONDS = 0.1
 
@@ -31,32 +31,22 @@ BLOCK_SECONDS = 0.1
 # --- modules that remember --------------------------------------------------------------------------------------------
 
 
-class LiveNorm(nn.Module):
-    """A `CumulativeNorm` that has seen the sequence up to here; sums in float64, which hours do not exhaust.
+class LiveNorm(CumulativeNorm):
+    """A `CumulativeNorm` that has seen the sequence up to here; sums in float64, which hours do not exhaust."""
 
-    All heads norm the same features: what one has standardised stands in ``done`` for the others, until the next block.
-    """
-
-    def __init__(self, norm: CumulativeNorm, done: dict[Any, tuple[Tensor, Tensor]]):
-        super().__init__()
-        self.norm, self.done = norm, done
+    def __init__(self, norm: CumulativeNorm):
+        nn.Module.__init__(self)
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.count = 0
         self.sums: Tensor | float = 0.0  # of values and squares
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., S, N) → (..., S, N)."""
-        place = (x.data_ptr(), x.shape, x.stride(), self.norm.eps)
-        if place not in self.done:
-            self.done[place] = (x, self._standardised(x))  # x is kept, so that its place is not given to another
-        return torch.addcmul(self.norm.bias, self.done[place][1], self.norm.weight)
-
-    def _standardised(self, x: Tensor) -> Tensor:
+    def standardise(self, x: Tensor) -> Tensor:
         exact = x.double()
         count = self.count + x.shape[-1] * torch.arange(1, x.shape[-2] + 1, device=x.device)  # (S,)
         sums = torch.stack([exact.sum(-1), exact.square().sum(-1)]).cumsum(-1) + self.sums  # (2, ..., S)
         self.count, self.sums = self.count + x.shape[-1] * x.shape[-2], sums[..., -1:]
         mean, power = (sums / count)[..., None].unbind()
-        return ((exact - mean) * (power - mean.square()).clamp(min=0).add(self.norm.eps).rsqrt()).to(x.dtype)
+        return ((exact - mean) * (power - mean.square()).clamp(min=0).add(self.eps).rsqrt()).to(x.dtype)
 
 
 class LiveRNN(nn.Module):
@@ -111,14 +101,12 @@ class LiveCore(nn.Module):
         core = MaskCore(model, heads)
         kept = {id(tensor): tensor for tensor in (*core.parameters(), *core.buffers())}
         self.core = copy.deepcopy(core, kept).eval()
-        self.done: dict[Any, tuple[Tensor, Tensor]] = {}
         for module in list(self.core.modules()):
             for name, child in module.named_children():
                 setattr(module, name, self._live(child))
 
     def forward(self, planes: Tensor) -> tuple[Tensor, ...]:
         """The next frames' planes (B, C, 2, F, T) → those of every estimate."""
-        self.done.clear()
         return self.core(planes)
 
     def _live(self, module: nn.Module) -> nn.Module:
@@ -128,7 +116,7 @@ class LiveCore(nn.Module):
                 "a rope_transformer attends to all it has heard, which grows; live it needs another block."
             )
         if isinstance(module, CumulativeNorm):
-            return LiveNorm(module, self.done)
+            return LiveNorm(module)
         if isinstance(module, nn.RNNBase) and not module.bidirectional:  # along the bands they look both ways
             return LiveRNN(module)
         if isinstance(module, Convolution) and module.padding[1] == 0:
@@ -276,8 +264,8 @@ class Live:
         """Complex (P, M, F, T) → samples (P, heads·M, n)."""
         if spectrogram.shape[-1] == 0:
             return spectrogram.real.new_zeros(spectrogram.shape[0], len(self.heads) * spectrogram.shape[1], 0)
-        planes = self.core(as_planes(spectrogram))
-        return self.inverse.push(torch.cat([as_complex(x) for x in planes], dim=1))
+        planes = self.core(as_pairs(spectrogram).permute(0, 1, 4, 3, 2))
+        return self.inverse.push(torch.cat([as_complex(x.permute(0, 1, 4, 3, 2)) for x in planes], dim=1))
 
     def _stacked(self, samples: Tensor) -> Tensor:
         return samples.unflatten(1, (len(self.heads), -1))  # (P, heads, M, n)

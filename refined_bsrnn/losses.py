@@ -157,6 +157,9 @@ def combined_weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, t
     return _weighted_sdr(estimates, stems, mixture, there, subsets(list(stems)))
 
 
+# Terms that read waveforms alone: without any other, references need no spectrogram.
+WAVEFORM_LOSSES = {"wave_l1", "wave_mse", "mrstft", "si_sdr", "weighted_sdr", "combined_weighted_sdr"}
+
 JOINT_LOSSES: dict[str, Callable[[Signals, Signals, Signal, Tensor], Tensor]] = {
     "magnitude_mse": magnitude_mse,
     "weighted_sdr": weighted_sdr,
@@ -229,6 +232,7 @@ class MultiTargetLoss(nn.Module):
             pick("loss", name, known)
         self.terms = {name: (LOSSES[name], weight) for name, weight in spec.terms.items() if name in LOSSES}
         self.joint = {name: (JOINT_LOSSES[name], weight) for name, weight in spec.terms.items() if name in JOINT_LOSSES}
+        self.reads_spectrograms = not {*self.terms, *self.joint} <= WAVEFORM_LOSSES
         scale = 1.0 if spec.reduction == "sum" else 1.0 / len(targets)
         self.weights = {target: scale * spec.target_weights.get(target, 1.0) for target in targets}
         self.truncate_quantile = spec.truncate_quantile

@@ -15,15 +15,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .adapters import Adapter
 from .bands import BinRange, band_split
-from .blocks import BLOCKS, CAUSAL_NORMS, EVERYTHING, ITSELF, make_norm, reach_of
+from .blocks import BLOCKS, CAUSAL_NORMS, EVERYTHING, ITSELF, Norm, fold, make_norm, reach_of
 from .errors import AudioError, CheckpointError, RecipeError, UserError
-from .heads import HEADS, Head, estimate_bridged
+from .heads import HEADS, Head, estimate
 from .level import NORMALISERS, OF_WHOLE_TRACKS, Level
 from .recipe import BackboneSpec, HeadSpec, Recipe, bind_options
-from .stft import STFT, Signal, as_complex, as_planes
+from .stft import STFT, Signal, as_complex, as_pairs
 from .suggest import nearest, pick
 from .together import TOGETHER
 
@@ -44,14 +45,16 @@ class Encoder(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Complex (B, C, F, T) → (B, C, K, T, N), where C is 1 behind channels taken together."""
-        return self.planes(as_planes(spectrogram))
+        return self.pairs(as_pairs(spectrogram))
 
-    def planes(self, spectrogram: Tensor) -> Tensor:
-        """As `forward`, from real and imaginary parts (B, C, 2, F, T)."""
-        bins = spectrogram.unflatten(1, (-1, self.n_joint)).permute(0, 1, 5, 3, 2, 4)  # (B, C, T, 2, joint, F)
+    def pairs(self, spectrogram: Tensor) -> Tensor:
+        """As `forward`, from real and imaginary parts (B, C, T, F, 2)."""
+        bins = spectrogram.unflatten(1, (-1, self.n_joint)).permute(0, 1, 3, 5, 2, 4)  # (B, C, T, 2, joint, F)
         bands = []
-        for (start, stop), norm, linear in zip(self.ranges, self.norms, self.linears, strict=True):
-            bands.append(linear(norm(bins[..., start:stop].flatten(3))))  # (B, C, T, 2·joint·G) → (B, C, T, N)
+        for (start, stop), module, linear in zip(self.ranges, self.norms, self.linears, strict=True):
+            norm, weight, bias = cast(Norm, module), cast(Tensor, linear.weight), cast(Tensor, linear.bias)
+            standard = norm.standardise(bins[..., start:stop].flatten(3))  # (B, C, T, 2·joint·G)
+            bands.append(F.linear(standard, *fold(norm.weight, norm.bias, weight, bias)))  # (B, C, T, N)
         return torch.stack(bands, dim=2)
 
 
@@ -73,11 +76,11 @@ class Backbone(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Complex (B, C, F, T) → features (B, C, K, T, N)."""
-        return self.planes(as_planes(spectrogram))
+        return self.pairs(as_pairs(spectrogram))
 
-    def planes(self, spectrogram: Tensor) -> Tensor:
-        """As `forward`, from real and imaginary parts (B, C, 2, F, T)."""
-        return self.norm(self.blocks(self.encoder.planes(spectrogram)))
+    def pairs(self, spectrogram: Tensor) -> Tensor:
+        """As `forward`, from real and imaginary parts (B, C, T, F, 2)."""
+        return self.norm(self.blocks(self.encoder.pairs(spectrogram)))
 
 
 class BSRNN(nn.Module):
@@ -306,9 +309,9 @@ class BSRNN(nn.Module):
         passes = dict.fromkeys(self.adapter_of.get(target) for target in run)
         known |= {adapter: self._features(seen, adapter) for adapter in passes if adapter not in known}
         by_head = {target: known[self.adapter_of.get(target)] for target in run}
-        masked = self.estimate(by_head, as_planes(spectrogram), wanted)
+        masked = self.estimate(by_head, as_pairs(spectrogram), wanted)
         length = mixture.shape[-1]
-        spectra = {target: as_complex(planes) for target, planes in masked.items()}
+        spectra = {target: as_complex(pairs) for target, pairs in masked.items()}
         return {target: Signal(self.stft.inverse(x, length), x) for target, x in spectra.items()}
 
     def heads_for(self, wanted: Sequence[str]) -> list[str]:
@@ -317,15 +320,13 @@ class BSRNN(nn.Module):
         return list(dict.fromkeys([*run, *self._bridged_to(run)]))
 
     def estimate(self, features: Mapping[str, Tensor], mixture: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-        """{target: planes (B, C, 2, F, T)} of the targets asked for, from what their heads see.
+        """{target: pairs (B, C, T, F, 2)} of the targets asked for, from what their heads see.
 
-        ``features`` (B, C, K, T, N) of each of `heads_for` them, ``mixture`` planes (B, C, 2, F, T).
+        ``features`` (B, C, K, T, N) of each of `heads_for` them, ``mixture`` pairs (B, C, T, F, 2).
         """
-        heads = {target: self.head(target) for target in features}
-        # Always in the same order: a sum of floating-point numbers depends on it.
-        together = {target: heads[target] for target in self._bridge if target in heads}
-        masked = estimate_bridged(together, features, mixture)
-        masked |= {t: head.planes(features[t], mixture) for t, head in heads.items() if not head.bridge}
+        # Always in the same order: a mean of floating-point numbers depends on it.
+        order = [*(target for target in self._bridge if target in features), *features]
+        masked = estimate({target: self.head(target) for target in order}, features, mixture)
         tied = self._tied_to(wanted)
         if tied:
             masked |= TOGETHER[self.recipe.together](masked, mixture, tied)

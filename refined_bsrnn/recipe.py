@@ -125,6 +125,11 @@ class DataSpec:
     # A track that lacks a target (or one of data.stems): mask: it counts for the others; skip: it is left out; silent:
     # what it lacks is silence; error: it is refused.
     missing_stem: Literal["mask", "skip", "silent", "error"] = "mask"
+    # Sources that songs without a stem of that name are known not to hold; null: targets that only solos have (a solo
+    # is a track with one stem alone). Of these a recording is added to ``add_targets`` of the examples of such songs.
+    absent: tuple[str, ...] | None = None
+    add_targets: float = _number(0.75, at_least=0)
+    add_others: float = _number(0.5, at_least=0)  # share of the examples to which a solo of no target is added
     excerpts: Literal["random", "active"] = "random"  # active: from segments in which a part is to be heard
     energy: Literal["rms", "power"] = "rms"  # by which a segment is found active
     stem_weights: str | None = None  # a CSV of track, stem, weight: stems that count less (0: are left out)
@@ -457,6 +462,7 @@ def _check(recipe: Recipe) -> Recipe:
     if recipe.data.use_fraction > 1:
         raise RecipeError(f"data.use_fraction is {recipe.data.use_fraction}; expected a share up to 1.")
     _check_data(recipe.data)
+    _check_shares(recipe.data)
     _check_augment(recipe.augment)
     _check_together(recipe)
     _check_base(recipe)
@@ -495,6 +501,12 @@ def _check_data(data: DataSpec) -> None:
         stems = data.stems_of(name)
         if not stems or len(set(stems)) < len(stems):
             raise RecipeError(f"data.define.{name} is {list(stems)}; expected one stem or more, each once.")
+
+
+def _check_shares(data: DataSpec) -> None:
+    for name, share in (("add_targets", data.add_targets), ("add_others", data.add_others)):
+        if share > 1:
+            raise RecipeError(f"data.{name} is {share}; expected a share of the examples from 0 to 1.")
 
 
 def _check_truncation(recipe: Recipe) -> None:

@@ -113,6 +113,11 @@ class Track:
         return [stem for stem in self.stems if stem in kept]
 
     @property
+    def is_solo(self) -> bool:
+        """Whether it is one stem without a mixture: there is nothing to separate."""
+        return MIXTURE not in self.files and len(self.apart) == 1
+
+    @property
     def seconds(self) -> float:
         return self.n_samples / self.sample_rate_hz
 
@@ -240,7 +245,7 @@ def guess(root: Path) -> tuple[str, str]:
     """The kind of source that lies in a folder or file, and what tells."""
     if root.is_file():
         suffix = root.suffix.lower()
-        if suffix in (".csv", ".jsonl"):
+        if suffix in (".csv", ".tsv", ".jsonl"):
             return "manifest", f"a {suffix} file"
         if suffix == ".parquet":
             return "huggingface", "a parquet file"
@@ -587,7 +592,10 @@ def last_written(tracks: Sequence[Track]) -> str:
 
 
 def split_validation(tracks: Sequence[Track], spec: DataSpec) -> tuple[list[Track], list[Track]]:
-    """Training and validation tracks: by the recipe's names, MUSDB18's official ones, `valid/`, or a hash of names."""
+    """Training and validation tracks: by the recipe's names, MUSDB18's official ones, `valid/`, or a hash of names.
+
+    Solos are validated on where they are named, and where there is nothing else.
+    """
     if not any(t.split == "train" for t in tracks):
         raise DataError("there is no track to train on: none is in a folder train/, or of that split in a table.")
     if spec.validation_tracks:
@@ -595,8 +603,10 @@ def split_validation(tracks: Sequence[Track], spec: DataSpec) -> tuple[list[Trac
         validation = [t for t in tracks if fits(t.name, spec.validation_tracks)]
     elif any(t.split == "valid" for t in tracks):
         validation = [t for t in tracks if t.split == "valid"]
+        validation = [t for t in validation if not t.is_solo] or validation
     else:
-        chosen = {t.name for t in tracks if t.name in MUSDB_VALIDATION_TRACKS} or _share(tracks, spec.validation_share)
+        songs = [t for t in tracks if not t.is_solo] or tracks
+        chosen = {t.name for t in songs if t.name in MUSDB_VALIDATION_TRACKS} or _share(songs, spec.validation_share)
         validation = [t for t in tracks if t.name in chosen]
     kept = {(t.split, t.name) for t in validation}
     train = [t for t in tracks if t.split == "train" and (t.split, t.name) not in kept]
@@ -619,6 +629,7 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
     what is made of them says what there is.
     """
     having = [t for t in tracks if set(targets) & set(t.stems)]
+    beside = [] if any(not t.is_solo for t in having) else [t for t in tracks if t not in having]  # solos need songs
     if not having or not (spec.use_tracks or spec.use_minutes or spec.use_fraction < 1):
         return list(tracks)
     order = sorted(having, key=lambda t: hashlib.sha256(f"{seed}\t{t.name}".encode()).hexdigest())
@@ -629,7 +640,7 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
     if spec.use_minutes:
         minutes = list(accumulate(t.seconds / 60 for t in order))
         count = min(count, bisect_left(minutes, spec.use_minutes) + 1)
-    return sorted(order[:count], key=lambda t: t.name)
+    return sorted([*order[:count], *beside], key=lambda t: t.name)
 
 
 def _each_target_first(order: Sequence[Track], targets: Sequence[str]) -> list[Track]:

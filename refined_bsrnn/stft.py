@@ -1,6 +1,7 @@
 """Waveform ↔ spectrogram with an exact inverse for every length from one sample up."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +15,21 @@ class Signal(NamedTuple):
     spectrogram: Tensor  # (B, C, F, T) complex
 
 
-def as_planes(spectrogram: Tensor) -> Tensor:
-    """Complex (B, C, F, T) → its real and imaginary parts, (B, C, 2, F, T); no copy."""
-    return torch.view_as_real(spectrogram).movedim(-1, 2)
+def as_pairs(spectrogram: Tensor) -> Tensor:
+    """Complex (B, C, F, T) → its real and imaginary parts, (B, C, T, F, 2); no copy."""
+    return torch.view_as_real(spectrogram.transpose(-2, -1))
 
 
-def as_complex(planes: Tensor) -> Tensor:
-    """(B, C, 2, F, T) → complex (B, C, F, T)."""
-    return torch.view_as_complex(planes.movedim(2, -1).contiguous())
+def as_complex(pairs: Tensor) -> Tensor:
+    """(B, C, T, F, 2) → complex (B, C, F, T); no copy of what `as_pairs` and the heads give."""
+    return torch.view_as_complex(pairs.contiguous()).transpose(-2, -1)
 
 
 class STFT(nn.Module):
     """Hann window, centred frames, reflected at the ends, not normalised (as in BSRNN, section IV).
 
-    Always computed in float32: half precision has too few bits for a spectrum.
+    Always computed in float32: half precision has too few bits for a spectrum. Spectrograms are (B, C, F, T) for those
+    who read them and frame by frame, (B, C, T, F), in memory, as FFTs make and take them.
     """
 
     window: Tensor
@@ -43,20 +45,14 @@ class STFT(nn.Module):
         flat = F.pad(waveform.reshape(batch * channels, length).float(), (0, self.padding(length)))
         with torch.autocast(waveform.device.type, enabled=False):
             spectrogram = torch.stft(flat, self.n_fft, self.hop, window=self.window, return_complex=True)
-        return spectrogram.reshape(batch, channels, *spectrogram.shape[-2:])  # (B·C, F, T) → (B, C, F, T)
+        return spectrogram.unflatten(0, (batch, channels))  # (B·C, F, T) → (B, C, F, T)
 
     def inverse(self, spectrogram: Tensor, length: int) -> Tensor:
         """Complex (B, C, F, T) → (B, C, length), where ``length`` is that of the waveform it came from."""
-        batch, channels = spectrogram.shape[:2]
+        frames = spectrogram.transpose(-2, -1)  # (B, C, T, F)
         with torch.autocast(spectrogram.device.type, enabled=False):
-            flat = torch.istft(
-                spectrogram.flatten(0, 1),  # (B·C, F, T)
-                self.n_fft,
-                self.hop,
-                window=self.window,
-                length=length + self.padding(length),
-            )
-        return flat[:, :length].reshape(batch, channels, length)
+            padded = _OverlapAdd.apply(frames.flatten(0, 1), self.window, self.hop, length + self.padding(length))
+        return padded[:, :length].unflatten(0, frames.shape[:2])
 
     def padding(self, length: int) -> int:
         """Zeros to put behind the waveform.
@@ -68,3 +64,43 @@ class STFT(nn.Module):
         to_reflect = max(0, self.n_fft // 2 + 1 - length)
         to_whole_hops = -(length + to_reflect) % self.hop if self.hop > self.n_fft // 4 else 0
         return to_reflect + to_whole_hops
+
+
+class _OverlapAdd(torch.autograd.Function):
+    """`torch.istft` of centred frames (M, T, F), whose gradient is one forward transform.
+
+    The gradient of an inverse FFT is a forward one with every bin but the first and the last doubled; autograd makes
+    several passes over all frames of it, and copies them into another layout and back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, spectra: Tensor, window: Tensor, hop: int, length: int) -> Tensor:
+        n_fft, n_frames = len(window), spectra.shape[1]
+        frames = torch.fft.irfft(spectra, n_fft).mul_(window)  # (M, T, n_fft)
+        padded = overlap_add(frames, hop)
+        envelope = overlap_add(window.square().expand(1, n_frames, -1), hop)
+        inside = slice(n_fft // 2, n_fft // 2 + length)
+        ctx.save_for_backward(window, envelope)
+        ctx.inside, ctx.hop = inside, hop
+        return padded[:, inside] / envelope[:, inside]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        window, envelope = ctx.saved_tensors
+        padded = gradient.new_zeros(len(gradient), envelope.shape[1])
+        padded[:, ctx.inside] = gradient / envelope[:, ctx.inside]
+        frames = padded.unfold(-1, len(window), ctx.hop) * (window * (2 / len(window)))  # (M, T, n_fft)
+        spectra = torch.fft.rfft(frames)  # (M, T, F)
+        torch.view_as_real(spectra)[..., :: max(1, len(window) // 2), :] *= 0.5
+        return spectra, None, None, None
+
+
+def overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """Frames (M, T, n_fft), ``hop`` samples apart → their sum (M, (T − 1)·hop + n_fft)."""
+    n_frames, n_fft = frames.shape[1:]
+    total = frames.new_zeros(len(frames), (n_frames - 1) * hop + n_fft)
+    places = total.unfold(-1, n_fft, hop)  # (M, T, n_fft), a view
+    n_apart = math.ceil(n_fft / hop)  # frames so far apart do not overlap: they can be added at once
+    for first in range(min(n_apart, n_frames)):
+        places[:, first::n_apart] += frames[:, first::n_apart]
+    return total

@@ -32,9 +32,15 @@ def test_parts_of_the_four_and_of_a_fifth(songs, tmp_path):
 def test_whether_a_fifth_stem_is_a_part_of_other_is_heard_not_guessed(songs, tmp_path):
     beside = write_songs(tmp_path / "beside", stems=(*STEMS, "guitar"))  # the mixture is the sum of all five
     assert make_parts(tracks_in(beside), ["drums"], DataSpec()).names == ("bass", "drums", "guitar", "other", "vocals")
-    for folder in (songs / "train").iterdir():  # the mixture is the sum of the four; the guitar is in `other`
+    for folder in (songs / "train").iterdir():  # the mixture is the sum of the four; the guitar is all of `other`
         shutil.copy(folder / "other.wav", folder / "guitar.wav")
     assert make_parts(tracks_in(songs), ["drums"], DataSpec()).names == ("vocals", "drums", "bass", "other")
+    parts = make_parts(tracks_in(songs), ["guitar"], DataSpec())
+    assert parts.names == ("bass", "drums", "guitar", "vocals")
+    assert "3 tracks: other is the sum of their guitar and is drawn as these" in parts.notes[0]
+    for folder in (songs / "train").iterdir():  # something else is in `other`, too
+        samples, rate = soundfile.read(folder / "other.wav", dtype="int16")
+        soundfile.write(folder / "guitar.wav", samples // 2, rate)
     assert make_parts(tracks_in(songs), ["guitar"], DataSpec()).names == ("guitar", REST)
 
 
@@ -114,7 +120,7 @@ def test_tracks_are_drawn_by_their_weights(songs):
     parts = make_parts(tracks, ["drums"], DataSpec())
     drawn = RandomMixes(parts, micro_recipe(songs), 1)
     random = np.random.default_rng(0)
-    share = np.mean([parts.tracks[drawn.leads.draw(random)].name == "song-2" for _ in range(2000)])
+    share = np.mean([parts.tracks[drawn.pools.leads.draw(random)].name == "song-2" for _ in range(2000)])
     assert share == pytest.approx(0.8, abs=0.04)
 
 

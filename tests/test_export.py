@@ -15,8 +15,18 @@ from refined_bsrnn.files import write_text
 from refined_bsrnn.heads import HEADS
 from refined_bsrnn.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe
-from refined_bsrnn.stft import as_complex, as_planes
+from refined_bsrnn.stft import as_pairs
 from refined_bsrnn.together import TOGETHER
+
+
+def as_planes(spectrogram):
+    """Complex (B, C, F, T) → what a core takes and gives, (B, C, 2, F, T)."""
+    return torch.stack([spectrogram.real, spectrogram.imag], dim=2)
+
+
+def from_planes(planes):
+    return torch.complex(*planes.unbind(2))
+
 
 RNN, ROPE = "band_sequence_rnn", {"kind": "rope_transformer", "heads": 2, "head_dim": 4}
 slow = pytest.mark.slow
@@ -105,7 +115,7 @@ def test_the_core_is_the_network_between_stft_and_istft():
     net, mixture = model({"together": "consistent"}), torch.randn(2, 2, 1000)
     planes = MaskCore(net, ["drums"])(as_planes(net.stft(mixture)))
     assert len(planes) == 1
-    assert torch.equal(net.stft.inverse(as_complex(planes[0]), 1000), net(mixture, ["drums"])["drums"])
+    assert torch.equal(net.stft.inverse(from_planes(planes[0]), 1000), net(mixture, ["drums"])["drums"])
 
 
 @torch.no_grad()
@@ -116,8 +126,8 @@ def test_adapters_are_merged_into_the_core():
         up.copy_(torch.randn_like(up))
     planes = MaskCore(net)(as_planes(net.stft(mixture)))
     for target, x in zip(net.targets, planes, strict=True):
-        torch.testing.assert_close(net.stft.inverse(as_complex(x), 1000), net(mixture)[target], atol=1e-5, rtol=1e-4)
-    assert torch.equal(net.backbone.planes(as_planes(net.stft(mixture))), net.features(mixture))
+        torch.testing.assert_close(net.stft.inverse(from_planes(x), 1000), net(mixture)[target], atol=1e-5, rtol=1e-4)
+    assert torch.equal(net.backbone.pairs(as_pairs(net.stft(mixture))), net.features(mixture))
 
 
 # ONNX is made of the same trace: there all the others are tried.
@@ -188,7 +198,7 @@ def test_a_normalised_peak_is_a_gain_outside_of_the_core():
     net, mixture = model({"input": {"normalise": "peak"}}), torch.randn(1, 2, 1000)
     gain = net.level(mixture).gain
     planes = MaskCore(net, ["drums"])(as_planes(net.stft(mixture * gain)))[0]
-    torch.testing.assert_close(net.stft.inverse(as_complex(planes), 1000) / gain, net(mixture)["drums"])
+    torch.testing.assert_close(net.stft.inverse(from_planes(planes), 1000) / gain, net(mixture)["drums"])
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):

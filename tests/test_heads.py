@@ -1,162 +1,166 @@
-"""Heads bridged to each other: against a computation apart from them, on disk, in training; what is refused."""
+"""Heads that run as one stack against each head by itself, written out band by band; the pieces that make it fast."""
+
+import itertools
 
 import pytest
 import torch
-from conftest import micro_recipe, write_songs
+from torch.nn import functional as F
 
-from refined_bsrnn.checkpoint import RunFolder, load_head, load_model, save_weights
-from refined_bsrnn.errors import CheckpointError, RecipeError, UserError
-from refined_bsrnn.files import write_text
-from refined_bsrnn.heads import HEADS
-from refined_bsrnn.hub import export
-from refined_bsrnn.model import BSRNN, count_parameters
-from refined_bsrnn.recipe import HeadSpec, dump_recipe
-from refined_bsrnn.train import train
-from refined_bsrnn.transfer import transfer, transfer_recipe
+from refined_bsrnn.blocks import NORMS, fold, make_norm
+from refined_bsrnn.heads import HEADS, multiply, tanh
+from refined_bsrnn.model import BSRNN
+from refined_bsrnn.recipe import make_recipe
+from refined_bsrnn.stft import STFT, as_complex, as_pairs, overlap_add
 
-TARGETS = ("vocals", "drums", "bass")
+TARGETS = ["drums", "bass", "other"]
 
 
-def model(kind="mlp_mask", bridge=True, targets=TARGETS, hidden_layers=1, **values):
+def network(head, **values):
     torch.manual_seed(0)
-    head = {"kind": kind, "hidden_layers": hidden_layers, "bridge": bridge}
-    return BSRNN.from_recipe(micro_recipe(None, targets=list(targets), head=head, **values)).eval()
+    recipe = {
+        "targets": TARGETS,
+        "stft": {"sample_rate_hz": 8000, "n_fft": 128, "hop": 32},
+        "bands": {"kind": "custom", "edges_hz": [500, 2000]},
+        "backbone": {"features": 4, "repeats": 1, **values.pop("backbone", {})},
+        "head": head,
+        **values,
+    }
+    model = BSRNN.from_recipe(make_recipe(recipe))
+    for parameter in model.parameters():  # no gain is 1 and no bias 0
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
 
 
-def saved(net, tmp_path, name="run"):
-    run = RunFolder(tmp_path / "runs" / name)
-    write_text(run.recipe, dump_recipe(net.recipe))
-    save_weights(run, net)
-    return run
+def assert_equal(ours, theirs, what):
+    """Up to 1e-5 of the largest value: sums are taken in another order."""
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max() + 1e-6, what
 
 
-def masks_by_hand(net, features):
-    """{target: mask (B, C, F, T)} of bridged mlp_mask heads, written apart: means of tanh(Wx + b) over the targets."""
-    heads = {target: net.heads[target].bands for target in net.heads}
-    masks = {target: [] for target in heads}
-    for k in range(len(net.ranges)):
-        states = {}
-        for target, bands in heads.items():
-            norm, first = bands[k][0], bands[k][1]
-            states[target] = torch.tanh(norm(features[:, :, k]) @ first.weight.T + first.bias)
-        mean = sum(states.values()) / len(states)
-        for i in range(3, len(bands[k]) - 1, 2):  # further hidden layers, each of the mean so far
-            mean = sum(torch.tanh(mean @ b[k][i].weight.T + b[k][i].bias) for b in heads.values()) / len(heads)
-        for target, bands in heads.items():
-            value, gate = (mean @ bands[k][-1].weight.T + bands[k][-1].bias).chunk(2, dim=-1)
-            real, imag = (value * torch.sigmoid(gate)).chunk(2, dim=-1)
-            masks[target].append(real + 1j * imag)
-    return {target: torch.cat(parts, dim=-1).transpose(2, 3) for target, parts in masks.items()}
+def masks_one_by_one(model, bands_of, features):
+    """{target: complex (B, C, F, T)} that the MLPs of one set give, as the paper draws them: a loop over bands."""
+    sets, masks = {target: bands_of(model.heads[target]) for target in TARGETS}, {target: [] for target in TARGETS}
+    for k in range(len(model.ranges)):
+        states = dict.fromkeys(TARGETS, features[:, :, k])  # (B, C, T, N)
+        for layers in zip(*(sets[target][k] for target in TARGETS), strict=True):
+            states = {target: layer(states[target]) for target, layer in zip(TARGETS, layers, strict=True)}
+            if isinstance(layers[0], torch.nn.Tanh) and model.heads["drums"].bridge:
+                states = dict.fromkeys(TARGETS, sum(states.values()) / len(TARGETS))
+        for target, state in states.items():
+            real, imag = F.glu(state).unflatten(-1, (2, model.n_joint, -1)).unbind(-3)  # (B, C, T, joint, G)
+            masks[target].append(torch.complex(real, imag))
+    return {target: torch.cat(parts, dim=-1).permute(0, 1, 3, 4, 2).flatten(1, 2) for target, parts in masks.items()}
 
 
-@pytest.mark.parametrize("hidden_layers", [1, 2])
-@torch.no_grad()
-def test_bridged_heads_go_on_from_the_mean_of_their_hidden_layers(hidden_layers):
-    net, mixture = model(hidden_layers=hidden_layers), torch.randn(2, 2, 1000)
-    masks, spectrogram = masks_by_hand(net, net.features(mixture)), net.stft(mixture)
-    for target, signal in net.signals(mixture).items():
-        torch.testing.assert_close(signal.spectrogram, masks[target] * spectrogram, atol=1e-5, rtol=1e-4)
+def estimates_one_by_one(model, mixture):
+    """{target: complex (B, C, F, T)} by the definitions of the three kinds of heads."""
+    spectrogram, features = model.stft(mixture), model.features(mixture)
+    kind = model.recipe.head.kind
+    if kind == "residual":
+        masks = masks_one_by_one(model, lambda head: head.mask["bands"], features)
+        residuals = masks_one_by_one(model, lambda head: head.residual["bands"], features)
+        rms = spectrogram.abs().square().mean(2, keepdim=True).sqrt()
+        return {target: masks[target] * spectrogram + residuals[target] * rms for target in TARGETS}
+    spectra = masks_one_by_one(model, lambda head: head.bands, features)
+    if kind == "mlp_mask":
+        return {target: mask * spectrogram for target, mask in spectra.items()}
+    mean = spectrogram.mean((2, 3), keepdim=True)
+    deviation = (spectrogram - mean).abs().square().mean((2, 3), keepdim=True).sqrt()
+    return {target: x * deviation + mean for target, x in spectra.items()}
 
 
-@pytest.mark.parametrize("kind", HEADS)
-@torch.no_grad()
-def test_bridging_changes_the_estimates_and_has_no_parameters(kind):
-    apart, together = model(kind, bridge=False), model(kind)
-    assert count_parameters(apart) == count_parameters(together)
-    together.load_state_dict(apart.state_dict())
-    mixture = torch.randn(1, 2, 1000)
-    assert not torch.allclose(apart(mixture)["drums"], together(mixture)["drums"], atol=1e-3)
-    # heads that are the same have themselves as their mean
-    for net in (apart, together):
-        for target in TARGETS[1:]:
-            net.heads[target].load_state_dict(net.heads[TARGETS[0]].state_dict())
-    torch.testing.assert_close(together(mixture)["drums"], apart(mixture)["drums"])
+FORMS = [
+    *({"kind": kind} for kind in HEADS),
+    {"hidden_layers": 2, "hidden_factor": 3},
+    {"gate_layer": True},
+    {"hidden_layers": 2, "bridge": True},
+    {"kind": "residual", "bridge": True, "gate_layer": True},
+]
 
 
-@pytest.mark.parametrize("kind", HEADS)
-def test_one_target_asked_for_runs_all_and_is_the_same(kind):
-    net, mixture = model(kind), torch.randn(1, 2, 1000)
-    assert torch.equal(net(mixture, ["drums"])["drums"], net(mixture)["drums"])
-    net(mixture, ["drums"])["drums"].square().sum().backward()
-    assert all(p.grad.abs().sum() > 0 for name, p in net.heads["bass"].named_parameters() if name.endswith(".1.weight"))
+@pytest.mark.parametrize("head", FORMS, ids=str)
+@pytest.mark.parametrize("stereo", ["apart", "joint"])
+def test_stacked_heads_give_what_each_gives_by_itself(head, stereo):
+    model = network(head, backbone={"stereo": stereo})
+    mixture = torch.randn(2, 2, 400)
+    expected = estimates_one_by_one(model, mixture)
+    got = {target: signal.spectrogram for target, signal in model.signals(mixture).items()}
+    gradients = []
+    for estimates in (expected, got):
+        loss = sum((i + 1) * x.abs().square().mean() for i, x in enumerate(estimates.values()))
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for target in TARGETS:
+        assert_equal(got[target], expected[target], target)
+    for (name, _), ours, theirs in zip(model.named_parameters(), *reversed(gradients), strict=True):
+        assert_equal(ours, theirs, name)
 
 
-@pytest.mark.parametrize("together", ["consistent", "subtract_last"])
-def test_bridged_heads_can_be_tied_too(together):
-    net, mixture = model(together=together), 0.1 * torch.randn(1, 2, 1000)
-    assert (sum(net(mixture).values()) - mixture).abs().max() < 1e-6
-    assert torch.equal(net(mixture, ["vocals"])["vocals"], net(mixture)["vocals"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_stacked_heads_with_every_norm(norm):
+    model, mixture = network({}, backbone={"norm": norm}), torch.randn(1, 1, 300)
+    expected = estimates_one_by_one(model, mixture)
+    for target, signal in model.signals(mixture).items():
+        torch.testing.assert_close(signal.spectrogram, expected[target], rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_of_its_own_beside_them_is_not_bridged():
-    net, mixture = model(), torch.randn(1, 1, 1000)
-    before = net(mixture)
-    net.add_head("guitar", HeadSpec())
-    after = net(mixture)
-    assert all(torch.equal(before[target], after[target]) for target in TARGETS)
-    net.heads["vocals"].bands = None  # running it would fail
-    assert torch.equal(net(mixture, ["guitar"])["guitar"], after["guitar"])
+def test_heads_of_several_forms_and_some_of_them():
+    """Heads that cannot be stacked stand in the order asked for; what one gives does not depend on the others."""
+    model, mixture = network({}), torch.randn(1, 1, 300)
+    model.add_head("guitar", make_recipe({"targets": ["guitar"], "head": {"hidden_layers": 2}}).head)
+    everything = model(mixture)
+    assert list(everything) == [*TARGETS, "guitar"]
+    for wanted in itertools.permutations(everything, 2):
+        some = model(mixture, wanted)
+        assert list(some) == list(wanted)
+        for target in wanted:
+            torch.testing.assert_close(some[target], everything[target], rtol=1e-5, atol=1e-6)
 
 
-@torch.no_grad()
-def test_a_bridged_run_comes_back_from_disk(tmp_path):
-    net = model()
-    run, mixture = saved(net, tmp_path), torch.randn(1, 2, 1000)
-    for heads in (None, ["bass"]):
-        loaded = load_model(run, heads)
-        assert sorted(loaded.heads) == sorted(TARGETS)
-        assert torch.equal(loaded(mixture, ["bass"])["bass"], net(mixture)["bass"])  # whatever order they come in
-    run.head("vocals").unlink()
-    with pytest.raises(UserError, match="go on from the mean .* there is no head 'vocals'. Heads here: bass, drums"):
-        load_model(run)(mixture, ["bass"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_linear_layer_takes_over_gain_and_bias(norm):
+    norm, linear, x = make_norm(norm, 5), torch.nn.Linear(5, 3), torch.randn(2, 7, 5)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    got = F.linear(norm.standardise(x), *fold(norm.weight, norm.bias, linear.weight, linear.bias))
+    torch.testing.assert_close(got, linear(norm(x)), rtol=1e-5, atol=1e-5)
 
 
-def test_a_bridged_head_goes_nowhere_else(tmp_path):
-    net = model()
-    run, other = saved(net, tmp_path), model(bridge=False, targets=["guitar"])
-    other.backbone.load_state_dict(net.backbone.state_dict())
-    with pytest.raises(CheckpointError, match=r"'bass' is bridged to others .* bridged here: none. It works in"):
-        load_head(run.head("bass"), other, "bass")
-    with pytest.raises(CheckpointError, match=r"'bass2' is bridged .* bridged here: vocals, drums, bass"):
-        load_head(run.head("bass"), net, "bass2")
+def test_tanh_and_its_gradient():
+    x = torch.linspace(-20, 20, 2001, requires_grad=True)
+    (ours,), (theirs,) = (torch.autograd.grad(f(x).sum(), x) for f in (tanh, torch.tanh))
+    assert (tanh(x) - torch.tanh(x)).abs().max() < 2e-7
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_training_and_transfer(tmp_path):
-    root = write_songs(tmp_path / "songs", stems=(*TARGETS, "guitar", "piano"))
-    head = {"bridge": True}
-    run, finished = train(micro_recipe(root, targets=list(TARGETS), head=head, run={"name": "bridged"}))
-    assert finished
-    quick = ["train.steps=2", "train.validate_every=2"]
-    alone = transfer_recipe(run, ["guitar"], "transfer", quick)  # apart from those of the base
-    assert load_model(transfer(alone)[0]).targets == ["guitar"]
-    with pytest.raises(RecipeError, match="head.bridge is true with the head guitar alone"):
-        transfer(transfer_recipe(run, ["guitar"], "transfer", [*quick, "head.bridge=true", "run.name=x"]))
-    with pytest.raises(RecipeError, match="head.bridge is true: the head 'bass' cannot be left out"):
-        export(run, tmp_path / "shared", ["drums"])
-    several = transfer_recipe(run, ["guitar", "piano"], "transfer", [*quick, "head.bridge=true"])
-    transferred = load_model(transfer(several)[0])
-    assert all(transferred.head(target).bridge for target in ("guitar", "piano"))
+def test_products_of_pairs():
+    a, b = torch.randn(2, 3, 4, 2), torch.randn(3, 4, 2)
+    expected = torch.view_as_complex(a) * torch.view_as_complex(b)
+    torch.testing.assert_close(torch.view_as_complex(multiply(a, b)), expected)
 
 
-@pytest.mark.parametrize(
-    ("values", "error", "message"),
-    [
-        ({"targets": ["a"]}, RecipeError, "head.bridge is true with the head a alone.* two or more heads"),
-        ({"targets": ["a", "b"], "together": "subtract_last"}, RecipeError, "bridge is true with the head a alone"),
-        ({"bridge": "yes"}, RecipeError, "head.bridge is 'yes'; expected true or false"),
-        ({"bridge": False, "hidden_layers": True}, RecipeError, "head.hidden_layers is True; expected one of 1, 2"),
-    ],
-)
-def test_what_cannot_be_bridged_is_refused(values, error, message):
-    with pytest.raises(error, match=message):
-        model(**values)
+# --- STFT -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_kind_without_hidden_layers_cannot_be_bridged(monkeypatch):
-    class Plain(torch.nn.Module):
-        def __init__(self, ranges, backbone, n_joint=1, *, scale=1.0):
-            super().__init__()
+def test_pairs_are_the_spectrogram_itself():
+    spectrogram = STFT(64, 16)(torch.randn(1, 2, 100))
+    assert as_pairs(spectrogram).data_ptr() == spectrogram.data_ptr()
+    assert torch.equal(as_complex(as_pairs(spectrogram)), spectrogram)
 
-    monkeypatch.setitem(HEADS, "plain", Plain)
-    with pytest.raises(RecipeError, match=r"head.kind=plain has no option 'bridge'. Options: scale"):
-        BSRNN.from_recipe(micro_recipe(None, targets=["a", "b"], head={"kind": "plain", "bridge": True}))
+
+def test_overlap_add_by_hand():
+    frames = torch.tensor([[[1.0, 1, 1, 1], [10, 10, 10, 10], [100, 100, 100, 100]]])
+    assert overlap_add(frames, 3).tolist() == [[1, 1, 1, 11, 10, 10, 110, 100, 100, 100]]
+
+
+@pytest.mark.parametrize(("n_fft", "hop", "length"), [(64, 16, 500), (64, 32, 501), (128, 50, 300), (64, 16, 1)])
+def test_inverse_and_its_gradient_are_those_of_istft(n_fft, hop, length):
+    stft = STFT(n_fft, hop)
+    spectrogram = (stft(torch.randn(2, 1, length)) * torch.randn(n_fft // 2 + 1, 1)).detach()
+    leaves = [spectrogram.clone().requires_grad_() for _ in range(2)]
+    padded = length + stft.padding(length)
+    expected = torch.istft(leaves[0].flatten(0, 1), n_fft, hop, window=stft.window, length=padded)[:, :length]
+    got = stft.inverse(leaves[1], length)
+    torch.testing.assert_close(got, expected[:, None], rtol=1e-5, atol=1e-6)
+    upstream = torch.randn_like(got)
+    for signal in (expected[:, None], got):
+        (signal * upstream).sum().backward()
+    torch.testing.assert_close(leaves[1].grad, leaves[0].grad, rtol=1e-5, atol=1e-6)

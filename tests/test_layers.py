@@ -9,16 +9,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "refined_bsrnn"
 LAYERS = [
     {"__init__", "errors"},
-    {"files", "suggest"},
-    {"audio", "metrics", "processes", "progress", "recipe", "stats"},
+    {"files", "names", "suggest"},
+    {"allocator", "audio", "metrics", "processes", "progress", "recipe", "stats"},
     {"adapters", "augment", "bands", "blocks", "decoded", "excerpts", "figures", "level", "published"}
     | {"results", "roformer_config", "scores", "stft", "synth", "together", "torchfile"},
     {"layouts"},
     {"hub_data"},
     {"activity", "band_table", "ceilings", "heads", "losses", "sources", "tables", "wiener"},
-    {"data", "listening", "model", "report_figures"},
-    {"check", "checkpoint", "info", "page", "whole"},
-    {"head_files"},
+    {"listening", "model", "pools", "report_figures"},
+    {"checkpoint", "data", "info", "page"},
+    {"check", "head_files", "whole"},
     {"hub"},
     {"export", "feature_cache", "museval_scores", "separate", "tracking"},
     {"evaluate", "label_noise", "live", "published_network", "stems", "train"},

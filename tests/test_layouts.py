@@ -746,3 +746,84 @@ def test_a_whole_read_equals_the_files(songs):
 
     track = tracks_of(track_table(songs, ("train",)))[1]
     assert torch.equal(read_stem(track, "bass"), read_audio(songs / "train" / "song-1" / "bass.wav")[0])
+
+
+# --- a folder per stem, and tables of other programs
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_folder_per_stem_holds_solos(tmp_path, split):
+    for stem, names in {"vocals": ["a", "vocals_2"], "drums": ["01", "02", "03"], "tabla": ["x"]}.items():
+        for i, name in enumerate(names):
+            write(tmp_path / split / stem / f"{name}.wav", noise(i))
+    found = scan(DataSpec(root=str(tmp_path)), ("train",))
+    assert stems_of(found) == {
+        ("train", f"{stem}/{name}"): [stem]
+        for stem, name in [
+            *(("drums", "01"), ("drums", "02"), ("drums", "03"), ("tabla", "x")),
+            *(("vocals", "a"), ("vocals", "vocals_2")),
+        ]
+    }
+    assert any("read as a folder per stem (drums, tabla, vocals): 0 tracks" in note for note in found.notes)
+    read = next(t for t in found.usable() if t.name == "drums/02")
+    assert np.allclose(heard(read, "drums"), noise(1), atol=1e-6)
+
+
+def test_a_folder_per_stem_holds_tracks_where_names_and_lengths_agree(tmp_path):
+    for i, stem in enumerate(["mixture", "vocals", "other"]):
+        write(tmp_path / stem / "Rain.wav", noise(i))
+        write(tmp_path / stem / "01.wav", noise(i, seconds=1 + i / 10))
+    found = scan(DataSpec(root=str(tmp_path)), ("train",))
+    assert stems_of(found) == {
+        ("train", "Rain"): ["other", "vocals"],
+        ("train", "mixture/01"): [],
+        ("train", "other/01"): ["other"],
+        ("train", "vocals/01"): ["vocals"],
+    }
+
+
+def test_folders_of_unknown_names_are_stems_where_no_file_is_named_as_another(tmp_path):
+    for name in ("raga", "teental", "jhaptal"):
+        write(tmp_path / "tabla" / f"{name}.wav", noise(1))
+        write(tmp_path / "sitar" / f"{name}2.wav", noise(2))
+    assert len(scan(DataSpec(root=str(tmp_path)), ("train",)).usable()) == 6
+    spec = source("folder", root=tmp_path, layout="tracks")
+    assert stems_of(scan(spec, ("train",)))["train", "tabla"] == ["jhaptal", "raga", "teental"]
+
+
+@pytest.mark.parametrize(
+    "names", [("drums_z", "drums"), ("drums_", "drums"), ("Bass Song", "sitar"), ("vocals", "drums")]
+)
+def test_a_folder_per_track_stays_one(tmp_path, names):
+    folder, stem = names
+    for i in range(3):
+        for name in (stem, "tabla"):
+            write(tmp_path / f"{folder}{i or ''}" / f"{name}.wav", noise(i))
+    found = scan(DataSpec(root=str(tmp_path)), ("train",))
+    assert sorted({*stems_of(found)["train", folder]}) == sorted({stem, "tabla"})
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_table_of_spleeter(tmp_path, separator, flat):
+    header = ["mix_path", "vocals_path", "accompaniment_path", "duration"]
+    lines = [header]
+    for i, song in enumerate(["Rain", "Sun"]):
+        paths = [f"{song}_{name}.wav" if flat else f"{song}\\{name}.wav" for name in ("mix", "vocals", "rest")]
+        for k, path in enumerate(paths):
+            write(tmp_path / path.replace("\\", "/"), noise(10 * i + k))
+        lines.append([*paths, "1.0"])
+    (tmp_path / "songs.csv").write_text("\n".join(separator.join(line) for line in lines) + "\n")
+    found = scan(DataSpec(root=str(tmp_path / "songs.csv")), ("train",))
+    names = ["Rain_mix", "Sun_mix"] if flat else ["Rain", "Sun"]
+    assert stems_of(found) == {("train", name): ["accompaniment", "vocals"] for name in names}
+    assert all("mixture" in track.files for track in found.tracks)
+    assert np.allclose(heard(found.usable()[1], "vocals"), noise(11), atol=1e-6)
+    assert any("is read as a line per track and a column per stem" in note for note in found.notes)
+    assert any("not read: 'duration'" in note for note in found.notes)
+
+
+def test_tables_with_other_separators(tmp_path):
+    write(tmp_path / "a b" / "drums.wav", noise(1))
+    (tmp_path / "songs.tsv").write_text("track\tstem\tpath\nRain, 1\tdrums\ta b\\drums.wav\n")
+    assert stems_of(scan(DataSpec(root=str(tmp_path / "songs.tsv")), ("train",))) == {("train", "Rain, 1"): ["drums"]}

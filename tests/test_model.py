@@ -275,7 +275,7 @@ def test_features_are_the_seam():
 
 def test_only_the_heads_asked_for_run():
     model = micro()
-    model.heads["drums"].planes = None  # calling it would fail
+    model.heads["drums"].bands = None  # running it would fail
     assert list(model(torch.randn(1, 1, 500), ["vocals"])) == ["vocals"]
 
 
@@ -389,11 +389,16 @@ def masks_of_one(split):
     return [torch.ones(1, 2, 3, stop - start, dtype=torch.complex64) for start, stop in split]
 
 
+def merged(split, masks):
+    """Complex masks of all bands (B, C, T, G) → that of all bins (B, C, T, F)."""
+    return torch.view_as_complex(MergeBands(split)([torch.view_as_real(mask) for mask in masks]))
+
+
 @pytest.mark.parametrize("kind", SCHEMES)
 def test_masks_of_one_give_the_mixture_back(kind):
     split = band_split(kind, **BAND_OPTIONS.get(kind, {}))
     spectrogram = torch.randn(1, 2, 1025, 3, dtype=torch.complex64)
-    mask = MergeBands(split)(masks_of_one(split)).transpose(2, 3)  # (B, C, T, F) → (B, C, F, T)
+    mask = merged(split, masks_of_one(split)).transpose(2, 3)  # (B, C, T, F) → (B, C, F, T)
     estimate = mask * spectrogram
     if split.overlapping:
         assert torch.allclose(estimate, spectrogram, rtol=1e-6, atol=0)
@@ -422,11 +427,11 @@ def test_every_band_scheme_in_the_network(kind, tmp_path):
 def test_overlapping_masks_are_weighted_and_summed():
     split = band_split("mel", n_bands=32)
     masks = [(k + 1j) * mask for k, mask in enumerate(masks_of_one(split))]
-    merged = MergeBands(split)(masks)[0, 0, 0]  # (F,)
+    mask = merged(split, masks)[0, 0, 0]  # (F,)
     k, (start, stop) = 1, split[1]  # from bin 8 on shared with band 2, until then with band 0
     upper = split.weights[2][: stop - split[2][0]]
     expected = [*split.weights[k][: 8 - start], *(k + weight for weight in upper)]
-    assert torch.allclose(merged[start:stop], torch.tensor(expected) + 1j)
+    assert torch.allclose(mask[start:stop], torch.tensor(expected) + 1j)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -337,7 +337,7 @@ def test_heads_that_are_loaded(tmp_path):
 
 def test_only_the_heads_asked_for_run():
     s = separator()
-    s.model.heads["drums"].planes = None  # calling it would fail
+    s.model.heads["drums"].bands = None  # running it would fail
     assert list(s.separate(torch.randn(1, 500), heads=["vocals"])) == ["vocals"]
     with pytest.raises(UserError, match="no head 'vocal'. Did you mean 'vocals'"):
         s.separate(torch.randn(1, 500), heads=["vocal"])

@@ -76,7 +76,7 @@ def test_a_target_asked_for_alone_is_the_same(together):
 
 def test_only_the_last_needs_the_others_when_it_is_what_they_leave():
     net, mixture = model("subtract_last"), torch.randn(1, 2, 1000)
-    net.heads["vocals"].planes = None  # calling it would fail
+    net.heads["vocals"].bands = None  # running it would fail
     assert list(net(mixture, ["drums"])) == ["drums"]
     with pytest.raises(TypeError):
         net(mixture, ["other"])
@@ -102,7 +102,7 @@ def test_a_head_of_its_own_beside_them_is_not_tied():
     net.add_head("guitar", HeadSpec())
     estimates = net(mixture)
     assert (estimates["vocals"] + estimates["drums"] - mixture).abs().max() < 1e-5
-    net.heads["vocals"].planes = None  # calling it would fail
+    net.heads["vocals"].bands = None  # running it would fail
     assert torch.equal(net(mixture, ["guitar"])["guitar"], estimates["guitar"])
 
 

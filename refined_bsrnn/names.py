@@ -1,0 +1,80 @@
+"""What the names of stems mean: which stems hold everything that other stems leave, and which may be part of another.
+
+A name of its own ("guitar") says what a stem holds. A catch-all ("other", "instrumental") says what it leaves out.
+"""
+
+import re
+
+MUSDB_STEMS = ("vocals", "drums", "bass", "other")
+REST = "rest-of-mixture"  # in recipes: the mixture − the other stems; no file can have this name
+
+# Catch-alls that hold everything beside the other stems, and those that hold everything but voices.
+LEFT_OVER = {"other", "others", "rest", "residual", "remaining", "remainder", "misc", "everything_else"}
+NO_VOICE = {
+    *("accompaniment", "instrumental", "instrumentals", "instruments", "band", "music", "backing", "backing_track"),
+    *("no_vocals", "novocals", "minus_vocals", "karaoke", "playback", "minus_one"),
+}
+CATCH_ALL = LEFT_OVER | NO_VOICE
+
+# Words of names that belong to one kind of source.
+FAMILIES: dict[str, set[str]] = {
+    "vocals": {
+        *("vocal", "voice", "vox", "singing", "singer", "choir", "rap", "speech", "acapella", "acappella", "lyrics"),
+        *("soprano", "alto", "tenor", "baritone", "chant", "dialog", "dialogue"),
+    },
+    "drums": {
+        *("drum", "drumkit", "kick", "snare", "tom", "hihat", "hat", "cymbal", "ride", "crash", "overhead"),
+        *("percussion", "beat", "clap", "perc"),
+    },
+    "bass": {"bass", "contrabass", "808"},
+    "guitar": {"guitar", "gtr"},
+    "piano": {"piano", "keys", "keyboard", "rhodes"},
+    "strings": {"string", "violin", "viola", "cello"},
+    "noise": {"noise", "hum", "hiss", "crackle", "crowd", "applause", "sfx", "effect", "fx", "foley", "ambience"},
+}
+NO_MUSIC = FAMILIES["noise"]
+
+
+def slug(name: str) -> str:
+    """``Backing Track`` → ``backing_track``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def words(name: str) -> set[str]:
+    """The words of a name without plurals and numbers: ``Electric Guitars 2`` → electric, guitar."""
+    found = {word for word in slug(name).split("_") if word}
+    found = {word.rstrip("0123456789") or word for word in found} - {str(i) for i in range(100)}
+    return {word[:-1] if word.endswith("s") and len(word) > 3 and not word.endswith("ss") else word for word in found}
+
+
+def families(name: str) -> set[str]:
+    """The kinds of source that a name belongs to."""
+    return {family for family, members in FAMILIES.items() if words(name) & members}
+
+
+def is_catch_all(part: str) -> bool:
+    return part == REST or slug(part) in CATCH_ALL
+
+
+def related(one: str, other: str) -> bool:
+    """Whether one stem may hold the other or a part of it, as far as names of their own tell."""
+    return one == other or bool(words(one) & words(other)) or bool(families(one) & families(other))
+
+
+def leaves_out(catch_all: str, name: str) -> bool:
+    """Whether a stem with this catch-all's name holds nothing of the source ``name``, by what the name means."""
+    if slug(catch_all) in LEFT_OVER:
+        return not is_catch_all(name)
+    return bool(families(name) & {"vocals", "noise"})
+
+
+def belongs_to(name: str, catch_all: str) -> bool:
+    """Whether a source with a name of its own is something that a stem with this catch-all's name holds."""
+    return not families(name) & ({"noise"} if slug(catch_all) in LEFT_OVER else {"noise", "vocals"})
+
+
+def is_known(name: str) -> bool:
+    """Whether this is the name of a stem or mixture, by itself or with a number."""
+    plain = re.sub(r"_?\d+$", "", slug(name))
+    members = set().union(*FAMILIES.values(), FAMILIES.keys(), CATCH_ALL, {"mixture", "mix", "mixdown", "master"})
+    return plain in members or (plain.endswith("s") and plain[:-1] in members)
