@@ -57,7 +57,7 @@ class Encoder(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Encoder and blocks: what all targets share."""
+    """Encoder, blocks and, where the recipe says so, one norm behind them: what all targets share."""
 
     def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, n_joint: int = 1):
         super().__init__()
@@ -70,6 +70,7 @@ class Backbone(nn.Module):
         options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("spec", "n_bands"))
         self.encoder = Encoder(ranges, spec.features, spec.norm, n_joint)
         self.blocks = nn.Sequential(*(block(spec, len(ranges), **options) for _ in range(spec.repeats)))
+        self.norm = make_norm(spec.norm, spec.features) if spec.final_norm else nn.Identity()
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Complex (B, C, F, T) → features (B, C, K, T, N)."""
@@ -77,7 +78,7 @@ class Backbone(nn.Module):
 
     def pairs(self, spectrogram: Tensor) -> Tensor:
         """As `forward`, from real and imaginary parts (B, C, T, F, 2)."""
-        return self.blocks(self.encoder.pairs(spectrogram))
+        return self.norm(self.blocks(self.encoder.pairs(spectrogram)))
 
 
 class BSRNN(nn.Module):
@@ -209,7 +210,7 @@ class BSRNN(nn.Module):
         A frame reaches n_fft / 2 - 1 samples to either side (a Hann window begins with a zero), the frames that make a
         sample lie as far from it, and between them the network sees so many hops. All heads are counted.
         """
-        parts = [self.backbone.encoder.norms[0], *self.backbone.blocks]
+        parts = [self.backbone.encoder.norms[0], *self.backbone.blocks, self.backbone.norm]
         before, behind = EVERYTHING if self.normaliser else reach_of(*parts)
         own = [self.head(target).reach for target in self.heads] or [ITSELF]
         frames = before + max(r[0] for r in own), behind + max(r[1] for r in own)

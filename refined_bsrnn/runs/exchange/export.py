@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RecipeError
-from ...network.blocks import AttentionHead, GlobalNorm, Norm, RMSNorm
+from ...network.blocks import AttentionHead, GlobalNorm, LengthNorm, Norm, RMSNorm
 from ...network.lora import Adapter
 from ...network.model import BSRNN, Backbone
 from ...system import atomic_write
@@ -154,6 +154,14 @@ def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
     return standardise
 
 
+def _length_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    def standardise(x: Tensor) -> Tensor:
+        length = x.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+        return x / length * x.shape[-1] ** 0.5
+
+    return standardise
+
+
 def _attention(head: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         value = head.value(x)  # (M, T, K, width)
@@ -167,6 +175,7 @@ def _attention(head: Any) -> Callable[[Tensor], Tensor]:
 _WRITTEN_OUT: dict[type, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     GlobalNorm: _global_norm,
     RMSNorm: _rms_norm,
+    LengthNorm: _length_norm,
     AttentionHead: _attention,
 }
 
