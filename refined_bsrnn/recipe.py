@@ -64,7 +64,8 @@ class BackboneSpec:
     norm: str = "gn1"
     # apart: channels share all weights and never meet; tac: they meet in every block; joint: one item at the encoder
     stereo: Literal["apart", "tac", "joint"] = "apart"
-    causal: bool = False  # no look-ahead but the STFT's; needs a norm that has none either (ln, rms, cumulative)
+    causal: bool = False  # no look-ahead but the STFT's; needs a norm that has none either (ln, rms, cumulative, ...)
+    final_norm: bool = False  # one more norm behind the last block, before all heads
     options: Mapping[str, Any] = _rest()
 
 
@@ -227,6 +228,14 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class SeparationSpec:
+    """How a long signal is cut where nothing else is asked for; ``overlap``: the share of a chunk that is repeated."""
+
+    chunk_seconds: float = _number(6.0, above=0)
+    overlap: float = _number(0.25, at_least=0)
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """Where the run's folder goes."""
 
@@ -287,6 +296,7 @@ class Recipe:
     data: DataSpec = DataSpec()
     augment: AugmentSpec = AugmentSpec()
     train: TrainSpec = TrainSpec()
+    separation: SeparationSpec = SeparationSpec()
     run: RunSpec = RunSpec()
     log: LogSpec = LogSpec()
     cache: CacheSpec = CacheSpec()
@@ -471,6 +481,8 @@ def _check(recipe: Recipe) -> Recipe:
         )
     if not 0 <= train.ema < 1:
         raise RecipeError(f"train.ema is {train.ema}; expected 0 (off) or a decay below 1, e.g. 0.999.")
+    if not recipe.separation.overlap < 1:
+        raise RecipeError(f"separation.overlap is {recipe.separation.overlap}; expected a share of a chunk below 1.")
     if recipe.data.use_fraction > 1:
         raise RecipeError(f"data.use_fraction is {recipe.data.use_fraction}; expected a share up to 1.")
     _check_data(recipe.data)
@@ -635,7 +647,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``, mapping by mapping. Another ``kind`` leaves the options of the old one behind."""
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        keep = {"features", "repeats", "norm", "stereo", "causal"}  # the backbone's own fields, whatever its blocks are
+        # The backbone's own fields, whatever its blocks are.
+        keep = {f.name for f in dataclasses.fields(BackboneSpec)} - {"kind", "options"}
         below = {key: value for key, value in below.items() if key in keep}
     merged = dict(below)
     for key, value in above.items():

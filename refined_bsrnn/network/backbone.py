@@ -31,15 +31,15 @@ class Encoder(nn.Module):
         """Pairs (B, C, T, F, 2) → (B, C, K, T, N), where C is 1 behind channels taken together."""
         bins = spectrogram.unflatten(1, (-1, self.n_joint)).permute(0, 1, 3, 5, 2, 4)  # (B, C, T, 2, joint, F)
         bands = []
-        for (start, stop), module, linear in zip(self.ranges, self.norms, self.linears, strict=True):
-            norm, weight, bias = cast(Norm, module), cast(Tensor, linear.weight), cast(Tensor, linear.bias)
-            standard = norm.standardise(bins[..., start:stop].flatten(3))  # (B, C, T, 2·joint·G)
-            bands.append(F.linear(standard, *fold(norm, weight, bias)))  # (B, C, T, N)
+        for (start, stop), norm, linear in zip(self.ranges, self.norms, self.linears, strict=True):
+            standard = cast(Norm, norm).standardise(bins[..., start:stop].flatten(3))  # (B, C, T, 2·joint·G)
+            weight, bias = fold([norm], cast(Tensor, linear.weight)[None], cast(Tensor, linear.bias)[None])
+            bands.append(F.linear(standard, weight[0], bias[0]))  # (B, C, T, N)
         return torch.stack(bands, dim=2)
 
 
 class Backbone(nn.Module):
-    """Encoder and blocks."""
+    """Encoder, blocks and, where the recipe says so, one norm behind them."""
 
     def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, n_joint: int = 1):
         super().__init__()
@@ -52,7 +52,8 @@ class Backbone(nn.Module):
         options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("spec", "n_bands"))
         self.encoder = Encoder(ranges, spec.features, spec.norm, n_joint)
         self.blocks = nn.Sequential(*(block(spec, len(ranges), **options) for _ in range(spec.repeats)))
+        self.norm = make_norm(spec.norm, spec.features) if spec.final_norm else nn.Identity()
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Pairs (B, C, T, F, 2) → features (B, C, K, T, N)."""
-        return self.blocks(self.encoder(spectrogram))
+        return self.norm(self.blocks(self.encoder(spectrogram)))

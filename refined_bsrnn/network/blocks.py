@@ -7,6 +7,7 @@ that does not say so counts as seeing all.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -116,32 +117,48 @@ class RMSNorm(Norm):
         return super().forward(x).to(x.dtype)
 
 
-def fold(norms: Norm | Sequence[Norm], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear layer that takes over a norm's gain and bias: it follows `Norm.standardise`.
+class LengthNorm(RMSNorm):
+    """Each position brought to the length √N however quiet it is, a gain and no bias: the published RoFormers' norm.
 
-    For one norm weight (M, N) and bias (M,); for J of one kind, each with its layer, (J, M, N) and (J, M).
+    `RMSNorm` adds its epsilon to the power, which counts in quiet bands; here silence alone stays what it is.
     """
-    gain: Tensor
-    shift: Tensor | None
-    if isinstance(norms, Norm):
-        gain, shift = norms.weight, norms.bias  # (N,)
-    else:
-        gain = torch.stack(tuple(norm.weight for norm in norms))[:, None]  # (J, 1, N)
-        shifts = tuple(norm.bias for norm in norms if norm.bias is not None)
-        shift = torch.stack(shifts)[:, None] if shifts else None
-    if shift is not None:
-        bias = bias + (weight * shift).sum(-1)  # elementwise: exact beside half precision, too
-    return weight * gain, bias
+
+    def standardise(self, x: Tensor) -> Tensor:
+        return F.normalize(x.float(), dim=-1) * math.sqrt(x.shape[-1])
 
 
-# name → module over (..., S, N); "ln" and "rms" are per position, independent of how long the sequence is
+class NoNorm(nn.Module):
+    """In the place of a norm: no statistics, no parameters."""
+
+    reach = ITSELF
+
+    def standardise(self, x: Tensor) -> Tensor:
+        return x
+
+
+def fold(norms: Sequence[nn.Module], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and biases of J linear layers that take over their norms' gains and biases: they follow `standardise`.
+
+    The J norms are of one kind; weight (J, M, N), bias (J, M).
+    """
+    owners = [norm for norm in norms if isinstance(norm, Norm)]
+    if not owners:  # `NoNorm` has none
+        return weight, bias
+    shifts = tuple(norm.bias for norm in owners if norm.bias is not None)  # J times (N,)
+    if shifts:
+        bias = bias + (weight * torch.stack(shifts)[:, None]).sum(-1)  # elementwise: exact beside half precision, too
+    return weight * torch.stack(tuple(norm.weight for norm in owners))[:, None], bias
+
+
+# name → module over (..., S, N); "ln", "rms", "length" are per position, independent of how long the sequence is
 NORMS: dict[str, Callable[[int], Norm]] = {
     "gn1": GlobalNorm,
     "ln": LayerNorm,
     "cumulative": CumulativeNorm,
     "rms": RMSNorm,
+    "length": LengthNorm,
 }
-CAUSAL_NORMS = ("ln", "cumulative", "rms")  # those that use nothing from later in the sequence
+CAUSAL_NORMS = ("ln", "cumulative", "rms", "length")  # those that use nothing from later in the sequence
 
 
 def make_norm(kind: str, features: int) -> Norm:
@@ -418,53 +435,84 @@ def _along(
 # --- BS-RoFormer's block ----------------------------------------------------------------------------------------------
 
 
-def rotate(x: Tensor) -> Tensor:
-    """Rotary positions along the second-to-last axis: (..., S, D) → (..., S, D), D even (RoFormer, section 3.2)."""
-    positions = torch.arange(x.shape[-2], device=x.device)
-    speeds = 10000.0 ** (-torch.arange(0, x.shape[-1], 2, device=x.device) / x.shape[-1])
-    angle = positions[:, None] * speeds  # (S, D/2)
+def rotary_speeds(head_dim: int, device: torch.device | None = None) -> Tensor:
+    """(D/2,) radians per position for each pair of a head's D dimensions (RoFormer, section 3.3)."""
+    return 1.0 / 10000.0 ** (torch.arange(0, head_dim, 2, device=device).float() / head_dim)
+
+
+def rotate(x: Tensor, speeds: Sequence[float] = ()) -> Tensor:
+    """Rotary positions along the second-to-last axis: (..., S, D) → (..., S, D), D even (RoFormer, section 3.2).
+
+    ``speeds``: D/2 radians per position; empty: `rotary_speeds`.
+    """
+    usual = rotary_speeds(x.shape[-1], x.device)  # (D/2,)
+    per_position = torch.tensor(speeds, device=x.device) if speeds else usual
+    angle = torch.arange(x.shape[-2], device=x.device)[:, None] * per_position  # (S, D/2)
+    cos, sin = angle.cos(), angle.sin()
     even, odd = x[..., 0::2].float(), x[..., 1::2].float()
-    turned = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1)
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)  # (..., S, D/2, 2) → (..., S, D)
 
 
-class RotaryAttention(nn.Module):
-    """x + self-attention of RMSNorm(x) with rotary positions, every head's output gated: (M, S, N) → (M, S, N)."""
+@dataclass(frozen=True)
+class TransformerSpec:
+    """What the transformers along time and along the bands share; ``norm`` is that of their sub-layers."""
 
-    def __init__(self, features: int, heads: int, head_dim: int, causal: bool):
+    features: int
+    heads: int
+    head_dim: int
+    feed_forward_factor: int
+    norm: str
+    closing_norm: bool
+    bias: bool
+
+
+class RotaryAttention(nn.Module):
+    """x + self-attention of norm(x) with rotary positions, every head's output gated: (M, S, N) → (M, S, N)."""
+
+    def __init__(self, spec: TransformerSpec, speeds: Sequence[float], causal: bool):
         super().__init__()
-        if heads < 1 or head_dim < 2 or head_dim % 2:
+        if spec.heads < 1 or spec.head_dim < 2 or spec.head_dim % 2:
             raise RecipeError(
-                f"backbone.heads is {heads} with head_dim {head_dim}; expected at least one head of an even dimension."
+                f"backbone.heads is {spec.heads} with head_dim {spec.head_dim}; expected at least one head of an even "
+                "dimension."
             )
-        self.n_heads, self.causal = heads, causal
-        self.norm = RMSNorm(features)
-        self.qkv = nn.Linear(features, 3 * heads * head_dim, bias=False)
-        self.gate = nn.Linear(features, heads)
-        self.out = nn.Linear(heads * head_dim, features, bias=False)
+        if speeds and len(speeds) != spec.head_dim // 2:
+            raise RecipeError(
+                f"backbone.time_speeds or band_speeds gives {len(speeds)} speeds; expected {spec.head_dim // 2}, half "
+                "of head_dim, or none."
+            )
+        self.n_heads, self.speeds, self.causal = spec.heads, tuple(speeds), causal
+        width = spec.heads * spec.head_dim
+        self.norm = make_norm(spec.norm, spec.features)
+        self.qkv = nn.Linear(spec.features, 3 * width, bias=spec.bias)
+        self.gate = nn.Linear(spec.features, spec.heads)
+        self.out = nn.Linear(width, spec.features, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
         qkv = self.qkv(normed).unflatten(-1, (3, self.n_heads, -1))  # (M, S, 3, heads, D)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # three of (M, heads, S, D)
-        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value, is_causal=self.causal)
+        query, key = rotate(query, self.speeds), rotate(key, self.speeds)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         gated = mixed.transpose(1, 2) * self.gate(normed).sigmoid()[..., None]  # (M, S, heads, D)
         return x + self.out(gated.flatten(2))  # (M, S, heads·D) → (M, S, N)
 
 
-class Transformer(nn.Module):
+class TransformerLayer(nn.Module):
     """Attention and feed-forward, both pre-norm and residual: (M, S, N) → (M, S, N)."""
 
-    def __init__(self, features: int, heads: int, head_dim: int, factor: int, causal: bool = False):
+    def __init__(self, spec: TransformerSpec, speeds: Sequence[float], causal: bool):
         super().__init__()
-        if factor < 1:
-            raise RecipeError(f"backbone.feed_forward_factor is {factor}; expected 1 or more.")
-        self.attention = RotaryAttention(features, heads, head_dim, causal)
+        if spec.feed_forward_factor < 1:
+            raise RecipeError(f"backbone.feed_forward_factor is {spec.feed_forward_factor}; expected 1 or more.")
+        width = spec.feed_forward_factor * spec.features
+        self.attention = RotaryAttention(spec, speeds, causal)
         self.feed_forward = nn.Sequential(
-            RMSNorm(features),
-            nn.Linear(features, factor * features),
+            make_norm(spec.norm, spec.features),
+            nn.Linear(spec.features, width),
             nn.GELU(),
-            nn.Linear(factor * features, features),
+            nn.Linear(width, spec.features),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -472,10 +520,23 @@ class Transformer(nn.Module):
         return x + self.feed_forward(x)
 
 
+def _transformer(spec: TransformerSpec, n_layers: int, speeds: Sequence[float], causal: bool = False) -> nn.Module:
+    """So many layers, and the closing norm: (M, S, N) → (M, S, N). One layer alone is not wrapped."""
+    if n_layers < 1:
+        raise RecipeError(f"backbone.time_layers or band_layers is {n_layers}; expected 1 or more.")
+    layers: list[nn.Module] = [TransformerLayer(spec, speeds, causal) for _ in range(n_layers)]
+    if spec.closing_norm:
+        layers.append(make_norm(spec.norm, spec.features))
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
 class RopeTransformer(nn.Module):
     """BS-RoFormer's block (Lu et al., 2023): a rotary-position transformer along time, then one along the bands.
 
-    Its own norms are RMSNorm; the recipe's ``norm`` is that of the encoder and the heads. Quadratic in the frames.
+    Its own norms are RMSNorm, or those of the published networks where the recipe's ``norm`` is ``length``; the
+    recipe's ``norm`` is that of the encoder and the heads. ``closing_norm`` ends each transformer with one more
+    (Mel-Band RoFormer). ``time_speeds`` and ``band_speeds`` replace the usual speeds of the rotary positions. Quadratic
+    in the frames.
     """
 
     def __init__(
@@ -486,12 +547,20 @@ class RopeTransformer(nn.Module):
         heads: int = 8,
         head_dim: int = 64,
         feed_forward_factor: int = 4,
+        time_layers: int = 1,
+        band_layers: int = 1,
+        closing_norm: bool = False,
+        attention_bias: bool = False,
+        time_speeds: Sequence[float] = (),
+        band_speeds: Sequence[float] = (),
         tac_activation: str = "prelu",
     ):
         super().__init__()
         self.reach = PAST if spec.causal else EVERYTHING
-        self.time = Transformer(spec.features, heads, head_dim, feed_forward_factor, spec.causal)
-        self.band = Transformer(spec.features, heads, head_dim, feed_forward_factor)
+        norm = "length" if spec.norm == "length" else "rms"
+        inner = TransformerSpec(spec.features, heads, head_dim, feed_forward_factor, norm, closing_norm, attention_bias)
+        self.time = _transformer(inner, time_layers, time_speeds, spec.causal)
+        self.band = _transformer(inner, band_layers, band_speeds)
         self.tac = TAC(spec.features, tac_activation) if spec.stereo == "tac" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

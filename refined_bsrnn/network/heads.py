@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..bands import BandSplit, BinRange
 from ..errors import RecipeError
 from ..recipe import BackboneSpec, HeadSpec
-from .blocks import EVERYTHING, Norm, Reach, fold, make_norm, reach_of
+from .blocks import EVERYTHING, NoNorm, Norm, Reach, fold, make_norm, reach_of
 
 
 class MergeBands(nn.Module):
@@ -62,12 +62,14 @@ class BandMlps(nn.ModuleList):
     ):
         super().__init__()
         for n_bins in widths:
-            layers: list[nn.Module] = [make_norm(norm, features), nn.Linear(features, hidden), nn.Tanh()]
-            for _ in range(hidden_layers - 1):
-                layers += [nn.Linear(hidden, hidden), nn.Tanh()]
+            layers: list[nn.Module] = [NoNorm() if norm == "none" else make_norm(norm, features)]
+            width = features
+            for _ in range(hidden_layers):
+                layers += [nn.Linear(width, hidden), nn.Tanh()]
+                width = hidden
             if gate_layer:
-                layers.append(nn.Linear(hidden, 2 * n_bins))
-            self.append(nn.Sequential(*layers, nn.Linear(2 * n_bins if gate_layer else hidden, 4 * n_bins)))
+                layers.append(nn.Linear(width, 2 * n_bins))
+            self.append(nn.Sequential(*layers, nn.Linear(2 * n_bins if gate_layer else width, 4 * n_bins)))
 
     def layers(self, k: int) -> nn.Sequential:
         """Of band ``k``: norm, linear, tanh, ..., linear."""
@@ -122,7 +124,7 @@ class _Tanh(torch.autograd.Function):
 def _first_layers(stack: Sequence[BandMlps]) -> Iterator[tuple[Tensor, Tensor]]:
     """Per band weight (J, hidden, N) and bias (J, hidden) of all heads' first layers, with their norms folded in."""
     bands = [mlps.layers(k) for k in range(len(stack[0])) for mlps in stack]
-    folded = fold([cast(Norm, band[0]) for band in bands], *_stacked([band[1] for band in bands]))  # (K·J, ...)
+    folded = fold([band[0] for band in bands], *_stacked([band[1] for band in bands]))  # (K·J, ...)
     return zip(*(x.unflatten(0, (-1, len(stack))).unbind() for x in folded), strict=True)
 
 
@@ -157,6 +159,7 @@ class Head(nn.Module):
 
     of_whole_excerpt = False  # it scales by statistics of all frames
     spec: HeadSpec  # what it was made from
+    norm = ""  # of its MLPs; empty: as the backbone's
 
     def __init__(
         self,
@@ -165,20 +168,30 @@ class Head(nn.Module):
         n_joint: int = 1,
         *,
         hidden_layers: Literal[1, 2] = 1,
-        hidden_factor: int = 4,
+        hidden_factor: float = 4,
         gate_layer: bool = False,
         bridge: bool = False,
     ):
         super().__init__()
-        if hidden_factor < 1:
-            raise RecipeError(f"head.hidden_factor is {hidden_factor}; expected 1 or more.")
+        if round(hidden_factor * backbone.features) < 1:
+            raise RecipeError(
+                f"head.hidden_factor is {hidden_factor:g} with {backbone.features} features; expected more than 0, and "
+                "at least one hidden feature."
+            )
         if self.of_whole_excerpt and backbone.causal:
             raise RecipeError("head.kind=spectrum scales by the whole excerpt, which backbone.causal forbids.")
         self.n_joint, self.bridge = n_joint, bridge
         self.facts: dict[str, Any] = {}  # what its file says about its training, once it has been loaded
-        self.form = (type(self), hidden_layers, hidden_factor, gate_layer, bridge)  # heads of one form can be stacked
+        self.form: tuple[Any, ...] = (
+            type(self),
+            hidden_layers,
+            hidden_factor,
+            gate_layer,
+            bridge,
+        )  # heads of one form can be stacked
         widths, n = [n_joint * (stop - start) for start, stop in ranges], backbone.features
-        self.build(lambda: BandMlps(widths, n, backbone.norm, hidden_layers, hidden_factor * n, gate_layer))
+        hidden = round(hidden_factor * n)
+        self.build(lambda: BandMlps(widths, n, self.norm or backbone.norm, hidden_layers, hidden, gate_layer))
         self.merge = MergeBands(ranges)
 
     def build(self, make: Callable[[], BandMlps]) -> None:
@@ -242,6 +255,42 @@ class MlpMask(Head):
         return multiply(spectra[0], mixture)
 
 
+class RoformerMask(MlpMask):
+    """The published RoFormers' mask: MLPs without a norm, any number of hidden layers, no DC in the estimate."""
+
+    norm = "none"
+
+    def __init__(
+        self,
+        ranges: Sequence[BinRange],
+        backbone: BackboneSpec,
+        n_joint: int = 1,
+        *,
+        hidden_layers: int = 1,
+        hidden_factor: float = 4,
+        gate_layer: bool = False,
+        bridge: bool = False,
+        zero_dc: bool = True,
+    ):
+        if not 0 <= hidden_layers <= 8:
+            raise RecipeError(f"head.hidden_layers is {hidden_layers}; expected 0 to 8.")
+        super().__init__(
+            ranges,
+            backbone,
+            n_joint,
+            hidden_layers=hidden_layers,  # type: ignore[arg-type]
+            hidden_factor=hidden_factor,
+            gate_layer=gate_layer,
+            bridge=bridge,
+        )
+        self.zero_dc = zero_dc
+        self.form = (*self.form, zero_dc)
+
+    def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
+        masked = super().estimate(spectra, mixture)
+        return F.pad(masked[..., 1:, :], (0, 0, 1, 0)) if self.zero_dc else masked
+
+
 class MaskAndResidual(Head):
     """A mask, and a spectrum from a second set of MLPs added to what it leaves (as in 2212.00406).
 
@@ -277,6 +326,7 @@ class DirectSpectrum(Head):
 
 HEADS: dict[str, Callable[..., Head]] = {
     "mlp_mask": MlpMask,
+    "roformer_mask": RoformerMask,
     "residual": MaskAndResidual,
     "spectrum": DirectSpectrum,
 }

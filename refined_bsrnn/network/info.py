@@ -39,6 +39,11 @@ class Part:
     macs_per_second: int  # multiply-accumulates per second of audio, all channels
     parts: tuple["Part", ...] = ()  # what a block is made of: along time, along bands, ...
 
+    @property
+    def megabytes(self) -> float:
+        """Of its weights in a file."""
+        return 4 * self.parameters / 1e6
+
 
 @dataclass(frozen=True)
 class Info:
@@ -62,7 +67,8 @@ class Info:
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "parameters": self.parameters, "macs_per_second": self.macs_per_second}
+        parts = [{**asdict(part), "megabytes": part.megabytes} for part in self.parts]
+        return {**asdict(self), "parts": parts, "parameters": self.parameters, "macs_per_second": self.macs_per_second}
 
 
 def describe(recipe: Recipe) -> Info:
@@ -129,7 +135,8 @@ def _samples(n: int, model: BSRNN) -> str:
 
 def _backbone_parts(model: BSRNN) -> list[tuple[str, nn.Module]]:
     blocks = [(f"block {i}", block) for i, block in enumerate(model.backbone.blocks, 1)]
-    return [("encoder (band split)", model.backbone.encoder), *blocks]
+    norm = [("final norm", model.backbone.norm)] if model.recipe.backbone.final_norm else []
+    return [("encoder (band split)", model.backbone.encoder), *blocks, *norm]
 
 
 def _measured(name: str, axes: str, module: nn.Module, *inputs: Tensor) -> tuple[Part, Tensor]:
@@ -202,16 +209,19 @@ def _rnn_stand_in(rnn: nn.RNNBase, tally: list[int]) -> Callable[[Tensor], tuple
 def info_table(info: Info) -> Table:
     """The parts as a table for a terminal; equal blocks in a row are one line."""
     table = Table(title=f"{info.parameters:,} parameters, {info.n_bands} bands", title_justify="left")
-    for heading in ("part", "output for 1 s", "parameters", "share", f"MMAC per s of {info.channels}-channel audio"):
+    last = f"MMAC per s of {info.channels}-channel audio"
+    for heading in ("part", "output for 1 s", "parameters", "MB", "share", last):
         table.add_column(heading, justify="left" if heading in ("part", "output for 1 s") else "right")
     for name, block, times in _grouped(info.parts):
         inner = [(f"  {INNER.get(part.name, part.name)}", part) for part in block.parts]
         for label, part in [(name, block), *inner]:
             n = times * part.parameters
             macs = f"{times * part.macs_per_second / 1e6:,.1f}"
-            table.add_row(label, part.output, f"{n:,}", f"{100 * n / max(1, info.parameters):.1f} %", macs)
+            share = f"{100 * n / max(1, info.parameters):.1f} %"
+            table.add_row(label, part.output, f"{n:,}", f"{times * part.megabytes:.1f}", share, macs)
     table.add_section()
-    table.add_row("all", "", f"{info.parameters:,}", "100 %", f"{info.macs_per_second / 1e6:,.1f}")
+    all_mb = sum(part.megabytes for part in info.parts)
+    table.add_row("all", "", f"{info.parameters:,}", f"{all_mb:.1f}", "100 %", f"{info.macs_per_second / 1e6:,.1f}")
     table.caption = f"receptive field: {info.receptive_field}\nlatency: {info.latency}"
     table.caption_justify = "left"
     return table

@@ -12,7 +12,8 @@ def reach_samples(model: BSRNN) -> tuple[int | None, int | None]:
     A frame reaches n_fft / 2 - 1 samples to either side (a Hann window begins with a zero), the frames that make a
     sample lie as far from it, and between them the network sees so many hops. All heads are counted.
     """
-    shared = EVERYTHING if model.normaliser else reach_of(model.backbone.encoder.norms[0], *model.backbone.blocks)
+    backbone = model.backbone
+    shared = EVERYTHING if model.normaliser else reach_of(backbone.encoder.norms[0], *backbone.blocks, backbone.norm)
     own = [model.head(target).reach for target in model.heads] or [ITSELF]
     frames = (shared[side] + max(reach[side] for reach in own) for side in (0, 1))
     before, behind = (None if math.isinf(n) else model.stft.n_fft - 2 + round(n) * model.stft.hop for n in frames)

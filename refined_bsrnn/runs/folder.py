@@ -214,8 +214,25 @@ def save_backbone(path: Path, model: BSRNN) -> str:
     """Write the backbone; returns its hash."""
     tensors = model.backbone.state_dict()
     digest = tensors_sha256(tensors)
-    write_tensors(path, tensors, {"kind": "backbone", "sha256": digest, **describe_backbone(model)})
+    write_tensors(path, tensors, about_backbone(model, digest))
     return digest
+
+
+def about_backbone(model: BSRNN, sha256: str) -> dict[str, Any]:
+    """The metadata of a backbone's file."""
+    return {"kind": "backbone", "sha256": sha256, **describe_backbone(model)}
+
+
+def about_head(model: BSRNN, target: str, sha256: str, backbone_sha256: str) -> dict[str, Any]:
+    """The metadata of a head's file, but for its adapter and where it comes from."""
+    return {
+        "kind": "head",
+        "target": target,
+        "head": asdict(model.head(target).spec),
+        "sha256": sha256,
+        "backbone_sha256": backbone_sha256,
+        **describe_backbone(model),
+    }
 
 
 def load_backbone(path: Path, model: BSRNN) -> str:
@@ -239,16 +256,9 @@ def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
     The keys carry no target name, so that it can be attached under any.
     """
     tensors = dict(model.heads[target].state_dict())
-    metadata: dict[str, Any] = {
-        "kind": "head",
-        "target": target,
-        "head": asdict(model.head(target).spec),
-        "sha256": tensors_sha256(tensors),
-        "backbone_sha256": tensors_sha256(model.backbone.state_dict()),
-        **describe_backbone(model),
-        **model.head(target).facts,
-        **facts,
-    }
+    backbone_sha256 = tensors_sha256(model.backbone.state_dict())
+    about = about_head(model, target, tensors_sha256(tensors), backbone_sha256)
+    metadata: dict[str, Any] = {**about, **model.head(target).facts, **facts}
     if target in model.adapters.of:
         adapter = model.adapters[model.adapters.of[target]]
         own = adapter.state_dict()

@@ -384,8 +384,9 @@ class Separator:
     """Heads on one backbone, ready to separate; may be used from several threads at once.
 
     Attributes: ``heads`` (names), ``model`` (eval mode), ``device``. ``chunk_seconds``: how much the network sees at a
-    time; ``overlap``: the share of a chunk that the next one repeats; ``shifts``: over how many places of the chunks'
-    borders the estimates are averaged; ``batch``: chunks at once, or ``auto``; ``precision``: float32, bf16 or fp16.
+    time; ``overlap``: the share of a chunk that the next one repeats (both by default as the recipe's ``separation``
+    says); ``shifts``: over how many places of the chunks' borders the estimates are averaged; ``batch``: chunks at
+    once, or ``auto``; ``precision``: float32, bf16 or fp16.
     """
 
     def __init__(
@@ -393,12 +394,15 @@ class Separator:
         model: BSRNN,
         device: str = "cpu",
         *,
-        chunk_seconds: float = 6.0,
-        overlap: float = 0.25,
+        chunk_seconds: float | None = None,
+        overlap: float | None = None,
         shifts: int = 1,
         batch: int | Literal["auto"] = "auto",
         precision: str = "float32",
     ):
+        spec = model.recipe.separation
+        chunk_seconds = spec.chunk_seconds if chunk_seconds is None else chunk_seconds
+        overlap = spec.overlap if overlap is None else overlap
         check_options(chunk_seconds, overlap, shifts, batch, precision)
         self.device = check_device(device)
         self.model = model.to(self.device).eval()
@@ -703,15 +707,17 @@ def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:
 
 
 def check_options(
-    chunk_seconds: float = 6.0,
-    overlap: float = 0.25,
+    chunk_seconds: float | None = None,
+    overlap: float | None = None,
     shifts: int = 1,
     batch: int | Literal["auto"] = "auto",
     precision: str = "float32",
 ) -> None:
-    """`RecipeError` for options of `Separator` that make no sense, whatever the network."""
-    if not 0 < chunk_seconds < float("inf") or not 0 <= overlap < 1:
-        raise RecipeError(f"chunk_seconds {chunk_seconds}, overlap {overlap}; expected more than 0, and 0 up to 1.")
+    """`RecipeError` for options of `Separator` that make no sense, whatever the network; None: those of its recipe."""
+    if chunk_seconds is not None and not 0 < chunk_seconds < float("inf"):
+        raise RecipeError(f"chunk_seconds {chunk_seconds}; expected more than 0.")
+    if overlap is not None and not 0 <= overlap < 1:
+        raise RecipeError(f"overlap {overlap}; expected 0 up to 1.")
     counts = [shifts] if batch == "auto" else [shifts, batch]
     if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
         raise RecipeError(

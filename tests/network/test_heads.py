@@ -120,7 +120,8 @@ def test_a_linear_layer_takes_over_gain_and_bias(norm):
     norm, linear, x = make_norm(norm, 5), torch.nn.Linear(5, 3), torch.randn(2, 7, 5)
     for parameter in norm.parameters():
         torch.nn.init.normal_(parameter)
-    got = F.linear(norm.standardise(x), *fold(norm, linear.weight, linear.bias))
+    weight, bias = fold([norm], linear.weight[None], linear.bias[None])
+    got = F.linear(norm.standardise(x), weight[0], bias[0])
     torch.testing.assert_close(got, linear(norm(x)), rtol=1e-5, atol=1e-5)
 
 

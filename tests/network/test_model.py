@@ -470,7 +470,7 @@ def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
     [
         ({"backbone": {"kind": "band_sequence_rn"}}, "Did you mean 'band_sequence_rnn'"),
         ({"backbone": {"hiden_factor": 2}}, "no option 'hiden_factor'. Did you mean 'hidden_factor'"),
-        ({"backbone": {"norm": "bn"}}, "norm='bn' is unknown.* Known: cumulative, gn1, ln, rms"),
+        ({"backbone": {"norm": "bn"}}, "norm='bn' is unknown.* Known: cumulative, gn1, length, ln, rms"),
         ({"head": {"kind": "mlp"}}, "head.kind='mlp' is unknown"),
         ({"head": {"hidden_layers": 3}}, "head.hidden_layers is 3; expected one of 1, 2"),
         ({"bands": {"kind": "v8"}}, "bands.kind='v8' is unknown"),
@@ -489,7 +489,7 @@ def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
         ({"backbone": {"hidden_factor": 0}}, "hidden_factor 0; expected .* a factor of 1 or more"),
         ({"backbone": {"attention_heads": -2}}, "attention_heads is -2 .* expected 0 heads or more"),
         ({"backbone": {"time": 3}}, "backbone.time is 3; expected a text"),
-        ({"head": {"hidden_factor": 0}}, "head.hidden_factor is 0; expected 1 or more"),
+        ({"head": {"hidden_factor": 0}}, "head.hidden_factor is 0 with 4 features; expected more than 0"),
         ({"head": {"gate_layer": 1}}, "head.gate_layer is 1; expected true or false"),
     ],
 )

@@ -68,6 +68,15 @@ CASES = [
     pytest.param({"backbone": {"stereo": "tac", "attention_heads": 2}}, id="obsrnn", marks=slow),
     pytest.param({"backbone": {"stereo": "joint"}, "head": {"kind": "spectrum"}}, id="joint-spectrum", marks=slow),
     pytest.param({"backbone": ROPE}, id="rope", marks=slow),
+    pytest.param(
+        {
+            "backbone": {**ROPE, "norm": "length", "stereo": "joint", "final_norm": True, "closing_norm": True},
+            "bands": {"kind": "mel", "n_bands": 3},
+            "head": {"kind": "roformer_mask"},
+            "together": "subtract_last",
+        },
+        id="roformer",
+    ),
     pytest.param({"backbone": {**ROPE, "causal": True, "norm": "cumulative"}}, id="causal-rope", marks=slow),
 ]
 

@@ -19,7 +19,8 @@ from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.bands import band_ranges
 from refined_bsrnn.errors import CheckpointError, RecipeError
 from refined_bsrnn.network.model import BSRNN, count_parameters
-from refined_bsrnn.runs.exchange.obsrnn import import_obsrnn, infer_recipe, load_obsrnn, normalise
+from refined_bsrnn.runs.exchange.importing import import_networks as import_obsrnn
+from refined_bsrnn.runs.exchange.obsrnn import infer_recipe, load_obsrnn, normalise
 from refined_bsrnn.runs.exchange.torchfile import read_state_dict
 from refined_bsrnn.separation.separator import Separator
 

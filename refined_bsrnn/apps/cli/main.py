@@ -318,16 +318,20 @@ def _names(text: str, separator: str = ",") -> list[str]:
     return [name.strip() for name in text.split(separator) if name.strip()]
 
 
-def import_obsrnn(args: argparse.Namespace) -> int:
-    """Make runs of published oBSRNN checkpoints."""
+def import_networks(args: argparse.Namespace) -> int:
+    """Make runs of published checkpoints: oBSRNN, BS-RoFormer, Mel-Band RoFormer."""
 
     from ...console import say
-    from ...runs.exchange.obsrnn import import_obsrnn
+    from ...runs.exchange.importing import import_networks
 
-    runs = import_obsrnn(args.checkpoint, args.out)
+    runs = import_networks(args.checkpoint, args.out, args.config)
     for run in runs:
         say(f"Written: {run.path}, heads {', '.join(run.head_names())}. A new head on its backbone:")
         say(f"  refined-bsrnn transfer --base {run.path} --target NAME")
+        recipe = run.load_recipe()
+        if recipe.together == "subtract_last":
+            left, rest = ", ".join(run.head_names()), recipe.targets[-1]
+            say(f"  {rest} is what {left} leave of the mixture; to score it on other stems: --define {rest}=STEM+STEM")
     if args.json:
         print(json.dumps({str(run.path): run.head_names() for run in runs}))
     return 0
@@ -701,7 +705,8 @@ def parser() -> argparse.ArgumentParser:
         ("compare", compare, "run a whole study: bases × targets × methods × seeds", _compare_arguments),
         ("heads", heads, "the heads of a run: list, add, remove, rename, export, verify", _heads_arguments),
         ("report", report, "compare runs: tables, figures and a page to listen to", _report_arguments),
-        ("import-obsrnn", import_obsrnn, "make runs of published oBSRNN checkpoints", _import_obsrnn_arguments),
+        ("import", import_networks, "make runs of published checkpoints: oBSRNN, RoFormers", _import_arguments),
+        ("import-obsrnn", import_networks, "the older name of import", _import_arguments),
         ("export-onnx", export_onnx, "write a run's network as ONNX (.onnx) or torch.export (.pt2)", _export_arguments),
         ("info", info, "what a network is made of: shapes, parameters, multiply-accumulates", _info_arguments),
         ("bands", bands, "print, draw and compare band schemes", _bands_arguments),
@@ -801,8 +806,8 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
         "--clip", default="auto", help="rescale all stems together, clamp, none; auto: rescale integers (default)"
     )
     how = p.add_argument_group("how")
-    how.add_argument("--chunk-seconds", type=float, default=6.0, help="what the network sees at once (default: 6)")
-    how.add_argument("--overlap", type=float, default=0.25, help="share of a chunk that is cross-faded (default: 0.25)")
+    how.add_argument("--chunk-seconds", type=float, help="what the network sees at once (default: the recipe's)")
+    how.add_argument("--overlap", type=float, help="share of a chunk that is cross-faded (default: the recipe's)")
     how.add_argument("--shifts", type=int, default=1, help="average over so many places of the borders (default: 1)")
     how.add_argument("--wiener", type=int, nargs="?", const=1, default=0, metavar="ITERATIONS", help="filter the heads")
     how.add_argument("--batch", type=_batch, default="auto", help="chunks at once (default: auto, found by trying)")
@@ -898,11 +903,14 @@ def _report_arguments(p: argparse.ArgumentParser) -> None:
     _root(p)
 
 
-def _import_obsrnn_arguments(p: argparse.ArgumentParser) -> None:
+def _import_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("checkpoint", nargs="+", type=expanded, metavar="CHECKPOINT", help="e.g. separator.ckpt, model.ckpt")
     p.add_argument(
-        "checkpoint", nargs="+", type=expanded, metavar="CHECKPOINT", help="e.g. vocals.ckpt or separator.ckpt"
+        "--config", type=expanded, metavar="YAML", help="the configuration that a RoFormer is published with"
     )
-    p.add_argument("--out", required=True, type=expanded, metavar="RUN", help="a new folder; of several: RUN-<target>")
+    p.add_argument(
+        "--out", required=True, type=expanded, metavar="RUN", help="a new folder; of several: RUN-<file's name>"
+    )
     _json(p)
 
 

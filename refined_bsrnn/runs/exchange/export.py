@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RecipeError
-from ...network.blocks import AttentionHead, GlobalNorm, Norm, RMSNorm
+from ...network.blocks import AttentionHead, GlobalNorm, LengthNorm, Norm, RMSNorm
 from ...network.core import MaskCore
 from ...network.model import BSRNN
 from ...system import atomic_write
@@ -146,6 +146,14 @@ def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
     return standardise
 
 
+def _length_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    def standardise(x: Tensor) -> Tensor:
+        length = x.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+        return x / length * x.shape[-1] ** 0.5
+
+    return standardise
+
+
 def _attention(head: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         value = head.value(x)  # (M, T, K, width)
@@ -159,6 +167,7 @@ def _attention(head: Any) -> Callable[[Tensor], Tensor]:
 _WRITTEN_OUT: dict[type, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     GlobalNorm: _global_norm,
     RMSNorm: _rms_norm,
+    LengthNorm: _length_norm,
     AttentionHead: _attention,
 }
 

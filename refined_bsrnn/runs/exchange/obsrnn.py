@@ -1,28 +1,25 @@
 """Published oBSRNN checkpoints (magronp/bsrnn) as ordinary runs.
 
-    refined-bsrnn import-obsrnn vocals.ckpt --out runs/obsrnn-vocals
+    refined-bsrnn import vocals.ckpt --out runs/obsrnn-vocals
 
 What the network is follows from the names and shapes of the tensors, every one of which must fit; nothing in the file
 is executed (see `torchfile`).
 """
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...bands import band_ranges
 from ...errors import CheckpointError, RecipeError
-from ...network.model import BSRNN, count_parameters
-from ...recipe import Recipe, dump_recipe, make_recipe, recipe_values
-from ...system import write_json, write_text
-from ..folder import RunFolder, Tensors, load_strict, save_weights
-from ..tracking import environment
-from .torchfile import read_state_dict
+from ...network.model import BSRNN
+from ...recipe import Recipe, make_recipe
+from ..folder import Tensors, check_tensors
+from .published_network import PublishedNetwork, Translated, check_names, without_numbers
+from .torchfile import TorchFile, open_checkpoint
 
 TARGETS = ("vocals", "bass", "drums", "other")  # also the order of a four-target checkpoint's masks
 BAND_SCHEMES = ("v7", "bass", "drums", "joint")
@@ -206,102 +203,63 @@ def _as_ours(tensor: Tensor, name: str, n_joint: int = 1) -> Tensor:
     return tensor
 
 
-def normalise(tensors: Mapping[str, Tensor], path: Path) -> Tensors:
-    """The state dict under one set of names: older files' masks renamed, windows and copies of TAC's slope left out.
+def normalise(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
+    """One set of names for the tensors, each with the file's: older files' masks renamed, windows left out, and copies
+    of TAC's slope.
 
     Raises `CheckpointError` where the copies differ: in the published network they are one parameter.
     """
-    kept = {re.sub(r"^mask\.", "maskers.0.mask.", name): t for name, t in tensors.items() if name not in IGNORED}
+    kept = {re.sub(r"^mask\.", "maskers.0.mask.", name): name for name in tensors if name not in IGNORED}
     if len(kept) < len([name for name in tensors if name not in IGNORED]):
         raise CheckpointError(f"{path} has both mask. and maskers.0.mask. names.")
     copies = {name: match for name in kept if (match := SHARED_SLOPE.match(name))}
     for name, match in copies.items():
         first = f"{match[1]}transform{match[2]}"
-        if first not in kept or not torch.equal(kept[first], kept[name]):
+        if first not in kept or not torch.equal(tensors[first], tensors[name]):
             raise CheckpointError(f"{path}: {name} differs from {first}; the published network has one slope for both.")
     for name in kept:
         for layer in ("average", "concat") if name.endswith("tac_module.transform.1.weight") else ():
             copy = name.replace("transform", layer)
             if copy not in copies:
                 raise CheckpointError(f"{path}: {copy} is missing.")
-    return {name: tensor for name, tensor in kept.items() if name not in copies}
+    return {name: in_file for name, in_file in kept.items() if name not in copies}
 
 
-def check_names(expected: set[str], found: set[str], path: Path) -> None:
-    """Raise `CheckpointError` for a name that is missing or that nothing in the network corresponds to."""
-    problems = [f"{name} is missing" for name in sorted(expected - found)]
-    problems += [f"{name} is not part of the network" for name in sorted(found - expected)]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{path} does not fit the network: {'; '.join(problems[:3])}{more}.")
+def read_obsrnn(file: TorchFile) -> PublishedNetwork:
+    """A published oBSRNN, all names and shapes checked; its numbers are read from ``file`` when they are needed.
 
-
-def load_obsrnn(path: Path) -> BSRNN:
-    """The network of a published checkpoint with its weights, in eval mode.
-
-    Raises `CheckpointError` for a file that cannot be read, another layout, or a missing, extra or misshapen tensor.
+    Raises `CheckpointError` for another layout, or a missing, extra or misshapen tensor.
     """
-    tensors = normalise(read_state_dict(path), path)
-    model = BSRNN.from_recipe(infer_recipe(tensors, path))
+    path = file.path
+    names = normalise(Translated({name: name for name in file.names}, file.read), path)
+    tensors = Translated(names, file.read)
+    model = without_numbers(infer_recipe(tensors, path))
     backbone = {name: their_name(name) for name in model.backbone.state_dict()}
     heads = {
         target: {name: f"maskers.{s}.mask.{name.removeprefix('bands.')}" for name in head.state_dict()}
         for s, (target, head) in enumerate(model.heads.items())
     }
-    expected = {name for names in (backbone, *heads.values()) for name in names.values()}
-    check_names(expected, set(tensors), path)
+    check_names([name for part in (backbone, *heads.values()) for name in part.values()], names, path)
 
-    def renamed(names: Mapping[str, str]) -> Tensors:
-        return {ours: _as_ours(tensors[theirs], theirs, model.n_joint) for ours, theirs in names.items()}
+    def shapes(part: Mapping[str, str]) -> Tensors:
+        meta = {ours: torch.empty(file.shape(names[theirs]), device="meta") for ours, theirs in part.items()}
+        return {ours: _as_ours(meta[ours], theirs, model.n_joint) for ours, theirs in part.items()}
 
-    load_strict(model.backbone, renamed(backbone), str(path))
-    for target, names in heads.items():
-        load_strict(model.heads[target], renamed(names), f"{path} ({target})")
-    return model.eval()
+    check_tensors(model.backbone.state_dict(), shapes(backbone), str(path))
+    for target, part in heads.items():
+        check_tensors(model.heads[target].state_dict(), shapes(part), f"{path} ({target})")
+
+    def read(name: str) -> Tensor:
+        return _as_ours(tensors[name], name, model.n_joint)
+
+    parts = {target: Translated(part, read) for target, part in heads.items()}
+    return PublishedNetwork("magronp/bsrnn", {"checkpoint": path}, model, Translated(backbone, read), parts)
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------
+def load_obsrnn(path: Path) -> BSRNN:
+    """The network of a published checkpoint with its weights, in eval mode.
 
-
-def import_obsrnn(paths: Sequence[Path], out: Path) -> list[RunFolder]:
-    """Write each checkpoint as a run; one goes to ``out``, of several each to ``out``-<target> (its file's name).
-
-    Every checkpoint has a backbone of its own. All are read and checked before the first is written, and no folder that
-    holds something is overwritten. Raises `CheckpointError` and `RecipeError`.
+    Raises `CheckpointError` for a file that cannot be read, and as `read_obsrnn` does.
     """
-    folders = [out if len(paths) == 1 else out.with_name(f"{out.name}-{path.stem}") for path in paths]
-    for folder in folders:
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise RecipeError(f"{folder} exists already and is not overwritten: choose another --out, or remove it.")
-    if len(set(folders)) < len(folders):
-        raise RecipeError(f"two of the checkpoints would both become {out}-<name>; import them one by one.")
-    return [_write_run(load_obsrnn(path), path, RunFolder(folder)) for path, folder in zip(paths, folders, strict=True)]
-
-
-def _write_run(model: BSRNN, path: Path, run: RunFolder) -> RunFolder:
-    recipe = make_recipe({**recipe_values(model.recipe), "run": {"root": str(run.path.parent), "name": run.name}})
-    write_text(run.recipe, dump_recipe(recipe))
-    save_weights(run, model)
-    write_json(run.provenance, _provenance(model, path, run))
-    return run
-
-
-def _provenance(model: BSRNN, path: Path, run: RunFolder) -> dict[str, Any]:
-    """Where the weights came from, with the fields that every run has; what is not known of the training is null."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    imported = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-    return {
-        "format": 1,
-        "run": run.name,
-        **environment(),
-        "imported_from": {"layout": "magronp/bsrnn", **imported},
-        "seed": None,
-        "data": {"name": "not known", "root": None, "builtin": False, "fingerprint": None},
-        "device": None,
-        "parameters": {"trained": count_parameters(model), "frozen": 0},
-        "seconds": None,
-        "steps_done": None,
-    }
+    with open_checkpoint(path) as file:
+        return read_obsrnn(file).load()

@@ -1,8 +1,8 @@
 """Tensors out of a file that torch.save wrote, without running it.
 
 Such a file is a zip with a pickle in it, and a pickle is a program. It is never run here: of everything it names only
-the parts that describe a tensor have a meaning, all else becomes an inert placeholder, and only the tensors under
-``state_dict`` are read.
+the parts that describe a tensor have a meaning, all else becomes an inert placeholder, and only the tensors of the
+state dict are read, each when it is wanted.
 """
 
 import io
@@ -118,13 +118,16 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(dtype, key, n_items) if isinstance(dtype, torch.dtype) else _Inert()
 
 
+PIECE = 1 << 20  # bytes read at a time
+
+
 @contextmanager
-def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def _readable(path: Path) -> Iterator[None]:
+    """Within the block a damaged zip is a `CheckpointError`."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
+        yield
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is not there; expected a Lightning checkpoint.") from None
+        raise CheckpointError(f"{path} is not there; expected a checkpoint that torch.save wrote.") from None
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
         size = path.stat().st_size if path.is_file() else 0
         raise CheckpointError(
@@ -132,7 +135,15 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         ) from None
 
 
-def _read(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+@contextmanager
+def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _readable(path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        yield archive
+
+
+def _part(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
     """One part of the zip; refused where it is missing or packed: what torch.save writes lies there as it is."""
     try:
         part = archive.getinfo(name)
@@ -140,7 +151,7 @@ def _read(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
         raise CheckpointError(f"{path} holds no {name}; expected a checkpoint that torch.save wrote.") from None
     if part.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(f"{path}: {name} is compressed; torch.save never does that.")
-    return archive.read(part)
+    return part
 
 
 def _check_claims(program: bytes) -> None:
@@ -162,23 +173,6 @@ def _unpickle(program: bytes, path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {str(error)[:200]}.") from None
 
 
-def _tensor(view: _View, archive: zipfile.ZipFile, root: str, path: Path, name: str) -> Tensor:
-    """The numbers of a view, float32; `CheckpointError` where they do not lie within their storage."""
-    storage, offset, shape, stride = view.storage, view.offset, view.shape, view.stride
-    numbers = [offset, *shape, *stride] if isinstance(shape, tuple) and isinstance(stride, tuple) else [None]
-    whole = all(isinstance(n, int) and n >= 0 for n in numbers) and len(shape) == len(stride)
-    if not isinstance(storage, _Storage) or not whole:
-        raise CheckpointError(f"{path}: {name} is not described as a tensor of floating-point numbers.")
-    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    data = _read(archive, f"{root}/data/{storage.key}", path)
-    size = storage.n_items * storage.dtype.itemsize
-    # A step of zero would repeat a number as often as the file says.
-    if len(data) != size or 0 in shape or last >= storage.n_items or math.prod(shape) > storage.n_items:
-        raise CheckpointError(f"{path}: {name} of shape {shape} does not fit its {len(data)} bytes of {size}.")
-    flat = torch.frombuffer(bytearray(data), dtype=storage.dtype)
-    return flat.as_strided(shape, stride, offset).to(torch.float32, copy=True).contiguous()
-
-
 def _check_total(views: Mapping[str, _View], path: Path) -> None:
     """Refuse tensors that share their numbers so often that together they would be much larger than the file."""
     shapes = [view.shape for view in views.values() if isinstance(view.shape, tuple)]
@@ -187,22 +181,101 @@ def _check_total(views: Mapping[str, _View], path: Path) -> None:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes and claims to hold {total} numbers.")
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors under ``state_dict`` of a checkpoint that torch.save wrote; nothing in the file is executed.
+# Under which a checkpoint keeps its state dict, where it is not the state dict itself.
+STATE_NAMES = ("state_dict", "state", "model_state_dict")
+
+
+def _find_views(content: Any, path: Path) -> dict[str, _View]:
+    """The tensors of the state dict in a checkpoint; `CheckpointError` where there is none."""
+    for state in [*(content.get(name) for name in STATE_NAMES), content] if isinstance(content, dict) else []:
+        views = {k: v for k, v in state.items() if isinstance(k, str)} if isinstance(state, dict) else {}
+        if views and all(isinstance(view, _View) for view in views.values()):
+            _check_total(views, path)
+            return views
+    raise CheckpointError(
+        f"{path} holds no tensors under 'state_dict' and is no state dict; expected a checkpoint as torch.save writes "
+        "it."
+    )
+
+
+class TorchFile:
+    """The tensors of an open checkpoint, read one by one; see `open_checkpoint`."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile):
+        self.path, self.archive = path, archive
+        pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise CheckpointError(f"{path} is a zip, but holds no data.pkl; expected what torch.save writes.")
+        self.root = pickles[0].partition("/")[0]
+        if f"{self.root}/byteorder" in archive.namelist() and self._bytes(f"{self.root}/byteorder") != b"little":
+            raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported.")
+        self.views = _find_views(_unpickle(bytes(self._bytes(pickles[0])), path), path)
+        self._last: tuple[str, Tensor] = ("", torch.empty(0))  # tensors that share a storage often stand together
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.views)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that the file says; `CheckpointError` where it is none."""
+        shape = self.views[name].shape
+        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise CheckpointError(f"{self.path}: {name} is not described as a tensor of floating-point numbers.")
+        return shape
+
+    def read(self, name: str) -> Tensor:
+        """A tensor of its own, float32; `CheckpointError` where its numbers do not lie within their storage."""
+        view, shape = self.views[name], self.shape(name)
+        storage, offset, stride = view.storage, view.offset, view.stride
+        steps = [offset, *stride] if isinstance(stride, tuple) else [None]
+        whole = all(isinstance(n, int) and n >= 0 for n in steps) and len(shape) == len(stride)
+        if not isinstance(storage, _Storage) or not whole:
+            raise CheckpointError(f"{self.path}: {name} is not described as a tensor of floating-point numbers.")
+        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        part = _part(self.archive, f"{self.root}/data/{storage.key}", self.path)
+        size = storage.n_items * storage.dtype.itemsize
+        # A step of zero would repeat a number as often as the file says.
+        if part.file_size != size or 0 in shape or last >= storage.n_items or math.prod(shape) > storage.n_items:
+            raise CheckpointError(
+                f"{self.path}: {name} of shape {shape} does not fit its {part.file_size} bytes of {size}."
+            )
+        tensor = self._numbers(storage).as_strided(shape, stride, offset)
+        if math.prod(shape) < storage.n_items:
+            return tensor.to(torch.float32, copy=True).contiguous()
+        self._last = ("", torch.empty(0))  # it has the numbers for itself
+        return tensor.contiguous().float()
+
+    def _numbers(self, storage: _Storage) -> Tensor:
+        if self._last[0] != storage.key:
+            self._last = ("", torch.empty(0))  # not both at once
+            data = self._bytes(f"{self.root}/data/{storage.key}")
+            self._last = (storage.key, torch.frombuffer(data, dtype=storage.dtype))
+        return self._last[1]
+
+    def _bytes(self, name: str) -> bytearray:
+        """The content of a part; `CheckpointError` where its checksum differs or it is cut off."""
+        part = _part(self.archive, name, self.path)
+        if part.file_size > self.path.stat().st_size:
+            raise CheckpointError(f"{self.path}: {name} claims {part.file_size} bytes. Download it again.")
+        data, done = bytearray(part.file_size), 0
+        with _readable(self.path), self.archive.open(part) as file:
+            while piece := file.read(PIECE):
+                data[done : done + len(piece)] = piece
+                done += len(piece)
+        return data
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[TorchFile]:
+    """A checkpoint that torch.save wrote; nothing in the file is executed.
 
     Raises `CheckpointError` for a file that is missing, damaged, no zip, or holds no state dict.
     """
     with _open_zip(path) as archive:
-        pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise CheckpointError(f"{path} is a zip, but holds no data.pkl; expected what torch.save writes.")
-        root = pickles[0].partition("/")[0]
-        if f"{root}/byteorder" in archive.namelist() and _read(archive, f"{root}/byteorder", path) != b"little":
-            raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported.")
-        content = _unpickle(_read(archive, pickles[0], path), path)
-        state = content.get("state_dict") if isinstance(content, dict) else None
-        views = {k: v for k, v in state.items() if isinstance(k, str)} if isinstance(state, dict) else {}
-        if not views or not all(isinstance(view, _View) for view in views.values()):
-            raise CheckpointError(f"{path} holds no tensors under 'state_dict'; expected a Lightning checkpoint.")
-        _check_total(views, path)
-        return {name: _tensor(view, archive, root, path, name) for name, view in views.items()}
+        yield TorchFile(path, archive)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint that torch.save wrote; raises `CheckpointError` as `open_checkpoint` does."""
+    with open_checkpoint(path) as file:
+        return {name: file.read(name) for name in file.names}

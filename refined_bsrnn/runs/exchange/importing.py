@@ -1,0 +1,69 @@
+"""Published checkpoints as ordinary runs, whatever their layout.
+
+refined-bsrnn import CHECKPOINT... [--config YAML] --out RUN
+"""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ...errors import CheckpointError, RecipeError
+from ...system import unwritable
+from ..folder import RunFolder
+from .obsrnn import read_obsrnn
+from .published_network import PublishedNetwork
+from .roformer import is_roformer, read_roformer
+from .roformer_config import RoformerConfig
+from .torchfile import TorchFile, open_checkpoint
+
+
+def read_network(file: TorchFile, config: Path | None = None) -> PublishedNetwork:
+    """The network of an open checkpoint. ``config``: the YAML file that a RoFormer is published with.
+
+    Raises `CheckpointError` and `RecipeError` for what cannot be read as one.
+    """
+    if is_roformer(file.names):
+        if config is None:
+            raise RecipeError(
+                f"{file.path} is a RoFormer, whose targets and STFT stand in a file of their own. Give the YAML file "
+                "that was published with it: --config FILE."
+            )
+        return read_roformer(file, RoformerConfig(config))
+    if config is not None:
+        raise RecipeError(f"{file.path} is no RoFormer; --config {config} is for those. Leave it out.")
+    return read_obsrnn(file)
+
+
+def import_networks(paths: Sequence[Path], out: Path, config: Path | None = None) -> list[RunFolder]:
+    """Write each checkpoint as a run; one goes to ``out``, of several each to ``out``-<its file's name>.
+
+    Every checkpoint has a backbone of its own. All names and shapes are checked before the first run is written, each
+    run appears when it is whole, and no folder that holds something is overwritten. Raises `CheckpointError` and
+    `RecipeError`.
+    """
+    folders = [out if len(paths) == 1 else out.with_name(f"{out.name}-{path.stem}") for path in paths]
+    for folder in folders:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise RecipeError(f"{folder} exists already and is not overwritten: choose another --out, or remove it.")
+    if len(set(folders)) < len(folders):
+        raise RecipeError(f"two of the checkpoints would both become {out}-<name>; import them one by one.")
+    with ExitStack() as stack:
+        networks = [read_network(stack.enter_context(open_checkpoint(path)), config) for path in paths]
+        for network, folder in zip(networks, folders, strict=True):
+            _write(network, folder)
+    return [RunFolder(folder) for folder in folders]
+
+
+def _write(network: PublishedNetwork, folder: Path) -> None:
+    """Written beside ``folder`` and renamed when it is whole: a damaged checkpoint leaves nothing behind."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            whole = RunFolder(Path(temporary) / folder.name)
+            network.write(whole, RunFolder(folder).name, str(folder.parent))
+            if folder.exists():
+                folder.rmdir()  # empty: it was looked at before
+            whole.path.replace(folder)
+    except OSError as problem:
+        raise unwritable(folder, problem, CheckpointError) from None
