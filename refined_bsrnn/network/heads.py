@@ -123,8 +123,11 @@ class _Tanh(torch.autograd.Function):
 
 def _first_layers(stack: Sequence[BandMlps]) -> Iterator[tuple[Tensor, Tensor]]:
     """Per band weight (J, hidden, N) and bias (J, hidden) of all heads' first layers, with their norms folded in."""
-    bands = [mlps.layers(k) for k in range(len(stack[0])) for mlps in stack]
-    folded = fold([band[0] for band in bands], *_stacked([band[1] for band in bands]))  # (K·J, ...)
+    bands = [[mlps.layers(k) for mlps in stack] for k in range(len(stack[0]))]
+    if len(stack[0].layers(0)) == 2:  # norm and output layer: no band is as wide as another
+        return (fold([band[0] for band in same], *_stacked([band[1] for band in same])) for same in bands)
+    every = [band for same in bands for band in same]
+    folded = fold([band[0] for band in every], *_stacked([band[1] for band in every]))  # (K·J, ...): one operation
     return zip(*(x.unflatten(0, (-1, len(stack))).unbind() for x in folded), strict=True)
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, RecipeError, UserError, nearest
 from ..network.model import BSRNN
+from ..network.signals import as_pairs
 from ..recipe import check_target_name
 from .folder import (
     ADAPTER,
@@ -190,8 +191,8 @@ def _verify_head(run: RunFolder, model: BSRNN, name: str, digest: str) -> None:
     noise = torch.randn(1, model.recipe.data.channels, length, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = model.eval().features(noise, adapter=model.adapters.of.get(name))
-        estimate = model.heads[name](features, model.stft(noise))
-    if not torch.isfinite(torch.view_as_real(estimate)).all():
+        estimate = model.head(name)(features, as_pairs(model.stft(noise)))
+    if not torch.isfinite(estimate).all():
         raise CheckpointError(f"{path} gives NaN or infinite values for noise.")
 
 

@@ -61,8 +61,11 @@ def estimates_one_by_one(model, mixture):
         rms = spectrogram.abs().square().mean(2, keepdim=True).sqrt()
         return {target: masks[target] * spectrogram + residuals[target] * rms for target in TARGETS}
     spectra = masks_one_by_one(model, lambda head: head.bands, features)
-    if kind == "mlp_mask":
-        return {target: mask * spectrogram for target, mask in spectra.items()}
+    if kind in ("mlp_mask", "roformer_mask"):
+        kept = spectrogram.clone()
+        if kind == "roformer_mask" and model.heads["drums"].zero_dc:
+            kept[:, :, 0] = 0  # DC
+        return {target: mask * kept for target, mask in spectra.items()}
     mean = spectrogram.mean((2, 3), keepdim=True)
     deviation = (spectrogram - mean).abs().square().mean((2, 3), keepdim=True).sqrt()
     return {target: x * deviation + mean for target, x in spectra.items()}
@@ -71,6 +74,8 @@ def estimates_one_by_one(model, mixture):
 FORMS = [
     *({"kind": kind} for kind in HEADS),
     {"hidden_layers": 2, "hidden_factor": 3},
+    {"kind": "roformer_mask", "hidden_layers": 0},
+    {"kind": "roformer_mask", "hidden_layers": 3, "zero_dc": False},
     {"gate_layer": True},
     {"hidden_layers": 2, "bridge": True},
     {"kind": "residual", "bridge": True, "gate_layer": True},
