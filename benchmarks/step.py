@@ -89,10 +89,8 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
     """Processor and wall seconds of a step per second of audio, and the peak memory, by network and checkout."""
     checkouts = {"here": ROOT}
     if args.against:
-        if not (args.against / "refined_bsrnn" / "train.py").exists():
-            raise RecipeError(
-                f"{args.against} is no checkout of this project; expected refined_bsrnn/training/train.py in it."
-            )
+        if not (args.against / "refined_bsrnn" / "recipe.py").exists():
+            raise RecipeError(f"{args.against} is no checkout of this project; expected refined_bsrnn/recipe.py in it.")
         checkouts = {"there": args.against.resolve(), **checkouts}
     commits = {name: _commit(path) for name, path in checkouts.items()}
     rows = [_network(text, checkouts, args) for text in args.network or NETWORKS]

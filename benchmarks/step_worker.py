@@ -1,22 +1,35 @@
 """One side of `benchmarks.step`: training steps of the checkout it is started in, asked for on standard input.
 
 `benchmarks.step` starts the text of this file with ``python -c`` in the root of a checkout, which may be older than
-this file: it uses only what every version of the package has.
+this file: it takes the allocator and the optimiser that a training of that version uses.
 """
 
+import importlib
 import json
 import resource
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import refined_bsrnn
-from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import load_recipe
-from refined_bsrnn.training.train import Objective
+
+
+def module(*names: str) -> Any:
+    """The first of these modules that the checkout has: their places differ between versions."""
+    root = Path(refined_bsrnn.__file__).parent
+    found = next(name for name in names if (root / name.replace(".", "/")).with_suffix(".py").exists())
+    return importlib.import_module(f"refined_bsrnn.{found}")
+
+
+BSRNN: Any = module("network.model", "model").BSRNN
+training = module("training.train", "train")
+big_blocks_kept: Any = getattr(module("system", "files"), "big_blocks_kept", nullcontext)
+has_fused_adam: Any = getattr(training, "has_fused_adam", lambda device: False)
 
 
 class Side:
@@ -25,10 +38,11 @@ class Side:
     def __init__(self, words: list[str], recipe: str, batch: int, seconds: float, channels: int, weights: str | None):
         torch.manual_seed(0)
         self.recipe = load_recipe(recipe, words)
-        self.objective = Objective(BSRNN.from_recipe(self.recipe), self.recipe).train()
+        self.objective = training.Objective(BSRNN.from_recipe(self.recipe), self.recipe).train()
         if weights:
             self.objective.model.load_state_dict(torch.load(weights, weights_only=True))
-        self.optimizer = torch.optim.Adam(self.objective.trained().values(), lr=1e-4)
+        fused = has_fused_adam(torch.device("cpu"))
+        self.optimizer = torch.optim.Adam(self.objective.trained().values(), lr=1e-4, fused=fused)
         length = round(seconds * self.recipe.stft.sample_rate_hz)
         generator = torch.Generator().manual_seed(1)
         self.stems = 0.1 * torch.randn(batch, len(self.recipe.targets), channels, length, generator=generator)
@@ -69,9 +83,10 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # the package's messages are not answers
     torch.set_num_threads(int(sys.argv[1]))
     side = Side(**json.loads(sys.argv[2]))
-    for line in sys.stdin:
-        name, *arguments = json.loads(line)
-        print(json.dumps(getattr(side, name)(*arguments)), file=answers, flush=True)
+    with big_blocks_kept():
+        for line in sys.stdin:
+            name, *arguments = json.loads(line)
+            print(json.dumps(getattr(side, name)(*arguments)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
