@@ -24,7 +24,8 @@ from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.runs.tracking import device_name
 from refined_bsrnn.separation.separator import check_device
 from refined_bsrnn.system import write_json
-from refined_bsrnn.training.train import Objective, precision_for
+from refined_bsrnn.training.job import precision_for
+from refined_bsrnn.training.objective import Objective
 
 Job = Callable[[], Any]
 

@@ -38,10 +38,12 @@ from ..runs.folder import (
     find_run,
     load_backbone,
     load_strict,
+    read_metadata,
     read_tensors,
     said,
 )
-from .train import new_run, run_training
+from .job import new_run
+from .train import Watch, run_training
 
 # What the base decides: a head fits this backbone and no other.
 BASE_SECTIONS = ("stft", "bands", "backbone", "input")
@@ -125,8 +127,8 @@ METHODS = {
 }
 
 
-def transfer_model(recipe: Recipe, base: RunFolder, own: Path | None = None) -> tuple[BSRNN, str]:
-    """The base's backbone as `METHODS` prepares it, with fresh heads; and the hash of the base's weights.
+def transfer_model(recipe: Recipe, base: RunFolder, own: Path | None = None) -> BSRNN:
+    """The base's backbone as `METHODS` prepares it, with heads as the recipe says.
 
     ``own`` is the backbone the run has saved already: what was random stays what it was when the run is resumed.
     """
@@ -145,7 +147,7 @@ def transfer_model(recipe: Recipe, base: RunFolder, own: Path | None = None) -> 
     if own is not None and own.is_file() and not method.keeps_weights:
         load_backbone(own, model)
     method.prepare(model, recipe.base)
-    return model, digest
+    return model
 
 
 def _add_head(model: BSRNN, target: str, base: RunFolder) -> None:
@@ -188,7 +190,7 @@ def check_name_is_free(base: RunFolder, name: str) -> None:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def transfer(recipe: Recipe) -> tuple[RunFolder, bool]:
+def transfer(recipe: Recipe, watch: Watch | None = None) -> tuple[RunFolder, bool]:
     """Train the heads of a transfer recipe into a run of its own; returns it and whether training came to its end."""
     spec = recipe.base
     if spec is None:
@@ -198,21 +200,21 @@ def transfer(recipe: Recipe) -> tuple[RunFolder, bool]:
     base = beside if beside.recipe.is_file() else find_run(spec.run, recipe.run.root)
     recipe = replace(recipe, base=replace(spec, run=str(base.path)))
     recipe, run = new_run(recipe, find_sources(recipe.data))
-    _, digest = transfer_model(recipe, base)
+    digest = read_metadata(backbone_file(base)).get("sha256")  # that the weights have it is checked where they are read
     relative = os.path.relpath(base.path.resolve(), run.path.resolve())  # `runs/` can be moved as a whole
     recipe = replace(recipe, base=replace(spec, run=Path(relative).as_posix(), sha256=digest))
     heads = f"heads that start as {spec.init_from}" if spec.init_from else "fresh heads"
     say(f"Transfer from {base.path}: {METHODS[spec.method].words}; {heads}: {', '.join(recipe.targets)}.")
-    return run_training(recipe, lambda r: transfer_model(r, base)[0])
+    return run_training(recipe, lambda r: transfer_model(r, base), watch=watch)
 
 
-def resume(run: RunFolder) -> tuple[RunFolder, bool]:
+def resume(run: RunFolder, watch: Watch | None = None) -> tuple[RunFolder, bool]:
     """Continue an interrupted run, transfer or not, exactly where its state is."""
     if not run.state.is_file():
         raise RecipeError(f"{run.path} has no state to resume from ({run.state} is not there).")
     recipe = run.load_recipe()
     say(f"Resuming {run.path}.")
     if recipe.base is None:
-        return run_training(recipe, BSRNN.from_recipe, run)
+        return run_training(recipe, BSRNN.from_recipe, run, watch)
     base = base_of(run)
-    return run_training(recipe, lambda r: transfer_model(r, base, run.backbone)[0], run)
+    return run_training(recipe, lambda r: transfer_model(r, base, run.backbone), run, watch)
