@@ -117,17 +117,12 @@ class Validation:
         if not self.excerpts:
             return 0.0
         separator = Separator(self.model, str(self.accelerator.device))
-        rate = self.recipe.stft.sample_rate_hz
-        first = self.excerpts[0]
-        length = min(first.length, math.ceil(separator.chunk / rate * first.track.sample_rate_hz))
+        targets = [target for target in self.recipe.targets if target in self.excerpts[0].track.files]
         started = time.monotonic()
-        for _ in separator.stream_source(
-            source_of(Excerpt(first.track, first.start, length)), list(self.recipe.targets)
-        ):
-            pass
+        with self._remembered_features():
+            next(separator.stream_source(source_of(self.excerpts[0]), targets))
         seconds = time.monotonic() - started
-        self.model.train()
-        step = (separator.chunk - separator.overlap) / rate
+        step = (separator.chunk - separator.overlap) / self.recipe.stft.sample_rate_hz
         n_chunks = sum(math.ceil(seconds_of(excerpt) / step) for excerpt in self.excerpts)
         return seconds * n_chunks / self.accelerator.num_processes
 
