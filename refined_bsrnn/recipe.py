@@ -755,8 +755,8 @@ def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
     return _check(build_spec(Recipe, merge(_expand_augment(values), parse_overrides(overrides)), ""))
 
 
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain nested values, every default written out; `make_recipe` gives the same recipe back."""
+def recipe_values(recipe: Any) -> dict[str, Any]:
+    """A recipe or a section as plain nested values, every default written out; `make_recipe` gives the recipe back."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

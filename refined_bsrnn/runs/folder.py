@@ -421,9 +421,9 @@ def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] 
     )
 
 
-def base_of(run: RunFolder) -> RunFolder:
-    """The run a transfer was made from; `CheckpointError` where it is gone."""
-    recipe = run.load_recipe()
+def base_of(run: RunFolder, recipe: Recipe | None = None) -> RunFolder:
+    """The run a transfer was made from, by its recipe or the one given; `CheckpointError` where it is gone."""
+    recipe = recipe or run.load_recipe()
     assert recipe.base is not None
     beside = run.path.resolve() / recipe.base.run  # written relative to the run's folder
     if not (beside / "recipe.yaml").is_file():

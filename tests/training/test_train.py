@@ -387,12 +387,8 @@ def test_the_time_left_comes_from_the_first_steps_but_the_very_first(songs):
     ("step", "steps", "every", "left"), [(0, 100, 30, 4), (30, 100, 30, 3), (90, 90, 30, 0), (1, 90, 30, 3)]
 )
 def test_validations_left_by_hand(step, steps, every, left):
-    assert (
-        validations_left(
-            step, make_recipe({"targets": ["a"], "train": {"steps": steps, "validate_every": every}}).train
-        )
-        == left
-    )
+    spec = make_recipe({"targets": ["a"], "train": {"steps": steps, "validate_every": every}}).train
+    assert validations_left(step, spec) == left
 
 
 def test_what_makes_a_long_run_short_is_said(songs):
