@@ -178,6 +178,19 @@ def stop_signals(
             signal.signal(number, handler)
 
 
+@contextmanager
+def children_may_end() -> Iterator[None]:
+    """Within the block no child process that ends raises here: PyTorch's handler does, wherever the program is then."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, old)
+
+
 # --- memory that is freed stays with the process, as long as it does one thing over and over --------------------------
 
 

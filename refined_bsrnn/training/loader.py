@@ -87,3 +87,5 @@ def next_batch(batches: Iterator[Batch]) -> Batch:
     except UserError as error:  # PyTorch puts the worker's traceback into the message
         kind, text = type(error), str(error)
         raise kind(text.rpartition(f"{kind.__name__}: ")[2].strip()) from None
+    except (ConnectionError, EOFError) as error:  # in the middle of what a worker sent
+        raise RuntimeError("DataLoader worker (pid not known) exited unexpectedly") from error

@@ -7,6 +7,7 @@ that the user gets says how to go on.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..console import say
 from ..errors import UserError
 from ..recipe import Recipe, recipe_values
 from ..runs.folder import RunFolder, load_state, save_state
-from ..system import unwritable
+from ..system import children_may_end, unwritable
 from .failures import Interrupted, TrainingStopped, explained
 from .learner import Learner
 from .optimiser import copy_into, load_into, moments_of, set_moments
@@ -62,7 +63,8 @@ class RunState:
     def changing(self) -> Iterator[None]:
         """Around all that changes the weights: what is cut off in here leaves no state that could be saved."""
         self.is_whole = False
-        yield
+        with children_may_end():
+            yield
         self.is_whole, self.random = True, None
 
     @contextmanager
@@ -93,7 +95,8 @@ class RunState:
         }
         scaler = self.accelerator.scaler
         more = {"scaler": scaler.state_dict() if scaler else None, "recipe": recipe_values(self.recipe)}
-        save_state(self.run.state, groups, {**vars(self.progress), **more})
+        with children_may_end():
+            save_state(self.run.state, groups, {**vars(self.progress), **more})
         self.when_saved()
 
     def load(self) -> None:
@@ -125,6 +128,9 @@ class RunState:
             if known is None:
                 say(self.how_to_go_on())
                 raise
+            clear_frames(
+                error.__traceback__
+            )  # they hold data workers, whose end PyTorch would report to who comes next
             kind = type(error) if isinstance(error, UserError) else TrainingStopped
             raise kind(f"{known} {self.how_to_go_on()}") from error
 

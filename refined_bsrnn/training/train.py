@@ -7,7 +7,8 @@ out over the processes: the loss curve does not depend on how many there are, an
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from accelerate import Accelerator
@@ -86,13 +87,17 @@ class Trainer:
         began = time.monotonic() - progress.seconds
         patience = END_SECONDS if self.accelerator.num_processes == 1 else None  # all end together, after a step
         try:
-            with stop_signals(self.state.is_busy, patience) as stopped, self.bar, self.state.kept():
-                batches = iter(self._loader())
+            with (
+                stop_signals(self.state.is_busy, patience) as stopped,
+                self.bar,
+                self.state.kept(),
+                self._batches() as data,
+            ):
                 self.watch(self)
                 self.validate(stopped)  # the run may have ended before it
                 while progress.step < spec.steps and not self._is_out_of_patience():
                     started = time.monotonic()
-                    losses, is_stopped = self.step(batches, stopped)
+                    losses, is_stopped = self.step(data, stopped)
                     progress.seconds = time.monotonic() - began
                     self._log(losses)
                     for line in self.pace.after_step(progress.step, time.monotonic() - started):
@@ -152,13 +157,18 @@ class Trainer:
 
     # --- what it calls
 
-    def _loader(self) -> Iterable[Batch]:
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[Batch]]:
         n_examples = self.spec.steps * self.spec.batch_size
         examples: RandomMixes | CachedMixes = RandomMixes(self.data.parts, self.recipe, n_examples)
         if self.cache is not None:
             examples = CachedMixes(self.cache, self.spec.seed, n_examples)
         loader = make_loader(examples, self.recipe, self.progress.step, self.accelerator.device)
-        return self.accelerator.prepare(loader)
+        batches = iter(self.accelerator.prepare(loader))
+        try:
+            yield batches
+        finally:
+            batches.close()  # ends the workers
 
     def _bar(self) -> Bar:
         seconds = self.spec.batch_size * self.spec.chunk_seconds
