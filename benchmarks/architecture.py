@@ -14,7 +14,8 @@ from refined_bsrnn.console import say
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.separation.separator import check_device
-from refined_bsrnn.training.train import Objective, precision_for
+from refined_bsrnn.training.job import precision_for
+from refined_bsrnn.training.objective import Objective
 
 from .measure import Job, Kind, Speed, interleaved, machine
 

@@ -23,7 +23,8 @@ from refined_bsrnn.data.tracks import StemFile, Track
 from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
-from refined_bsrnn.training.train import Objective, peak_memory
+from refined_bsrnn.training.objective import Objective
+from refined_bsrnn.training.pace import peak_memory
 
 from .measure import Job, Kind, Speed, interleaved, machine
 

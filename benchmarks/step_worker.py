@@ -27,9 +27,9 @@ def module(*names: str) -> Any:
 
 
 BSRNN: Any = module("network.model", "model").BSRNN
-training = module("training.train", "train")
+Objective: Any = module("training.objective", "train").Objective
 big_blocks_kept: Any = getattr(module("system", "files"), "big_blocks_kept", nullcontext)
-has_fused_adam: Any = getattr(training, "has_fused_adam", lambda device: False)
+has_fused_adam: Any = getattr(module("training.optimiser", "train"), "has_fused_adam", lambda device: False)
 
 
 class Side:
@@ -38,7 +38,7 @@ class Side:
     def __init__(self, words: list[str], recipe: str, batch: int, seconds: float, channels: int, weights: str | None):
         torch.manual_seed(0)
         self.recipe = load_recipe(recipe, words)
-        self.objective = training.Objective(BSRNN.from_recipe(self.recipe), self.recipe).train()
+        self.objective = Objective(BSRNN.from_recipe(self.recipe), self.recipe).train()
         if weights:
             self.objective.model.load_state_dict(torch.load(weights, weights_only=True))
         fused = has_fused_adam(torch.device("cpu"))

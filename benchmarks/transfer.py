@@ -19,7 +19,7 @@ from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.separation.separator import check_device
 from refined_bsrnn.training.feature_cache import BLOCK, CachedMixes, FeatureCache, example_arrays
-from refined_bsrnn.training.train import Objective
+from refined_bsrnn.training.objective import Objective
 
 from .measure import Job, Kind, Speed, machine, seconds_of
 

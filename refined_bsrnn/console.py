@@ -2,10 +2,12 @@
 
 import os
 import re
+import sys
 import time
+import typing
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +20,31 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
-console = Console(stderr=True, highlight=False)
+
+
+class _Stderr:
+    """Standard error as it is at the time; what it does not take (a terminal that was closed) is dropped."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "rich_proxied_file":  # rich looks for it to write past its own stand-in
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    @property
+    def _stream(self) -> Any:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+console = Console(file=typing.cast(IO[str], _Stderr()), highlight=False)
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 LINE_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
@@ -79,6 +105,13 @@ class Bar:
         self.progress.update(self.task, completed=step, text=self.text())
         if self.shown and not console.is_terminal and time.monotonic() - self.last_line > LINE_EVERY_SECONDS:
             self._line()
+
+    def validating(self, share: float) -> None:
+        """Which share of a validation is done; shown until the next step."""
+        self.progress.update(self.task, text=f"validating {share:.0%}")
+        if self.shown and not console.is_terminal and time.monotonic() - self.last_line > LINE_EVERY_SECONDS:
+            self.last_line = time.monotonic()
+            say(f"{self.name} {self.done}/{self.total} validating {share:.0%}")
 
     def _line(self) -> None:
         self.last_line = time.monotonic()

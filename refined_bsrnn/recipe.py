@@ -223,6 +223,8 @@ class TrainSpec:
     workers: int = _number(2, at_least=0)
     log_every: int = _number(50, above=0)
     validate_every: int = _number(5000, above=0)
+    validate_seconds: float = _number(0.0, at_least=0)  # from the middle of each validation song; 0: all of it
+    validate_songs: int = _number(0, at_least=0)  # so many of the validation songs, spread over the list; 0: all
     checkpoint_every: int = _number(1000, above=0)
     patience: int = _number(0, at_least=0)  # stop after so many validations without a better uSDR; 0: never
 
@@ -250,6 +252,7 @@ class LogSpec:
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     project: str = "refined_bsrnn"
     group: str | None = None
+    tensorboard: bool = False  # also write files for TensorBoard (needs the package tensorboard)
     audio_seconds: float = _number(8.0, at_least=0)  # length of the audio logged at validation; 0: none
 
 
@@ -278,6 +281,7 @@ class BaseSpec:
     rank: int = _number(8, above=0)
     alpha: float = _number(16.0, above=0)
     init_from: str | None = None  # the base's head that the new ones start from; None: fresh ones
+    heads: Literal["fresh", "own"] = "fresh"  # own: each target goes on from the base's head of its name
 
 
 @dataclass(frozen=True)
@@ -503,10 +507,17 @@ def _check_base(recipe: Recipe) -> None:
     base = recipe.base
     if base is None:
         return
-    if base.init_from and base.method in ("scratch", "random"):
+    trained_heads = f"base.init_from={base.init_from}" if base.init_from else ""
+    trained_heads = "base.heads=own (--continue)" if base.heads == "own" else trained_heads
+    if trained_heads and base.method in ("scratch", "random"):
         raise RecipeError(
-            f"base.init_from={base.init_from} with base.method={base.method}: a trained head knows nothing of random "
-            "weights. Leave init_from away, or use another method."
+            f"{trained_heads} with base.method={base.method}: a trained head knows nothing of random "
+            "weights. Leave it away, or use another method."
+        )
+    if base.init_from and base.heads == "own":
+        raise RecipeError(
+            f"base.init_from={base.init_from} with base.heads=own: the heads begin with the weights of that head or "
+            "with their own. Leave one of them away."
         )
     if base.method == "partial" and base.blocks > recipe.backbone.repeats:
         raise RecipeError(
@@ -516,6 +527,8 @@ def _check_base(recipe: Recipe) -> None:
 
 
 def _check_data(data: DataSpec) -> None:
+    if data.root is not None and not data.root.strip():
+        raise RecipeError("data.root is empty; expected the folder that holds the songs, or null.")
     if data.root is not None and data.sources:
         raise RecipeError(
             "the recipe has both data.root and data.sources; expected one of them (data.root=null or data.sources=[])."
@@ -568,7 +581,7 @@ def _check_together(recipe: Recipe) -> None:
             f"together is {recipe.together} with the target {recipe.targets[0]} alone, which would be the mixture "
             "itself; expected two or more targets, or together=none."
         )
-    if recipe.base is not None:
+    if recipe.base is not None and recipe.base.heads == "fresh":
         raise RecipeError(
             f"together is {recipe.together} in a transfer: fresh heads do not know the other targets of the mixture, "
             "to which theirs would have to add up. Leave it at together=none."
@@ -701,6 +714,11 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
             raise RecipeError(f"{override!r} is not an override; expected key=value, e.g. train.steps=1000.")
+        if not text.strip():
+            raise RecipeError(
+                f"{override!r} gives no value (is a variable of the shell not set?). Expected one, or {key}=null for "
+                "the default."
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -750,8 +768,8 @@ def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
     return _check(build_spec(Recipe, merge(_expand_augment(values), parse_overrides(overrides)), ""))
 
 
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain nested values, every default written out; `make_recipe` gives the same recipe back."""
+def recipe_values(recipe: Any) -> dict[str, Any]:
+    """A recipe or a section as plain nested values, every default written out; `make_recipe` gives the recipe back."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -767,19 +785,32 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     return plain(recipe)
 
 
+def differences(old: Any, new: Any, skip: Collection[str] = (), path: str = "") -> dict[str, tuple[Any, Any]]:
+    """{key: (old, new)} of the values that differ between two recipes' plain values, but those of sections to skip."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in {**old, **new}:
+            where = f"{path}.{key}" if path else key
+            if where not in skip:
+                found |= differences(old.get(key), new.get(key), skip, where)
+        return found
+    return {} if old == new else {path: (old, new)}
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe_values(recipe), sort_keys=False, default_flow_style=None, width=120)
 
 
 def default_run_name(recipe: Recipe, builtin: bool) -> str:
-    """``mtl``, ``drums``, ``drums-v7``, ``mtl-to-guitar``, ``mtl-to-guitar-lora``.
+    """``mtl``, ``drums``, ``drums-v7``, ``mtl-to-guitar``, ``mtl-to-guitar-lora``, ``mtl-tuned-drums``.
 
     ``-builtin`` behind it when the built-in stems are used.
     """
     if recipe.base is not None:
         base = Path(recipe.base.run).name.removesuffix("-builtin")
-        name = f"{base}-to-{'-'.join(recipe.targets)}"
+        word = "to" if recipe.base.heads == "fresh" else "tuned"
+        name = f"{base}-{word}-{'-'.join(recipe.targets)}"
         name += "" if recipe.base.method == "frozen" else f"-{recipe.base.method}"
     else:
         name = recipe.targets[0] if len(recipe.targets) == 1 else "mtl"

@@ -1,4 +1,4 @@
-"""Atomic writes: a crash or a full disk leaves the old file as it was. The cache folder. The processes of one job."""
+"""Atomic writes: a crash or a full disk leaves the old file as it was. The cache folder. Signals. A job's processes."""
 
 import atexit
 import ctypes
@@ -7,7 +7,9 @@ import gc
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -165,6 +167,80 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+# Ctrl-C, what schedulers send before they kill (some USR1 or USR2), a terminal that is closed, a CPU time that is up.
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+]
+
+
+@contextmanager
+def stop_signals(
+    is_busy: Callable[[], bool] = lambda: False, patience_seconds: float | None = None
+) -> Iterator[Callable[[], bool]]:
+    """Within the block the first signal to stop makes the yielded function return True; a second one raises.
+
+    It raises `KeyboardInterrupt`, once ``is_busy`` is false. So does the first one, if the block has not ended
+    ``patience_seconds`` after it. A signal that was ignored before (``nohup``) stays ignored.
+    """
+    received: list[int] = []
+    timers: list[threading.Timer] = []
+    if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread alone
+        yield lambda: False
+        return
+
+    guard, main = threading.Lock(), threading.main_thread().ident
+
+    def send(number: int) -> None:
+        with guard:
+            if old and main is not None:  # a true signal, since it ends a system call that waits
+                signal.pthread_kill(main, number)
+
+    def again(number: int, seconds: float) -> None:
+        if hasattr(signal, "pthread_kill"):
+            timers.append(threading.Timer(seconds, send, (number,)))
+            timers[-1].daemon = True
+            timers[-1].start()
+
+    def handle(number: int, frame: Any) -> None:
+        if received and not is_busy():
+            raise KeyboardInterrupt
+        if received:
+            again(number, 0.2)
+        elif patience_seconds is not None:
+            again(number, patience_seconds)
+        received.append(number)
+
+    usual = (signal.SIGINT, signal.SIGTERM)
+    numbers = [n for n in STOP_SIGNALS if n in usual or signal.getsignal(n) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield lambda: bool(received)
+    finally:
+        with guard:
+            for timer in timers:
+                timer.cancel()
+            restored, old = old, {}
+        for number, handler in restored.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def children_may_end() -> Iterator[None]:
+    """Within the block no child process that ends raises here: PyTorch's handler does, wherever the program is then."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, old)
 
 
 # --- memory that is freed stays with the process, as long as it does one thing over and over --------------------------

@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 from ..audio import fold_channels, resample
 from ..errors import DataError, nearest
 from ..recipe import AugmentSpec, DataSpec, Recipe
+from ..system import STOP_SIGNALS
 from . import activity
 from .activity import SEGMENT_SECONDS, active_segments
 from .augment import AUGMENTATIONS, Streams, augmented, is_on, music_taken
@@ -759,12 +760,14 @@ def begin_worker(worker: int) -> None:
 
 
 def leave_signals_to_parent() -> None:
-    """Let this worker end when its parent says so, and by no Ctrl-C or SIGTERM that all processes of a job get.
+    """Let this worker end when its parent says so, and by no signal to stop that all processes of a job get.
 
     The trainer finishes its step on such a signal, for which it needs its workers. Where the system cannot tell who has
     sent a signal (macOS, Windows), SIGTERM still ends them.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -345,6 +345,13 @@ def check_backbone(path: Path, metadata: Mapping[str, str], model: BSRNN, backbo
 # --- run folders ------------------------------------------------------------------------------------------------------
 
 
+# What a training writes before it has learnt anything.
+LEFT_BEHIND = {
+    *("recipe.yaml", "provenance.json", "metrics.jsonl", "tracks.parquet", "backbone.safetensors"),
+    *("heads", "state", "wandb", "tensorboard"),
+}
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths in a run's folder."""
@@ -400,6 +407,13 @@ class RunFolder:
     def load_recipe(self) -> Recipe:
         return load_recipe(self.recipe)
 
+    def is_free(self) -> bool:
+        """Whether a new training may take this name: nothing lies there, or one that ended before its first state."""
+        if not self.path.exists():
+            return True
+        left = {p.name for p in self.path.iterdir()} - LEFT_BEHIND
+        return not left and not self.state.exists() and not self.head_names()
+
 
 def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> RunFolder:
     """A run by its folder, or by its name under ``root``; ``drums`` also finds ``drums-builtin`` where it is alone.
@@ -417,9 +431,9 @@ def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] 
     )
 
 
-def base_of(run: RunFolder) -> RunFolder:
-    """The run a transfer was made from; `CheckpointError` where it is gone."""
-    recipe = run.load_recipe()
+def base_of(run: RunFolder, recipe: Recipe | None = None) -> RunFolder:
+    """The run a transfer was made from, by its recipe or the one given; `CheckpointError` where it is gone."""
+    recipe = recipe or run.load_recipe()
     assert recipe.base is not None
     beside = run.path.resolve() / recipe.base.run  # written relative to the run's folder
     if not (beside / "recipe.yaml").is_file():

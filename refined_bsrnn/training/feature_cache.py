@@ -13,25 +13,35 @@ as done are made (again): a cache that was cut off is finished, one that is dama
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .. import __version__
 from ..console import say, track
+from ..data.examples import RandomMixes
+from ..data.tracks import Track
+from ..data.training_data import TrainingData
 from ..errors import RecipeError, UserError
 from ..recipe import Recipe, recipe_values
+from ..runs.folder import tensors_sha256
+from ..separation.separator import Separator
 from ..system import atomic_write, cache_folder, read_json, write_json
+from .loader import fitting_workers
+from .objective import Objective
 
 FORMAT = 1
 BLOCK = 16  # examples that are marked as done together
@@ -323,3 +333,65 @@ class Remembered:
             with suppress(UserError), atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, values)  # a full disk costs time, not the training
         return torch.from_numpy(values)
+
+
+# --- the cache of a training ------------------------------------------------------------------------------------------
+
+
+def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accelerator: Accelerator) -> FeatureCache:
+    """The feature cache of a transfer, complete: what is missing of it is computed, shared out over the processes.
+
+    A training on the same cache that is filling it is waited for.
+    """
+    objective.to(accelerator.device).eval()
+    pool = min(recipe.cache.pool, recipe.train.steps * recipe.train.batch_size)
+    examples = RandomMixes(data.parts, recipe, pool)
+
+    def features(mixture: Tensor) -> Tensor:
+        with torch.no_grad(), accelerator.autocast():
+            return objective.features(mixture)
+
+    probe = torch.zeros(1, recipe.data.channels, examples.length, device=accelerator.device)
+    arrays = example_arrays(recipe, tuple(features(probe).shape[1:]))
+    digest = tensors_sha256(objective.model.backbone.state_dict())
+    key = cache_key(recipe, digest, data.describe(), pool, accelerator.mixed_precision)
+    cache = FeatureCache(key, arrays, pool)
+    with cache.alone() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            says = cache.check_room(recipe.cache.max_gb)
+            say(f"Feature cache: {says}{_beside(cache, recipe, objective, data)}.")
+            cache.prepare()
+            say(f"{len(cache.missing_blocks())} of {cache.n_blocks} blocks to compute.")
+        accelerator.wait_for_everyone()
+        missing = cache.missing_blocks()
+        accelerator.wait_for_everyone()  # all have looked before one writes
+        started = time.monotonic()
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        workers = fitting_workers(recipe.train.workers, BLOCK * cache.n_bytes // pool)
+        fill(cache, examples, features, mine, accelerator.device, workers)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            cache.add_seconds(time.monotonic() - started)
+        accelerator.wait_for_everyone()
+    return cache.checked()
+
+
+def _beside(cache: FeatureCache, recipe: Recipe, objective: Objective, data: TrainingData) -> str:
+    """In words: what validation adds to a cache, and what the caches of other trainings take."""
+    left = recipe.cache.max_gb * GB - cache.n_bytes
+    adds = min(left, validation_bytes(cache, recipe, objective, data.validation))
+    others = cache.others_bytes()
+    beside = f"; other caches in {cache.path.parent} take {others / GB:.2f} GB" if others else ""
+    return f", up to {adds / GB:.2f} GB more of validation tracks{beside}"
+
+
+def validation_bytes(cache: FeatureCache, recipe: Recipe, objective: Objective, tracks: Sequence[Track]) -> float:
+    """About what the features of all chunks of whole validation tracks take on the disk."""
+    separator = Separator(objective.model, str(next(objective.parameters()).device))
+    example = recipe.train.chunk_seconds * recipe.stft.sample_rate_hz * recipe.data.channels
+    total = 0.0
+    for song in tracks:
+        length = song.seconds * recipe.stft.sample_rate_hz
+        n_chunks = max(1, math.ceil((length - separator.overlap) / (separator.chunk - separator.overlap)))
+        total += n_chunks * min(separator.chunk, length) * song.n_channels / example
+    return total * cache.arrays["features"].n_bytes

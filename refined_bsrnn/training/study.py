@@ -31,6 +31,7 @@ from ..recipe import (
     Study,
     Transfers,
     build_spec,
+    differences,
     find_recipe,
     make_recipe,
     merge,
@@ -156,7 +157,7 @@ def state_of(run: Planned) -> str:
     folder = run.folder
     if not folder.recipe.exists():
         return "new"
-    for key, (old, new) in _differences(recipe_values(folder.load_recipe()), recipe_values(run.recipe)).items():
+    for key, (old, new) in differences(recipe_values(folder.load_recipe()), recipe_values(run.recipe), PLACES).items():
         raise RecipeError(
             f"{folder.path} was made with {key}={old!r}, the study now says {new!r}. "
             "Give the study another name, or remove that run."
@@ -194,18 +195,6 @@ def _check_base_is_the_same(run: Planned) -> None:
 
 # Keys that say where things are and what is shown, not what is computed.
 PLACES = ("run", "data.root", "data.sources", "base.run", "base.sha256", "log", "train.workers")
-
-
-def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ; not those that only say where things are."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in {**old, **new}:
-            where = f"{path}.{key}" if path else key
-            if where not in PLACES:
-                found |= _differences(old.get(key), new.get(key), where)
-        return found
-    return {} if old == new else {path: (old, new)}
 
 
 def run_study(

@@ -7,7 +7,7 @@ from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.network.signals import NORMALISERS, OF_WHOLE_TRACKS
 from refined_bsrnn.separation.separator import Separator
-from refined_bsrnn.training.train import Objective
+from refined_bsrnn.training.objective import Objective
 from tests.conftest import micro_recipe
 
 NAMES = sorted(NORMALISERS)

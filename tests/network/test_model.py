@@ -17,7 +17,7 @@ from refined_bsrnn.recipe import HeadSpec, dump_recipe, load_recipe, make_recipe
 from refined_bsrnn.runs.folder import RunFolder, load_model, save_weights
 from refined_bsrnn.system import write_text
 from refined_bsrnn.training.losses import JOINT_LOSSES, LOSSES, NEGATIVE_LOSSES
-from refined_bsrnn.training.train import Objective
+from refined_bsrnn.training.objective import Objective
 
 MICRO = {
     "targets": ["vocals", "drums"],

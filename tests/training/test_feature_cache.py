@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.runs.folder import read_provenance, read_tensors
 from refined_bsrnn.system import cache_folder
 from refined_bsrnn.training.feature_cache import BLOCK, Array, CachedMixes, FeatureCache, Remembered, fill
-from refined_bsrnn.training.train import Trainer, train
+from refined_bsrnn.training.train import train
 from refined_bsrnn.training.transfer import transfer, transfer_recipe
 from tests.conftest import STEMS, in_two_processes, micro_recipe, write_songs
 
@@ -31,9 +32,9 @@ def base(tmp_path):
     return train(replace(recipe, run=replace(recipe.run, name="mtl")))[0]
 
 
-def transfer_to(base, name, *overrides, **how):
+def transfer_to(base, name, *overrides, watch=None, **how):
     overrides = [*QUICK, f"run.name={name}", *overrides]
-    return transfer(transfer_recipe(base, ["guitar", "bass"], "transfer", overrides, **how))[0]
+    return transfer(transfer_recipe(base, ["guitar", "bass"], "transfer", overrides, **how), watch)[0]
 
 
 def log(run, key="loss"):
@@ -83,19 +84,18 @@ def test_the_backbone_does_not_run_once_the_cache_is_there(base, monkeypatch):
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_resumes_bit_for_bit_from_the_cache(base, monkeypatch):
-    import os
-    import signal
-
+def test_resumes_bit_for_bit_from_the_cache(base):
     from refined_bsrnn.runs.folder import RunFolder
     from refined_bsrnn.training.transfer import resume
 
     straight = transfer_to(base, "straight", *CACHED)
-    with monkeypatch.context() as patch:
-        stop = lambda self, parts: os.kill(os.getpid(), signal.SIGTERM) if self.progress.step == 6 else None  # noqa: E731
-        patch.setattr(Trainer, "_log", stop)
-        halted = RunFolder(straight.path.parent / "halted")
-        transfer_to(base, "halted", *CACHED)
+
+    def stop(trainer):
+        if trainer.progress.step == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    halted = RunFolder(straight.path.parent / "halted")
+    transfer_to(base, "halted", *CACHED, watch=stop)
     assert read_provenance(halted)["steps_done"] == 7
     assert resume(halted)[1]
     for target in ("guitar", "bass"):
@@ -381,7 +381,7 @@ def test_all_that_will_be_written_is_told_before_it_is(base, capsys, monkeypatch
         prepare(self)
 
     monkeypatch.setattr(FeatureCache, "prepare", spy)
-    monkeypatch.setattr("refined_bsrnn.training.train.GB", 1.0)  # as few bytes are to be told
+    monkeypatch.setattr("refined_bsrnn.training.feature_cache.GB", 1.0)  # as few bytes are to be told
     transfer_to(base, "second", *CACHED, "train.seed=1", f"cache.max_gb={10**9}")
     (adds,) = re.findall(r", up to (\d+)\.00 GB more of validation tracks", said[0])
     (others,) = re.findall(r"other caches in \S+ take (\d+)\.00 GB", said[0])

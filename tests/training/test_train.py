@@ -20,12 +20,16 @@ from refined_bsrnn.errors import CheckpointError, DataError, RecipeError
 from refined_bsrnn.evaluation.evaluate import evaluate
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe, load_recipe, make_recipe
-from refined_bsrnn.runs.folder import RunFolder, load_model, load_state, read_tensors, tensors_sha256
-from refined_bsrnn.system import write_text
-from refined_bsrnn.training import train as train_module
+from refined_bsrnn.runs.folder import RunFolder, load_model, load_state, read_tensors, save_weights, tensors_sha256
+from refined_bsrnn.system import STOP_SIGNALS, write_text
+from refined_bsrnn.training.failures import TrainingStopped
 from refined_bsrnn.training.losses import JOINT_LOSSES
-from refined_bsrnn.training.train import Objective, Trainer, TrainingStopped, duration, lr_at, train
+from refined_bsrnn.training.objective import Objective
+from refined_bsrnn.training.optimiser import lr_at
+from refined_bsrnn.training.pace import Pace, duration, validations_left
+from refined_bsrnn.training.train import train
 from refined_bsrnn.training.transfer import resume, transfer, transfer_recipe
+from refined_bsrnn.training.validation import Validation
 from tests.conftest import STEMS, in_two_processes, micro_recipe, micro_values, write_song, write_songs
 
 
@@ -43,16 +47,14 @@ def weights(run):
     return {path.name: tensors_sha256(load_file(path)) for path in files}
 
 
-def interrupt_at(step, monkeypatch):
-    """A real signal in the middle of training."""
-    log = Trainer._log
+def interrupt_at(step, number=signal.SIGTERM):
+    """A real signal in the middle of training; the step that follows is still done."""
 
-    def log_then_interrupt(self, parts):
-        log(self, parts)
-        if self.progress.step == step:
-            signal.raise_signal(signal.SIGTERM)
+    def watch(trainer):
+        if trainer.progress.step == step:
+            signal.raise_signal(number)
 
-    monkeypatch.setattr(Trainer, "_log", log_then_interrupt)
+    return watch
 
 
 def named(recipe, name, **run):
@@ -106,21 +108,16 @@ def test_training_learns(songs):
 
 def test_best_weights_are_kept_not_the_last(songs, monkeypatch):
     scores = iter([1.0, 3.0, 2.0])
-    monkeypatch.setattr(Trainer, "_scores", lambda self: {"validation/usdr": next(scores)})
-    states = []
-    keep = train_module.save_weights
-    monkeypatch.setattr(
-        train_module, "save_weights", lambda run, model, **facts: (states.append(model), keep(run, model))
-    )
+    monkeypatch.setattr(Validation, "scores", lambda *_: {"validation/usdr": next(scores)})
     run, _ = train(micro_recipe(songs, train={"steps": 6}))
-    assert len(states) == 2
     assert json.loads(run.provenance.read_text())["best_step"] == 4
     last = load_state(run.state)[0]["trained"]["backbone.encoder.linears.0.bias"]
     assert not torch.equal(load_model(run).backbone.encoder.linears[0].bias, last)
 
 
 def test_patience(songs, monkeypatch):
-    monkeypatch.setattr(Trainer, "_scores", lambda self: {"validation/usdr": -self.progress.step})
+    scores = iter([-1.0, -2.0, -3.0])
+    monkeypatch.setattr(Validation, "scores", lambda *_: {"validation/usdr": next(scores)})
     run, finished = train(micro_recipe(songs, train={"steps": 100, "patience": 2}))
     assert finished
     assert json.loads(run.provenance.read_text())["steps_done"] == 6
@@ -141,28 +138,17 @@ def test_averaged_weights_are_what_is_kept(songs):
     assert torch.equal(load_model(run).state_dict()[name], groups["average"][name])
 
 
-def test_average_by_hand(songs, monkeypatch):
+def test_average_by_hand(songs):
     """ema = decay · ema + (1 − decay) · weight after every step, from the initial weights."""
     seen = []
-    update = Trainer._update_average
 
-    def spy(self):
-        update(self)
-        seen.append(self.trained["backbone.encoder.linears.0.bias"].detach().clone())
+    def watch(trainer):
+        seen.append(trainer.learner.trained["backbone.encoder.linears.0.bias"].detach().clone())
 
-    torch.manual_seed(0)
-    monkeypatch.setattr(Trainer, "_update_average", spy)
-    started = []
-    run_init = Trainer.__init__
-
-    def init(self, *args, **kwargs):
-        run_init(self, *args, **kwargs)
-        started.append(self.trained["backbone.encoder.linears.0.bias"].detach().clone())
-
-    monkeypatch.setattr(Trainer, "__init__", init)
-    run, _ = train(micro_recipe(songs, train={"ema": 0.75, "steps": 3, "validate_every": 3}))
-    expected = started[0]
-    for weight in seen:
+    run, _ = train(micro_recipe(songs, train={"ema": 0.75, "steps": 3, "validate_every": 3}), watch)
+    expected = seen[0]
+    assert len(seen) == 4
+    for weight in seen[1:]:
         expected = 0.75 * expected + 0.25 * weight
     got = load_state(run.state)[0]["average"]["backbone.encoder.linears.0.bias"]
     torch.testing.assert_close(got, expected)
@@ -175,7 +161,7 @@ def test_average_by_hand(songs, monkeypatch):
     ("workers", "then", "loss"),
     [(0, 0, {}), (1, 2, {}), (0, 0, {"weighting": "uncertainty", "wave_l1": 1.0, "weighted_sdr": 1.0})],
 )
-def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, workers, then, loss):
+def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, workers, then, loss):
     """With another number of workers, too."""
     recipe = micro_recipe(
         songs,
@@ -184,9 +170,7 @@ def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, monkeypatch, worke
         train={"steps": 20, "ema": 0.9, "decay": "cosine", "warmup_steps": 3, "validate_every": 5, "workers": workers},
     )
     straight, _ = train(named(recipe, "straight"))
-    with monkeypatch.context() as patch:
-        interrupt_at(9, patch)  # the step that is under way is still done
-        halted, finished = train(named(recipe, "halted"))
+    halted, finished = train(named(recipe, "halted"), watch=interrupt_at(9))
     assert not finished
     assert load_state(halted.state)[1]["step"] == 10
     there = load_recipe(halted.recipe)
@@ -243,42 +227,39 @@ def test_joint_terms_train_and_are_logged(songs):
     assert metrics(run)[0].keys() >= {*(f"all/{name}" for name in JOINT_LOSSES), "drums/mrstft", "vocals/si_sdr"}
 
 
-def test_a_run_that_was_killed_repeats_the_steps_after_its_last_state(songs, monkeypatch):
+def test_a_run_that_was_killed_repeats_the_steps_after_its_last_state(songs):
     recipe = micro_recipe(songs, train={"steps": 6, "checkpoint_every": 4})
     straight, _ = train(named(recipe, "straight"))
 
-    def die(self, parts, log=Trainer._log):
-        log(self, parts)
-        if self.progress.step == 5:
-            raise MemoryError  # not a clean stop: nothing is saved
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log", die)
-        with pytest.raises(MemoryError):
-            train(named(recipe, "killed"))
     run = RunFolder(Path("runs/killed"))
+
+    def as_if_killed(trainer):
+        if trainer.progress.step == 5:
+            shutil.copytree(run.path, "runs/copy")  # a process that is killed leaves what is on the disk then
+            signal.raise_signal(signal.SIGTERM)
+
+    train(named(recipe, "killed"), as_if_killed)
+    shutil.rmtree(run.path)
+    Path("runs/copy").rename(run.path)
+    assert load_state(run.state)[1]["step"] == 4
     run.metrics.write_text(run.metrics.read_text() + '{"step": 5, "lo')  # cut off in the middle of a line
     resume(run)
     assert losses(run) == losses(straight)
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sent a signal cannot be told here")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_processes_of_a_job_loses_nothing(songs, monkeypatch, number):
-    log = Trainer._log
-
-    def log_then_interrupt(self, parts):
-        log(self, parts)
-        if self.progress.step == 3:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_to_all_processes_of_a_job_loses_nothing(songs, number):
+    def watch(trainer):
+        if trainer.progress.step == 3:
             workers = [str(child.pid) for child in multiprocessing.active_children()]
             assert workers
             subprocess.run(["kill", f"-{int(number)}", *workers], check=True)
             time.sleep(0.2)  # they would be dead by then
             signal.raise_signal(number)
 
-    monkeypatch.setattr(Trainer, "_log", log_then_interrupt)
     recipe = micro_recipe(songs, train={"steps": 60, "workers": 1, "validate_every": 100})
-    halted, finished = train(recipe)
+    halted, finished = train(recipe, watch)
     assert not finished
     assert load_state(halted.state)[1]["step"] == 4
     assert not multiprocessing.active_children()  # the parent's own word still ends them
@@ -347,7 +328,7 @@ def test_nan_loss_names_the_target_and_keeps_the_last_good_state(songs, monkeypa
     def poisoned(self, *batch, **options):
         loss, parts = forward(self, *batch, **options)
         self.calls = getattr(self, "calls", 0) + 1
-        if self.calls == 6:  # two calls measure the time of a step: this is step 4
+        if self.calls == 4:
             parts["drums/spec_l1"] = parts["drums/spec_l1"] * float("nan")
         return loss, parts
 
@@ -355,7 +336,7 @@ def test_nan_loss_names_the_target_and_keeps_the_last_good_state(songs, monkeypa
     with pytest.raises(TrainingStopped, match=r"loss drums/spec_l1 became NaN or infinite at step 4;.*last good state"):
         train(micro_recipe(songs, train={"steps": 8}))
     groups, progress = load_state(Path("runs/mtl-custom/state/last.safetensors"))
-    assert progress["step"] == 2
+    assert progress["step"] == 3
     assert all(torch.isfinite(t).all() for group in groups.values() for t in group.values())
 
 
@@ -386,22 +367,45 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_long_run_is_announced_with_what_makes_it_short(songs, monkeypatch, capsys):
-    monkeypatch.setattr(Trainer, "_time_step", lambda self: (100.0, "measured"))
-    train(micro_recipe(songs, train={"steps": 1, "validate_every": 9}))
-    assert "more than a day" not in capsys.readouterr().err
-    monkeypatch.setattr(Trainer, "_time_step", lambda self: (100000.0, "measured"))
-    train(named(micro_recipe(songs, train={"steps": 1}), "long"))
+def pace_of(recipe, times, validation_seconds=0.0):
+    """(after which step, what is said) with steps that take so long."""
+    pace = Pace(recipe.train, torch.device("cpu"), lambda: validation_seconds)
+    return [(i, line) for i, seconds in enumerate(times, 1) for line in pace.after_step(i, seconds)]
+
+
+def test_the_time_left_comes_from_the_first_steps_but_the_very_first(songs):
+    recipe = micro_recipe(songs, train={"steps": 100, "validate_every": 30})
+    [(step, line)] = pace_of(recipe, [60.0 / 3, 2.0, 4.0, 1.0], validation_seconds=5.0)
+    assert step == 3
+    assert "3.00 s per step, 97 steps left: about 4 min 51 s, and about 20.0 s for 4 validations; " in line
+    [(step, line)] = pace_of(recipe, [40.0, 2.0, 4.0])  # so slow a step is told at once
+    assert step == 1
+    assert "40.00 s per step, 99 steps left: about 1 h 6 min; " in line
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "every", "left"), [(0, 100, 30, 4), (30, 100, 30, 3), (90, 90, 30, 0), (1, 90, 30, 3)]
+)
+def test_validations_left_by_hand(step, steps, every, left):
+    spec = make_recipe({"targets": ["a"], "train": {"steps": steps, "validate_every": every}}).train
+    assert validations_left(step, spec) == left
+
+
+def test_what_makes_a_long_run_short_is_said(songs):
+    recipe = micro_recipe(songs, train={"steps": 1000})
+    assert len(pace_of(recipe, [80.0])) == 1
+    said = [line for _, line in pace_of(recipe, [100.0])]
+    assert "That is more than a day. For an hour: train.steps=36. For faster steps: size=tiny" in said[1]
+    said = [line for _, line in pace_of(recipe, [1.0, 1.0, 1.0], validation_seconds=100.0)]
+    assert any("train.validate_every=... makes it rarer, train.validate_seconds=30" in line for line in said)
+
+
+def test_the_announcement_comes_before_the_first_step_and_the_time_after_some(songs, capsys):
+    train(micro_recipe(songs, train={"steps": 6}))
     said = capsys.readouterr().err
     assert "parameters on cpu" in said
-    assert "more than a day" in said
-    assert "size=tiny" in said
-
-
-def test_a_slow_step_is_measured_on_one_example(songs, monkeypatch, capsys):
-    monkeypatch.setattr(Trainer, "_time_examples", lambda self, n_examples: 6.0 * n_examples)
-    train(micro_recipe(songs, train={"steps": 1, "validate_every": 9}))
-    assert "12.00 s per step (measured on 1 of 2 examples), 1 steps: about 12.0 s" in capsys.readouterr().err
+    assert " s per step, 3 steps left: about " in said
+    assert " for 2 validations; " in said
 
 
 def test_accumulated_parts_give_the_step_of_the_whole_batch(songs):
@@ -497,22 +501,19 @@ def base(tmp_path):
     return train(named(micro_recipe(root), "mtl"))[0]
 
 
-def transfer_to(base, *targets, overrides=()):
+def transfer_to(base, *targets, overrides=(), watch=None):
     quick = ["train.steps=3", "train.validate_every=3", "train.warmup_steps=0"]
-    return transfer(transfer_recipe(base, targets, "transfer", [*quick, *overrides]))[0]
+    return transfer(transfer_recipe(base, targets, "transfer", [*quick, *overrides]), watch)[0]
 
 
-def test_transfer_trains_heads_alone_and_leaves_the_backbone_bit_identical(base, monkeypatch, capsys):
+def test_transfer_trains_heads_alone_and_leaves_the_backbone_bit_identical(base, capsys):
     before = base.backbone.read_bytes()
     in_optimizer = []
-    init = Trainer.__init__
 
-    def spy(self, *args, **kwargs):
-        init(self, *args, **kwargs)
-        in_optimizer.extend(p for group in self.optimizer.param_groups for p in group["params"])
+    def watch(trainer):
+        in_optimizer[:] = [p for group in trainer.learner.optimizer.param_groups for p in group["params"]]
 
-    monkeypatch.setattr(Trainer, "__init__", spy)
-    run = transfer_to(base, "guitar")
+    run = transfer_to(base, "guitar", watch=watch)
     assert run.path == Path("runs/mtl-to-guitar")
     assert not run.backbone.exists()
     assert run.head_names() == ["guitar"]
@@ -556,11 +557,9 @@ def test_several_heads_at_once(base):
     assert run.head_names() == ["bass", "guitar"]
 
 
-def test_transfer_resumes_bit_for_bit(base, monkeypatch):
+def test_transfer_resumes_bit_for_bit(base):
     straight = transfer_to(base, "guitar", overrides=["run.name=straight"])
-    with monkeypatch.context() as patch:
-        interrupt_at(1, patch)
-        halted = transfer_to(base, "guitar", overrides=["run.name=halted"])
+    halted = transfer_to(base, "guitar", overrides=["run.name=halted"], watch=interrupt_at(1))
     resumed, _ = resume(halted)
     assert losses(resumed) == losses(straight)
     assert len(losses(straight)) == 3
@@ -570,7 +569,7 @@ def test_transfer_resumes_bit_for_bit(base, monkeypatch):
 def test_a_base_that_was_trained_again_is_noticed(base):
     run = transfer_to(base, "guitar")
     torch.manual_seed(7)
-    train_module.save_weights(base, BSRNN.from_recipe(base.load_recipe()))
+    save_weights(base, BSRNN.from_recipe(base.load_recipe()))
     with pytest.raises(CheckpointError, match="The base has been trained again since"):
         load_model(run)
 
@@ -643,9 +642,9 @@ def test_two_processes_give_the_loss_curves_of_one(songs, tmp_path):
 
 def test_batches_that_cannot_be_shared_out_are_refused(songs, monkeypatch):
     class TwoProcesses:
-        def __init__(self, cpu):
+        def __init__(self, cpu, timeout):
             self.num_processes, self.device = 2, torch.device("cpu")
 
-    monkeypatch.setattr(train_module, "PartialState", TwoProcesses)
+    monkeypatch.setattr("refined_bsrnn.training.job.PartialState", TwoProcesses)
     with pytest.raises(RecipeError, match="batch_size 3 cannot be shared out over 2 processes .* multiple of 2"):
         train(micro_recipe(songs, train={"batch_size": 3}))

@@ -1,5 +1,6 @@
 """Ways to transfer: what is trained, what is kept, what is refused."""
 
+import signal
 from dataclasses import replace
 
 import pytest
@@ -15,8 +16,9 @@ from refined_bsrnn.recipe import BaseSpec
 from refined_bsrnn.runs.folder import RunFolder, backbone_file, load_model, read_provenance, read_tensors
 from refined_bsrnn.runs.heads import list_heads
 from refined_bsrnn.separation.separator import Separator
-from refined_bsrnn.training.train import Trainer, train
+from refined_bsrnn.training.train import train
 from refined_bsrnn.training.transfer import METHODS, check_name_is_free, resume, transfer, transfer_recipe
+from refined_bsrnn.training.validation import Validation
 from tests.conftest import STEMS, micro_recipe, write_song, write_songs
 
 ALL_STEMS = ["data.stems=[vocals,drums,bass,other,guitar]"]
@@ -29,9 +31,9 @@ def base(tmp_path):
     return train(replace(recipe, run=replace(recipe.run, name="mtl")))[0]
 
 
-def transfer_to(base, *targets, overrides=(), **how):
+def transfer_to(base, *targets, overrides=(), watch=None, **how):
     quick = ["train.steps=3", "train.validate_every=3", "train.warmup_steps=0", *ALL_STEMS]
-    return transfer(transfer_recipe(base, targets, "transfer", [*quick, *overrides], **how))[0]
+    return transfer(transfer_recipe(base, targets, "transfer", [*quick, *overrides], **how), watch)[0]
 
 
 def state(model):
@@ -43,24 +45,20 @@ def changed(base, run):
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
-@pytest.fixture
-def trainers(monkeypatch):
-    """Every `Trainer` that is made, with its backbone as it was then: the file of a frozen one is never written."""
-    made, init = [], Trainer.__init__
+class Seen:
+    """A trainer, with its backbone as it was before the first step: the file of a frozen one is never written."""
 
-    def spy(self, *args, **kwargs):
-        init(self, *args, **kwargs)
-        made.append((self, state(self.model)))
-
-    monkeypatch.setattr(Trainer, "__init__", spy)
-    return made
+    def __call__(self, trainer):
+        self.learner = trainer.learner
+        if trainer.progress.step == 0:
+            self.before = state(trainer.learner.model)
 
 
-def check_what_was_trained(trainer, before, method):
+def check_what_was_trained(seen, method):
     """In the optimizer, and changed in memory by its steps, is what the method says, and nothing else."""
-    model = trainer.model
+    model, before = seen.learner.model, seen.before
     names = {id(p): name for name, p in model.named_parameters()}
-    in_optimizer = {names[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]}
+    in_optimizer = {names[id(p)] for group in seen.learner.optimizer.param_groups for p in group["params"]}
     backbone = {f"backbone.{name}" for name, _ in model.backbone.named_parameters()}
     last = {name for name in backbone if name.startswith("backbone.blocks.1.")}
     expected = {"frozen": set(), "random": set(), "lora": set(), "partial": last}.get(method, backbone)
@@ -72,11 +70,11 @@ def check_what_was_trained(trainer, before, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_changes_what_it_says_and_the_run_stands_alone(base, method, trainers):
-    before = base.backbone.read_bytes()
-    run = transfer_to(base, "guitar", method=method)
+def test_each_method_changes_what_it_says_and_the_run_stands_alone(base, method):
+    before, seen = base.backbone.read_bytes(), Seen()
+    run = transfer_to(base, "guitar", method=method, watch=seen)
     assert base.backbone.read_bytes() == before
-    check_what_was_trained(*trainers[-1], method)
+    check_what_was_trained(seen, method)
     assert run.path.name == ("mtl-to-guitar" if method == "frozen" else f"mtl-to-guitar-{method}")
     recipe, model = run.load_recipe(), load_model(run)
     assert recipe.base.method == method
@@ -95,12 +93,10 @@ def test_each_method_changes_what_it_says_and_the_run_stands_alone(base, method,
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_resumes_bit_for_bit(base, method, monkeypatch):
+def test_each_method_resumes_bit_for_bit(base, method):
     straight = transfer_to(base, "guitar", method=method, overrides=["run.name=straight"])
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log", lambda self, parts: _stop() if self.progress.step == 1 else None)
-        halted = RunFolder(straight.path.parent / "halted")
-        transfer_to(base, "guitar", method=method, overrides=["run.name=halted"])
+    halted = RunFolder(straight.path.parent / "halted")
+    transfer_to(base, "guitar", method=method, overrides=["run.name=halted"], watch=stop_after_one)
     assert read_provenance(halted)["steps_done"] == 2
     assert resume(halted)[1]
     for file in (straight.head("guitar"), straight.backbone):
@@ -112,11 +108,9 @@ def test_each_method_resumes_bit_for_bit(base, method, monkeypatch):
             assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def _stop():
-    import os
-    import signal
-
-    os.kill(os.getpid(), signal.SIGTERM)
+def stop_after_one(trainer):
+    if trainer.progress.step == 1:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_random_backbone_is_what_the_seed_says_and_is_not_trained(base):
@@ -142,11 +136,11 @@ def test_each_head_is_kept_at_its_own_best(base, monkeypatch):
     """One rises, the other falls: the mean says nothing about either."""
     scores = iter([(0.0, 3.0), (1.0, 2.0), (5.0, 1.0)])
 
-    def faked(self):
+    def faked(*_):
         guitar, bass = next(scores)
         return {"validation/guitar/usdr": guitar, "validation/bass/usdr": bass, "validation/usdr": (guitar + bass) / 2}
 
-    monkeypatch.setattr(Trainer, "_scores", faked)
+    monkeypatch.setattr(Validation, "scores", faked)
     run = transfer_to(base, "guitar", "bass", overrides=["train.steps=6", "train.validate_every=2"])
     trained = {head.name: head.trained for head in list_heads(run)}
     assert (trained["guitar"]["steps"], trained["guitar"]["validation_usdr"]) == (6, 5.0)
@@ -172,7 +166,7 @@ def test_a_head_starts_from_another(base):
     recipe = transfer_recipe(base, ["guitar"], "transfer", ALL_STEMS, init_from="drums")
     from refined_bsrnn.training.transfer import transfer_model
 
-    model, _ = transfer_model(recipe, base)
+    model = transfer_model(recipe, base)
     drums = load_model(base).heads["drums"].state_dict()
     assert all(torch.equal(t, drums[name]) for name, t in model.heads["guitar"].state_dict().items())
 

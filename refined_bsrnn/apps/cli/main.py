@@ -33,17 +33,22 @@ def train(args: argparse.Namespace) -> int:
     """Train a recipe, or continue a run."""
 
     from ...recipe import load_recipe
+    from ...runs.exchange.hub import find_model
+    from ...runs.folder import find_run
     from ...training.train import train
-    from ...training.transfer import resume, transfer
+    from ...training.transfer import from_recipe, resume, transfer
 
+    if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():  # the first override stands in its place
+        args.overrides, args.recipe = [args.recipe, *args.overrides], None
     if args.resume:
-        if args.recipe or args.overrides:
-            raise RecipeError("--resume takes everything from the run's own recipe; give no recipe or override.")
-        from ...runs.folder import find_run
-
-        return _trained(*resume(find_run(args.resume)))
+        if args.recipe or args.from_run:
+            raise RecipeError("--resume takes the run's own recipe; give no other, and no --from. It takes key=value.")
+        return _trained(*resume(find_run(args.resume), overrides=args.overrides))
+    if args.from_run:
+        root = parse_root(args.overrides)
+        return _trained(*transfer(from_recipe(find_model(args.from_run, root), args.recipe, args.overrides)))
     if not args.recipe:
-        raise RecipeError("expected a recipe (e.g. recipes/mtl_generic.yaml) or --resume RUN.")
+        raise RecipeError("expected a recipe (e.g. recipes/mtl_generic.yaml), --resume RUN or --from RUN.")
     recipe = load_recipe(args.recipe, args.overrides)
     return _trained(*(transfer(recipe) if recipe.base else train(recipe)))
 
@@ -51,14 +56,13 @@ def train(args: argparse.Namespace) -> int:
 def transfer(args: argparse.Namespace) -> int:
     """Learn heads for new targets on the backbone of a base."""
 
-    from ...recipe import parse_overrides
     from ...runs.exchange.hub import find_model
     from ...training.transfer import check_name_is_free, transfer, transfer_recipe
 
     _check_transfer_words(args)
-    root = parse_overrides(args.overrides).get("run", {}).get("root", "runs")
-    base = find_model(args.base, root)
+    base = find_model(args.base, parse_root(args.overrides))
     how = {key: getattr(args, key) for key in ("method", "blocks", "rank", "init_from")}
+    how["heads"] = "own" if args.continue_own else None
     part = {"use_tracks": args.tracks, "use_minutes": args.minutes, "use_fraction": args.data_fraction}
     overrides = [f"data.{key}={value}" for key, value in part.items() if value is not None]
     overrides += _renamed(args)
@@ -71,14 +75,25 @@ def transfer(args: argparse.Namespace) -> int:
         [*overrides, *args.overrides],
         **{key: value for key, value in how.items() if value is not None},
     )
-    if not args.overwrite:
+    if not args.overwrite and not args.continue_own:
         for name in recipe.targets:
             check_name_is_free(base, name)
     return _trained(*transfer(recipe))
 
 
+def parse_root(overrides: Sequence[str]) -> str:
+    """Where runs given by name are: ``run.root``, if it is overridden."""
+    from ...recipe import parse_overrides
+
+    return str((parse_overrides(overrides).get("run") or {}).get("root") or "runs")
+
+
 def _check_transfer_words(args: argparse.Namespace) -> None:
     """A word that would do nothing is a mistake."""
+    if not args.target and not args.continue_own:
+        raise RecipeError("expected --target NAME, the new sources, or --continue for all heads of the base.")
+    if args.continue_own and args.names:
+        raise RecipeError("--continue trains heads on under their own names; give no --as.")
     for word, needs, there in (
         ("rank", "--method lora", args.method == "lora"),
         ("blocks", "--method partial", args.method == "partial"),
@@ -719,7 +734,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", nargs="?", help="a YAML file or the name of a shipped recipe")
-    p.add_argument("--resume", type=_place, metavar="RUN", help="continue an interrupted run exactly")
+    p.add_argument(
+        "--resume",
+        type=_place,
+        metavar="RUN",
+        help="continue a run exactly; key=value for more steps, moved songs, ...",
+    )
+    p.add_argument("--from", dest="from_run", type=_place, metavar="RUN", help="a new run from the weights of another")
     _overrides(p)
 
 
@@ -741,11 +762,17 @@ def _transfer_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--base", type=_place, required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder"
     )
-    p.add_argument("--target", required=True, nargs="+", action="extend", metavar="NAME", help="the new sources")
+    p.add_argument("--target", nargs="+", action="extend", default=[], metavar="NAME", help="the new sources")
     p.add_argument("--recipe", default="transfer", help="training settings (default: recipes/transfer.yaml)")
     p.add_argument("--method", metavar="WORD", help="frozen (default), partial, lora, full, scratch, random")
     p.add_argument("--blocks", type=int, metavar="R", help="partial: how many of the last blocks are trained")
     p.add_argument("--rank", type=int, metavar="N", help="lora: rank of the updates")
+    p.add_argument(
+        "--continue",
+        dest="continue_own",
+        action="store_true",
+        help="train the base's own heads on (all, or those of --target), each from its own weights",
+    )
     p.add_argument("--init-from", metavar="HEAD", help="start the new heads from this head of the base")
     p.add_argument("--tracks", type=int, metavar="N", help="train on so many songs that have a target")
     p.add_argument("--minutes", type=float, metavar="M", help="train on so many minutes of such songs")

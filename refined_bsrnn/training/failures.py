@@ -1,0 +1,56 @@
+"""What ended a training, in one sentence that says what to do."""
+
+import errno
+import re
+
+from ..errors import UserError
+from ..recipe import Recipe
+from ..runs.folder import RunFolder
+from ..separation.separator import out_of_memory
+
+
+class Interrupted(Exception):
+    """Someone wants the training to end."""
+
+
+class TrainingStopped(UserError):
+    """The training cannot go on as it is; its state is kept."""
+
+
+OUT_OF_SHARED_MEMORY = ("shared memory", "shm", "Bus error", "unable to write to file </torch_")
+OTHER_PROCESS = ("Connection closed by peer", "Connection reset by peer", "NCCL", "[c10d]", "[gloo]", "/gloo/")
+
+
+def explained(error: Exception, recipe: Recipe, run: RunFolder, n_processes: int) -> str | None:
+    """The sentence for an error of training; None for one that nobody expected."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+        return f"the memory is too small for a step of training. {_less_memory(recipe, run, n_processes)}"
+    if "DataLoader worker (pid" in text or any(words in text for words in OUT_OF_SHARED_MEMORY):
+        why = re.search(r"(?:is )?killed by signal: [^.]+|exited unexpectedly", text)
+        how = why[0].removeprefix("is ") if why else "stopped"
+        return (
+            f"a process that reads the songs ({how}) has ended: the memory or the shared memory (/dev/shm) was too "
+            "small for it, or it was ended from outside. Fewer of them, or none (slower), need less: train.workers=0 "
+            "behind the words with which the training goes on."
+        )
+    if isinstance(error, OSError):
+        why_not = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or text.splitlines()[-1]
+        return f"{error.filename or 'a file'} cannot be read or written: {why_not}."
+    if n_processes > 1 and any(words in text for words in OTHER_PROCESS):
+        return f"another process of this job has ended ({text.splitlines()[0]}); it says why."
+    return None
+
+
+def _less_memory(recipe: Recipe, run: RunFolder, n_processes: int) -> str:
+    """How the same steps are made with less memory."""
+    batch, now = recipe.train.batch_size, recipe.train.accumulate
+    more = [n for n in range(now + 1, batch + 1) if batch % (n * n_processes) == 0]
+    if not more:
+        return "Train with a smaller size= or train.chunk_seconds under another run.name, or on another device."
+    return (
+        f"With train.accumulate={more[0]} (now {now}) it takes fewer examples at a time and learns the same: --resume "
+        f"{run.path} train.accumulate={more[0]}, or the same words added to the command if there is no state yet."
+    )

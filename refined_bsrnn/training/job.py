@@ -1,0 +1,87 @@
+"""The processes that train together, and the folder they train into."""
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration, parse_flag_from_env
+
+from ..console import say
+from ..data.tracks import Sources
+from ..data.training_data import TrainingData
+from ..errors import RecipeError
+from ..network.model import BSRNN
+from ..recipe import Recipe, TrainSpec, default_run_name, dump_recipe
+from ..runs.folder import RunFolder, save_backbone
+from ..system import atomic_write, write_text
+
+# Validation songs differ in length, caches and data are read by one process first: the others wait, and do not give up.
+PATIENCE = timedelta(days=1)
+PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"  # set by `accelerate launch`, to "no" if it is not told
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate as `accelerate launch` (or nothing) set it up, with the recipe's precision and accumulation."""
+    # Where there is only a CPU, Accelerate must be told, or several processes would train apart from each other.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
+    share = recipe.train.accumulate * state.num_processes
+    if recipe.train.batch_size % share:
+        raise RecipeError(
+            f"train.batch_size {recipe.train.batch_size} cannot be shared out over {state.num_processes} processes "
+            f"× train.accumulate {recipe.train.accumulate}; expected a multiple of {share}."
+        )
+    AcceleratorState._reset_state()  # another training in this process may have had another precision
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=precision_for(recipe.train, state.device),
+        gradient_accumulation_steps=recipe.train.accumulate,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+
+
+def precision_for(train: TrainSpec, device: torch.device) -> str:
+    """Accelerate's name of the mixed precision: the recipe's word; for ``auto`` the launcher's, else the device's."""
+    launched = os.environ.get(PRECISION_VARIABLE, "no").lower()
+    if train.precision != "auto":
+        if launched not in ("no", train.precision):
+            say(f"train.precision={train.precision} is used; accelerate launch was told {launched}.")
+        return train.precision
+    if launched in ("bf16", "fp16"):
+        return launched
+    if launched != "no":
+        raise RecipeError(f"accelerate launch was told --mixed_precision {launched}; expected bf16, fp16 or no.")
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+
+
+def new_run(recipe: Recipe, sources: Sources) -> tuple[Recipe, RunFolder]:
+    """The folder of a new run (not made yet), and the recipe with its name in it; refused if it holds a run."""
+    name = recipe.run.name or default_run_name(recipe, sources.is_builtin)
+    run = RunFolder(Path(recipe.run.root) / name)
+    check_free(run)
+    # With the recipe alone the run can be repeated, whatever the environment says then.
+    return replace(recipe, run=replace(recipe.run, name=name), data=sources.resolved(recipe.data)), run
+
+
+def check_free(run: RunFolder) -> None:
+    """`RecipeError` if the folder holds something that would be lost."""
+    if not run.is_free():
+        hint = f"go on with --resume {run.path}, " if run.state.exists() else ""
+        raise RecipeError(f"{run.path} exists already and is not overwritten: {hint}choose run.name=..., or remove it.")
+
+
+def begin_run(run: RunFolder, recipe: Recipe, data: TrainingData, model: BSRNN) -> None:
+    """Recipe and track table into the run's folder; the backbone, if it is random and stays so."""
+    check_free(run)  # again: another training may have had the lock before
+    run.backbone.unlink(missing_ok=True)
+    write_text(run.recipe, dump_recipe(recipe))
+    datasets.disable_progress_bars()  # it is written in no time
+    with atomic_write(run.tracks) as temporary:
+        data.table.to_parquet(temporary)
+    if recipe.base is not None and recipe.owns_backbone and model.backbone_is_frozen:
+        save_backbone(run.backbone, model)  # what it was cannot be found out later

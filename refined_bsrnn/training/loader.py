@@ -1,0 +1,91 @@
+"""Training examples in batches: read by workers, tried again while a drive is away."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..console import say
+from ..data.examples import begin_worker
+from ..errors import AudioError, UserError
+from ..recipe import Recipe
+
+Batch = dict[str, Tensor]  # "mixture" (B, C, L), "stems" (B, targets, C, L) and "present" (B, targets)
+
+SHARED_MEMORY = Path("/dev/shm")  # Linux; batches of workers go through it
+SHARED_MEMORY_SHARE = 0.8
+BATCHES_PER_WORKER = 3  # two that wait, one that is being made
+RETRY_SECONDS = (0.5, 1.5, 4.0, 9.0, 15.0)
+
+
+class Patient(Dataset):
+    """Examples; where one cannot be read, it is tried again for half a minute: network drives go and come back."""
+
+    def __init__(self, examples: Any):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Batch:
+        for seconds in RETRY_SECONDS:
+            try:
+                return self.examples[index]
+            except (AudioError, OSError) as error:
+                if seconds == RETRY_SECONDS[0]:
+                    say(f"{error} Trying again for {sum(RETRY_SECONDS):.0f} s.")
+                time.sleep(seconds)
+        return self.examples[index]
+
+
+def make_loader(examples: Any, recipe: Recipe, first_step: int, device: torch.device) -> DataLoader:
+    """Batches of examples from that step on. Accelerate shares each out over the processes."""
+    train = recipe.train
+    batch_size = train.batch_size // train.accumulate
+    length = round(train.chunk_seconds * recipe.stft.sample_rate_hz)
+    example_bytes = 4 * (1 + len(recipe.targets)) * recipe.data.channels * length
+    return DataLoader(
+        Patient(examples),
+        batch_size=batch_size,
+        sampler=range(first_step * train.batch_size, len(examples)),
+        num_workers=fitting_workers(train.workers, batch_size * example_bytes),
+        worker_init_fn=begin_worker,
+        generator=torch.Generator(),  # its own, so that making a loader does not move the global one
+        pin_memory=device.type == "cuda",
+    )
+
+
+def fitting_workers(wanted: int, batch_bytes: int) -> int:
+    """How many workers the processors and the shared memory bear; says so if the memory is too small for all.
+
+    More than there are processors only get in each other's way; the examples do not depend on the number.
+    """
+    wanted = min(wanted, os.cpu_count() or 1)
+    if not wanted or not SHARED_MEMORY.is_dir():
+        return wanted
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    fitting = int(SHARED_MEMORY_SHARE * free // (BATCHES_PER_WORKER * batch_bytes))  # of all processes together
+    if fitting < wanted:
+        say(
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too little for train.workers={wanted} "
+            f"({BATCHES_PER_WORKER * batch_bytes / 1e6:.0f} MB each): {fitting} read the songs. For more: a larger "
+            "/dev/shm (docker run --shm-size=8g)."
+        )
+    return min(wanted, fitting)
+
+
+def next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next batch; what a user can mend comes out of a worker as the one sentence that it is."""
+    try:
+        return next(batches)
+    except UserError as error:  # PyTorch puts the worker's traceback into the message
+        kind, text = type(error), str(error)
+        raise kind(text.rpartition(f"{kind.__name__}: ")[2].strip()) from None
+    except (ConnectionError, EOFError) as error:  # in the middle of what a worker sent
+        raise RuntimeError("DataLoader worker (pid not known) exited unexpectedly") from error

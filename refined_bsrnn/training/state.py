@@ -1,0 +1,207 @@
+"""The state of a run: where it stands, all that an exact resume needs, and who may write it.
+
+Whatever ends a training, the state of its last whole step is on the disk afterwards (`RunState.kept`), and the sentence
+that the user gets says how to go on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from traceback import clear_frames
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ..console import say
+from ..errors import UserError
+from ..recipe import Recipe, recipe_values
+from ..runs.folder import RunFolder, load_state, save_state
+from ..system import children_may_end, unwritable
+from .failures import Interrupted, TrainingStopped, explained
+from .learner import Learner
+from .optimiser import copy_into, load_into, moments_of, set_moments
+
+LOCK_SECONDS = 10.0  # data workers of a training that was killed hold its lock for some seconds more
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in its state file."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training so far, validation included
+    validation_seconds: float = 0.0
+    best_usdr: float | None = None
+    best_of: dict[str, float] = field(default_factory=dict)  # target → uSDR, where each head is kept by itself
+    best_step: int = 0
+    validated_step: int = 0
+    validating_step: int = 0  # of the validation that is going on; 0: none is
+    looks_without_better: int = 0
+
+
+class RunState:
+    """Weights, moments, averages, random numbers and progress of a training, in one file."""
+
+    def __init__(self, run: RunFolder, recipe: Recipe, learner: Learner, accelerator: Accelerator):
+        self.run, self.recipe, self.learner, self.accelerator = run, recipe, learner, accelerator
+        self.progress = Progress()
+        self.loaded_recipe: dict[str, Any] | None = None  # that the state was written with
+        self.is_whole = True  # no weight is half changed
+        self.is_closing = False
+        self.random: Tensor | None = None  # the random numbers' state at the beginning of the step that is under way
+        self.when_saved: Callable[[], None] = lambda: None  # is called after every `save`
+
+    # one step, or nothing of it
+
+    def begin_step(self) -> None:
+        self.random = torch.get_rng_state()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Around all that changes the weights: what is cut off in here leaves no state that could be saved."""
+        self.is_whole = False
+        with children_may_end():
+            yield
+        self.is_whole, self.random = True, None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights, if the recipe asks for them."""
+        if not self.learner.average.weights:
+            yield
+            return
+        with self.changing():
+            current = self.learner.average.swap_in()
+        try:
+            yield
+        finally:
+            with self.changing():
+                copy_into(self.learner.trained, current)
+
+    # the file
+
+    def save(self) -> None:
+        """Write the state; the main process alone does."""
+        if not self.accelerator.is_main_process:
+            return
+        groups: dict[str, Mapping[str, Tensor]] = {
+            "trained": self.learner.trained,
+            "optimizer": moments_of(self.learner.optimizer, self.learner.trained),
+            "average": self.learner.average.weights,
+            "rng": {"cpu": torch.get_rng_state() if self.random is None else self.random},
+        }
+        scaler = self.accelerator.scaler
+        more = {"scaler": scaler.state_dict() if scaler else None, "recipe": recipe_values(self.recipe)}
+        with children_may_end():
+            save_state(self.run.state, groups, {**vars(self.progress), **more})
+        self.when_saved()
+
+    def load(self) -> None:
+        """Take up what `save` wrote, to the bit."""
+        groups, progress = load_state(self.run.state)
+        scaler, self.loaded_recipe = progress.pop("scaler"), progress.pop("recipe", None)
+        self.progress = Progress(**progress)
+        learner = self.learner
+        load_into(learner.trained, groups.get("trained", {}), f"{self.run.state} (trained weights)")
+        load_into(learner.average.weights, groups.get("average", {}), f"{self.run.state} (averaged weights)")
+        set_moments(learner.optimizer, learner.trained, groups["optimizer"])
+        torch.set_rng_state(groups["rng"]["cpu"])
+        if scaler and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(scaler)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever ends the block, the state is on the disk afterwards and the error says how to go on."""
+        try:
+            yield
+        except (KeyboardInterrupt, Interrupted):
+            self.progress.validating_step = 0  # it was no fault of the validation
+            self._keep()
+            raise
+        except Exception as error:
+            if not self.progress.validating_step:  # else it was saved before, with the mark that it died in there
+                self._keep()
+            known = explained(error, self.recipe, self.run, self.accelerator.num_processes)
+            if known is None:
+                say(self.how_to_go_on())
+                raise
+            clear_frames(
+                error.__traceback__
+            )  # they hold data workers, whose end PyTorch would report to who comes next
+            kind = type(error) if isinstance(error, UserError) else TrainingStopped
+            raise kind(f"{known} {self.how_to_go_on()}") from error
+
+    def _keep(self) -> None:
+        self.is_closing = True
+        if self.is_whole and self.progress.step:
+            with suppress(UserError):  # the disk may be full: the state that was saved last stays
+                self.save()
+
+    def is_busy(self) -> bool:
+        """Whether an interruption would do harm now."""
+        return not self.is_whole or self.is_closing
+
+    def how_to_go_on(self) -> str:
+        """What is there, and the words that continue from it."""
+        if not self.run.state.is_file():
+            return "No state was saved yet, since nothing is learnt yet; the same command starts again."
+        return f"The last good state is in {self.run.state}. Go on with --resume {self.run.path}."
+
+
+# --- who may write a run's folder ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def only_writer(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
+    """Within the block no other training writes this run; `UserError` if one does. The lock of a dead one is void."""
+    path = run.path / "state" / "lock"
+    lock = FileLock(path)
+
+    def acquire() -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"Another training seems to write {run.path}; waiting {LOCK_SECONDS:.0f} s for it to end.")
+                lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise UserError(
+                f"{run.path} is being trained by another process. Let it end (or stop it, it saves its state), or "
+                "choose another name: run.name=..."
+            ) from None
+        except NotImplementedError:
+            say(f"The file system of {run.path} has no locks: take care that no other training writes there.")
+        except OSError as problem:
+            raise unwritable(path, problem) from None
+
+    on_main(accelerator, acquire)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            lock.release()
+            if not run.recipe.exists():  # nothing was begun
+                with suppress(OSError):
+                    path.unlink()
+                    path.parent.rmdir()
+                    run.path.rmdir()
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
+    """Let the main process do something; if it fails with a `UserError`, all processes do."""
+    from accelerate.utils import broadcast_object_list
+
+    problem: list[UserError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            work()
+        except UserError as error:
+            problem[0] = error
+    if accelerator.num_processes > 1:
+        broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise problem[0]
