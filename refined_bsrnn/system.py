@@ -17,14 +17,19 @@ from .errors import UserError
 CACHE_VARIABLE = "REFINED_BSRNN_CACHE"
 
 
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """The path with the home folder in place of a leading ``~``; unchanged where the system knows no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
+
+
 def cache_folder() -> Path:
     """Where what can be made again is kept."""
     if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser()
+        return expand_home(named)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "refined_bsrnn"
     try:
-        return Path("~/.cache/refined_bsrnn").expanduser()
+        return expand_home("~/.cache/refined_bsrnn")
     except RuntimeError as problem:
         raise UserError(
             f"there is no home folder to keep built-in stems and decoded audio in. Set {CACHE_VARIABLE} to a folder."

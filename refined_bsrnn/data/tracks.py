@@ -26,7 +26,7 @@ from ..audio import AudioInfo, audio_info, fold_channels, read_audio
 from ..console import printable
 from ..errors import DataError, RecipeError, UserError, fits, pick, queried
 from ..recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec, bind_options
-from ..system import is_unicode
+from ..system import expand_home, is_unicode
 from .decode import STEM_MP4, content_key, decode, decoded_file, of_file, writing
 from .layouts.folders import (
     MIXTURE,
@@ -226,7 +226,7 @@ def _known(source: SourceSpec, where: str) -> tuple[SourceSpec, str]:
     named = source.options.get("root")
     if not isinstance(named, str) or not named:
         raise RecipeError(f"{where} says no root; expected the folder or file that holds the songs.")
-    path = Path(named).expanduser()
+    path = expand_home(named)
     if not path.exists() and function is not huggingface:
         raise DataError(
             f"{where} is {named!r}, and there is no such folder. Expected a folder that holds train/<track>/<stem>.wav "

@@ -30,6 +30,7 @@ from ..recipe import HeadSpec, check_target_name
 from ..runs.exchange.hub import find_model, push_to_hub, save_model
 from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
+from ..system import expand_home
 
 Audio = str | os.PathLike[str] | Tensor | np.ndarray
 Block = dict[str, Tensor]  # {head: (channels, n)}
@@ -63,7 +64,7 @@ def open_source(
     Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
     """
     if isinstance(audio, str | os.PathLike):
-        path = Path(audio)
+        path = expand_home(audio)
         with open_audio(path) as reader:
             rate_hz, n_channels, about = reader.sample_rate_hz, reader.n_channels, reader.about_samples
     else:

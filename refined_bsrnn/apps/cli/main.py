@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import RecipeError, UserError
+from ...system import expand_home
 
 if TYPE_CHECKING:
     from ...report.study import StudyRun
@@ -871,7 +872,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(args, many, None):
             args.overrides += [text for text in getattr(args, many) if "=" in text]
             setattr(args, many, [text for text in getattr(args, many) if "=" not in text])
+    for name, value in vars(args).items():
+        setattr(args, name, [_expand_home(v) for v in value] if isinstance(value, list) else _expand_home(value))
     return args
+
+
+def _expand_home(value: Any) -> Any:
+    """A path that begins with ``~/`` with the home folder in its place: shells leave it in ``--root=~/runs``."""
+    if isinstance(value, str | Path) and (str(value) == "~" or str(value).startswith("~/")):
+        return type(value)(expand_home(value))
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

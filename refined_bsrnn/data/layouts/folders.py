@@ -20,6 +20,7 @@ import yaml
 
 from ...audio import AUDIO_SUFFIXES, audio_info
 from ...errors import DataError, RecipeError, UserError, nearest, queried
+from ...system import expand_home
 from ..decode import STEM_MP4, decode, decoded_file, musdb_stems
 from ..names import REST as REST
 from ..names import is_known, related
@@ -174,7 +175,7 @@ def _same_length(paths: Sequence[Path]) -> bool:
 
 
 def _existing(root: str, kind: str = "folder") -> Path:
-    path = Path(root).expanduser()
+    path = expand_home(root)
     if not path.exists():
         raise DataError(
             f"{kind} source: root is {str(root)!r}, and there is no such folder. "
@@ -597,5 +598,5 @@ def _manifest_file(folder: Path, value: Any, row: Mapping[str, Any], place: str)
 
 def _path_in(folder: Path, text: str) -> Path:
     """The file that a table names, relative to the table; Windows' separators are taken for the system's own."""
-    path = folder / Path(text).expanduser()
+    path = folder / expand_home(text)
     return folder / PureWindowsPath(text).as_posix() if "\\" in text and not path.exists() else path

@@ -17,7 +17,7 @@ from datasets.distributed import split_dataset_by_node
 from ...audio import read_audio
 from ...console import say, track
 from ...errors import DataError, RecipeError, UserError, nearest
-from ...system import CACHE_VARIABLE, cache_folder, read_json, write_json
+from ...system import CACHE_VARIABLE, cache_folder, expand_home, read_json, write_json
 from ..decode import Item, content_key, decode, decode_one, keep, share, writing
 from .folders import SPLIT_FOLDERS, File, Finding, Listed, Listing
 
@@ -62,7 +62,7 @@ def huggingface(
 
 
 def _split_names(root: str, config: str | None, revision: str | None) -> list[str]:
-    if Path(root).expanduser().is_file():
+    if expand_home(root).is_file():
         return ["train"]
     try:
         return datasets.get_dataset_split_names(_place(root), config, revision=revision)
@@ -71,7 +71,7 @@ def _split_names(root: str, config: str | None, revision: str | None) -> list[st
 
 
 def _place(root: str) -> str:
-    path = Path(root).expanduser()
+    path = expand_home(root)
     return str(path.resolve()) if path.exists() else root
 
 
@@ -98,7 +98,7 @@ class _Rows:
         limit: int,
     ):
         self.root, self.split, self.limit = root, split, limit
-        path = Path(root).expanduser()
+        path = expand_home(root)
         try:
             if path.is_file():
                 rows = datasets.load_dataset("parquet", data_files=str(path), split=split, streaming=streaming)
