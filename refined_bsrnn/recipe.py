@@ -122,6 +122,9 @@ class DataSpec:
     define: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # name: a stem or the stems it sums
     check: bool = True  # read every file to its end before the first training, once; off: names and headers alone
     decode: bool = False  # decode mp3, ogg and opus once into the cache; m4a and others always are
+    # The stems of a track may differ in length by so many seconds: silence follows shorter ones, longer ones are cut
+    # where the mixture ends.
+    fit_seconds: float = _number(0.0, at_least=0)
     channels: Literal[1, 2] = 2
     # The parts a training mixture is made of; empty: vocals, drums, bass, other where they hold every target, else the
     # targets and the rest of the mixture.
@@ -137,6 +140,8 @@ class DataSpec:
     excerpts: Literal["random", "active"] = "random"  # active: from segments in which a part is to be heard
     energy: Literal["rms", "power"] = "rms"  # by which a segment is found active
     stem_weights: str | None = _path(None)  # a CSV of track, stem, weight: stems that count less (0: are left out)
+    # Names or globs of training tracks → how often each is drawn, beside one of weight 1; the last that fits counts.
+    track_weights: Mapping[str, float] = field(default_factory=dict)
     # Names or globs of training tracks kept for validation; empty: the 14 official ones of MUSDB18 where they are
     # present, a folder `valid/`, or a share of the tracks chosen by a hash of their names.
     validation_tracks: tuple[str, ...] = ()
@@ -516,6 +521,9 @@ def _check_data(data: DataSpec) -> None:
         raise RecipeError(
             "the recipe has both data.root and data.sources; expected one of them (data.root=null or data.sources=[])."
         )
+    for name, weight in data.track_weights.items():
+        if weight <= 0:
+            raise RecipeError(f"data.track_weights.{name} is {weight:g}; expected more than 0.")
     for name in data.define:
         check_target_name(name)
         stems = data.stems_of(name)
@@ -631,7 +639,7 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which also refuses a key that a mapping has twice; PyYAML would drop the first one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             line = key.start_mark.line + 1

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from refined_bsrnn.data.check.checker import all_facts
-from refined_bsrnn.data.tracks import scan
+from refined_bsrnn.data.scan import scan
 from refined_bsrnn.evaluation.label_noise import (
     WINDOWS,
     corrupted,

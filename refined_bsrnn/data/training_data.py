@@ -6,7 +6,10 @@ from typing import Any
 from ..recipe import Recipe
 from .check.checker import opening, read_all
 from .examples import Parts, make_parts
-from .tracks import Sources, Track, fingerprint, last_written, scan, split_validation, table_of, use_part
+from .scan import scan
+from .sources import Sources
+from .splits import split_validation, use_part
+from .tracks import Track, fingerprint, last_written, table_of
 
 
 @dataclass(frozen=True)

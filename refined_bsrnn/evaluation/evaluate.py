@@ -24,7 +24,9 @@ import torch
 
 from ..console import say
 from ..console import track as progress
-from ..data.tracks import Sources, Track, fingerprint, scan
+from ..data.scan import scan
+from ..data.sources import Sources
+from ..data.tracks import Track, fingerprint
 from ..data.whole import (
     EstimateFiles,
     Signals,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..console import track as progress
 from ..data.examples import load_track
-from ..data.tracks import scan
+from ..data.scan import scan
 from ..errors import DataError, RecipeError
 from ..metrics import usdr
 from ..network.model import BSRNN

@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader
 
 from ..console import Bar, say
 from ..data.examples import RandomMixes, begin_worker, load_track
-from ..data.tracks import Sources, Track, tell_builtin
+from ..data.sources import Sources, announce_builtin
+from ..data.tracks import Track
 from ..data.training_data import TrainingData, training_data
 from ..errors import RecipeError, UserError
 from ..metrics import usdr
@@ -751,7 +752,7 @@ def run_training(
     objective = Objective(make_model(recipe), recipe)  # a typo in the recipe fails here, before any data are read
     data = training_data(recipe)
     if data.sources.is_builtin:
-        tell_builtin(say)
+        announce_builtin(say)
     if resume is None:
         recipe, run = new_run(recipe, data.sources)
         accelerator.wait_for_everyone()  # all have looked before one makes the folder

@@ -12,7 +12,8 @@ import torch
 
 from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.data import whole
-from refined_bsrnn.data.tracks import fingerprint, track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import fingerprint, tracks_of
 from refined_bsrnn.errors import CheckpointError, DataError, UserError
 from refined_bsrnn.evaluation.ceilings import CONTEXT, masked
 from refined_bsrnn.evaluation.evaluate import evaluate, evaluate_estimates, finite

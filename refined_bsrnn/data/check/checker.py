@@ -36,8 +36,11 @@ from ...recipe import DataSpec, Recipe
 from ...system import cache_folder, read_json, write_json
 from ..decode import writing
 from ..examples import MUSDB_STEMS, keep_memory, make_parts
-from ..layouts.folders import MIXTURE, SPLITS, Finding, first
-from ..tracks import Scan, StemFile, Track, kind_of, read_stem, refuse, scan, split_validation
+from ..layouts.listing import SPLITS, Finding, first
+from ..names import MIXTURE
+from ..scan import Scan, kind_of, refuse, scan
+from ..splits import split_validation
+from ..tracks import StemFile, Track, read_stem
 
 # What is found, in the order in which it is told. Training stops where a `Finding` says so.
 KINDS = {
