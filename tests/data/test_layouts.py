@@ -664,7 +664,7 @@ def test_what_operating_systems_leave_is_left_out_and_named(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mp2"])
 def test_stems_in_video_files_and_mp2(tmp_path, suffix):
-    codec = {".mp4": "aac", ".webm": "libopus", ".mp2": "mp2"}[suffix]
+    codec = {".mp4": "aac", ".webm": "libvorbis", ".mp2": "mp2"}[suffix]
     samples = noise(1, seconds=1.0).astype(np.float32)
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
