@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from .errors import RecipeError, nearest
+from .system import expand_home
 
 # (features N, repeats R) of the backbone; `size=tiny` in a recipe or on the command line sets both.
 SIZES: dict[str, tuple[int, int]] = {"micro": (16, 2), "tiny": (32, 6), "small": (64, 8), "large": (128, 12)}
@@ -30,6 +31,11 @@ DATA_ROOT_VARIABLE = "MUSDB18HQ_ROOT"
 def _number(default: Any, *, above: float | None = None, at_least: float | None = None) -> Any:
     """A dataclass field with a bound that `load_recipe` checks."""
     return field(default=default, metadata={"above": above, "at_least": at_least})
+
+
+def _path(default: Any) -> Any:
+    """A field that names a file or folder; a leading ``~`` becomes the user's home folder."""
+    return field(default=default, metadata={"path": True})
 
 
 def _rest(default: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
@@ -112,11 +118,14 @@ class SourceSpec:
 class DataSpec:
     """Where the songs are and how their files become a mixture and targets (see `tracks` and `examples`)."""
 
-    root: str | None = None
+    root: str | None = _path(None)
     sources: tuple[SourceSpec, ...] = ()  # instead of root: several sources, or one whose kind is not to be guessed
     define: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # name: a stem or the stems it sums
     check: bool = True  # read every file to its end before the first training, once; off: names and headers alone
     decode: bool = False  # decode mp3, ogg and opus once into the cache; m4a and others always are
+    # The stems of a track may differ in length by so many seconds: silence follows shorter ones, longer ones are cut
+    # where the mixture ends.
+    fit_seconds: float = _number(0.0, at_least=0)
     channels: Literal[1, 2] = 2
     # The parts a training mixture is made of; empty: vocals, drums, bass, other where they hold every target, else the
     # targets and the rest of the mixture.
@@ -131,7 +140,9 @@ class DataSpec:
     add_others: float = _number(0.5, at_least=0)  # share of the examples to which a solo of no target is added
     excerpts: Literal["random", "active"] = "random"  # active: from segments in which a part is to be heard
     energy: Literal["rms", "power"] = "rms"  # by which a segment is found active
-    stem_weights: str | None = None  # a CSV of track, stem, weight: stems that count less (0: are left out)
+    stem_weights: str | None = _path(None)  # a CSV of track, stem, weight: stems that count less (0: are left out)
+    # Names or globs of training tracks → how often each is drawn, beside one of weight 1; the last that fits counts.
+    track_weights: Mapping[str, float] = field(default_factory=dict)
     # Names or globs of training tracks kept for validation; empty: the 14 official ones of MUSDB18 where they are
     # present, a folder `valid/`, or a share of the tracks chosen by a hash of their names.
     validation_tracks: tuple[str, ...] = ()
@@ -241,7 +252,7 @@ class SeparationSpec:
 class RunSpec:
     """Where the run's folder goes."""
 
-    root: str = "runs"
+    root: str = _path("runs")
     name: str | None = None  # None: made from targets, bands and base, see `default_run_name`
 
 
@@ -274,7 +285,7 @@ class BaseSpec:
     stored with the heads; full: all of it is trained; scratch: all of it is trained from random weights, a control.
     """
 
-    run: str
+    run: str = field(metadata={"path": True})
     sha256: str | None = None  # of the base's backbone, written when the transfer starts
     method: Literal["frozen", "partial", "lora", "full", "scratch", "random"] = "frozen"
     blocks: int = _number(1, above=0)
@@ -343,7 +354,7 @@ class Study:
     transfers: tuple[Transfers, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     common: Mapping[str, Any] = field(default_factory=dict)
-    root: str = "runs"
+    root: str = _path("runs")
     split: str = "test"
     forgetting: bool = False  # also score the base's own heads on the backbones that were trained on
 
@@ -365,6 +376,8 @@ def build_spec(spec: type[Spec], values: Any, where: str) -> Spec:
         path = f"{where}.{key}" if where else str(key)
         if key in fields and key != rest:
             arguments[key] = _coerce(value, hints[key], path)
+            if fields[key].metadata.get("path") and arguments[key]:
+                arguments[key] = str(expand_home(arguments[key]))
             _check_bound(arguments[key], fields[key].metadata, path)
         elif rest is None:
             known = [name for name in fields if name != rest]
@@ -533,6 +546,9 @@ def _check_data(data: DataSpec) -> None:
         raise RecipeError(
             "the recipe has both data.root and data.sources; expected one of them (data.root=null or data.sources=[])."
         )
+    for name, weight in data.track_weights.items():
+        if weight <= 0:
+            raise RecipeError(f"data.track_weights.{name} is {weight:g}; expected more than 0.")
     for name in data.define:
         check_target_name(name)
         stems = data.stems_of(name)
@@ -631,7 +647,7 @@ def recipe_folder() -> Path:
 
 def find_recipe(path_or_name: str | os.PathLike[str]) -> Path:
     """The file of a recipe given by path, or by the name of one that comes with the package."""
-    path = Path(path_or_name)
+    path = expand_home(path_or_name)
     shipped = recipe_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
     if path.is_file():
         return path
@@ -644,10 +660,32 @@ def find_recipe(path_or_name: str | os.PathLike[str]) -> Path:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key that a mapping has twice; PyYAML would drop the first one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in lines:
+                raise yaml.YAMLError(
+                    f"the key {key.value!r} stands in line {lines[key.tag, key.value]} and again in line {line}; "
+                    "expected each key once. Join the two or remove one."
+                )
+            lines[key.tag, key.value] = line
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain values of a YAML text; raises `yaml.YAMLError`, also for a mapping that has a key twice."""
+    return yaml.load(text, _Loader)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a file; `RecipeError` for anything else."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
@@ -720,9 +758,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 "the default."
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise RecipeError(f"the value in {override!r} is not valid YAML.") from None
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"the value in {override!r} is not valid YAML: {' '.join(str(error).split())}") from None
         for name in reversed(key.split(".")):
             value = {name: value}
         values = merge(values, _expand(value))
@@ -737,7 +775,7 @@ def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> d
     values = read_yaml(path) if values is None else dict(values)
     if "extends" in values:
         name = values.pop("extends")
-        beside = path.parent / name
+        beside = path.parent / expand_home(name)
         base = beside if beside.is_file() else find_recipe(name)
         below = read_yaml(base)
         if "extends" in below:

@@ -20,18 +20,23 @@ from .errors import UserError
 CACHE_VARIABLE = "REFINED_BSRNN_CACHE"
 
 
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """The path with the home folder in place of a leading ``~``; unchanged where the system knows no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
+
+
 def cache_folder() -> Path:
     """Where what can be made again is kept."""
     if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser()
+        return expand_home(named)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "refined_bsrnn"
-    try:
-        return Path("~/.cache/refined_bsrnn").expanduser()
-    except RuntimeError as problem:
+    folder = expand_home("~/.cache/refined_bsrnn")
+    if not folder.is_absolute():
         raise UserError(
             f"there is no home folder to keep built-in stems and decoded audio in. Set {CACHE_VARIABLE} to a folder."
-        ) from problem
+        )
+    return folder
 
 
 @contextmanager
@@ -89,14 +94,6 @@ def unwritable(path: Path, problem: OSError, error: type[UserError] = UserError)
         return error(f"{path} cannot be written: its name is too long. Choose a shorter one.")
     why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
     return error(f"{path} cannot be written: {why}. Free some space or choose another folder.")
-
-
-def expanded(text: str | os.PathLike[str]) -> Path:
-    """A path as it was typed, ``~`` being the home folder also where no shell has seen it (``--out=~/x``)."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # a user who is not there: the name of a file
-        return Path(text)
 
 
 def address(text: str) -> str:

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     bound_spinning()  # before torch is loaded
 
 from refined_bsrnn.data.check.checker import all_facts
-from refined_bsrnn.data.tracks import scan
+from refined_bsrnn.data.scan import scan
 from refined_bsrnn.evaluation.label_noise import (
     WINDOWS,
     corrupted,

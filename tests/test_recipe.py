@@ -13,6 +13,7 @@ from refined_bsrnn.recipe import (
     find_recipe,
     load_recipe,
     make_recipe,
+    read_yaml,
     recipe_folder,
     recipe_values,
 )
@@ -143,6 +144,54 @@ def test_broken_files(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "targets: [drums]\ntrain: {steps: 3}\ndata: {}\ntrain: {lr: 1.0}\n",
+            "'train' stands in line 2 and again in line 4",
+        ),
+        (
+            "targets: [drums]\ntrain:\n  steps: 3\n  lr: 1.0\n  steps: 4\n",
+            "'steps' stands in line 3 and again in line 5",
+        ),
+        ("targets: [drums]\ntrain: {steps: 3, steps: 4}\n", "'steps' stands in line 2 and again in line 2"),
+        (
+            "targets: [drums]\ndata: {sources: [{root: a}, {root: b, root: c}]}\n",
+            "'root' stands in line 2 and again in",
+        ),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=f"{re.escape(str(path))} is not valid YAML: the key {message}"):
+        load_recipe(path)
+    with pytest.raises(RecipeError, match="'lr' stands in line 1 and again in line 1"):
+        load_recipe("micro", ["train={lr: 1, lr: 2}"])
+
+
+def test_a_yaml_merge_key_may_be_overridden(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("common: &common {lr: 1.0}\ntrain: {<<: *common, lr: 2.0, steps: 7}\n")
+    assert read_yaml(path)["train"] == {"lr": 2.0, "steps": 7}
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_recipe_names_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = make_recipe(
+        {"targets": ["drums"], "run": {"root": "~/runs"}, "data": {"root": "~/songs"}, "base": {"run": "~/runs/mtl"}},
+        ["data.stem_weights=~/suspects.csv"],
+    )
+    assert recipe.run.root == str(tmp_path / "runs")
+    assert recipe.data.root == str(tmp_path / "songs")
+    assert recipe.data.stem_weights == str(tmp_path / "suspects.csv")
+    assert recipe.base.run == str(tmp_path / "runs" / "mtl")
+    (tmp_path / "a.yaml").write_text("targets: [drums]\n")
+    (tmp_path / "b.yaml").write_text("extends: ~/a.yaml\n")
+    assert load_recipe("~/b.yaml").targets == ("drums",)
 
 
 def test_extends_one_level(tmp_path):

@@ -67,6 +67,7 @@ AUDIO_SUFFIXES = (
     ".ogg",
     ".opus",
     ".mp3",
+    ".mp2",
     ".aiff",
     ".aif",
     ".w64",

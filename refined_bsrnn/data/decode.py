@@ -28,7 +28,7 @@ from ..console import track
 from ..errors import DataError, UserError
 from ..system import CACHE_VARIABLE, cache_folder, read_json, write_json
 
-STEM_MP4 = ".stem.mp4"
+STEM_SUFFIXES = (".stem.mp4", ".stem.m4a")  # files with a mixture and four stems
 AAC_FRAME = 1024  # samples; the last one is not always given
 READER = 2  # what is made by another reader is made again
 MAX_THREADS = 8  # each holds a whole song
@@ -171,7 +171,7 @@ def writing(paths: Iterable[Path]) -> str:
 
 
 def musdb_stems(path: Path) -> Item:
-    """A MUSDB18 ``.stem.mp4`` as ``mixture``, ``drums``, ``bass``, ``other``, ``vocals``: what musdb reads."""
+    """A ``.stem.mp4`` or ``.stem.m4a`` as ``mixture``, ``drums``, ``bass``, ``other``, ``vocals``: what musdb reads."""
 
     def make(folder: Path) -> None:
         try:
@@ -187,7 +187,9 @@ def musdb_stems(path: Path) -> Item:
             for stem, stem_id in names.items():
                 samples = song.load_audio(str(path), stem_id)  # (samples, channels)
                 if not len(samples):
-                    raise DataError(f"{path} has no stream for the stem {stem}: it is no stem.mp4 of MUSDB18.")
+                    raise DataError(
+                        f"{path} has no stream for the stem {stem}: expected the five of MUSDB18's stem.mp4."
+                    )
                 if len(samples) < song.samples - AAC_FRAME:
                     raise DataError(
                         f"{path} is cut off: its stem {stem} has {len(samples)} of {song.samples} samples. "
@@ -200,8 +202,14 @@ def musdb_stems(path: Path) -> Item:
             said = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace")
             reason = said.strip().rpartition("\n")[2].removeprefix(f"{path}: ")
             raise DataError(
-                f"{path} ({path.stat().st_size} bytes) is no readable stem.mp4: {reason}. "
+                f"{path} ({path.stat().st_size} bytes) is no readable stem file: {reason}. "
                 "Copy it again or restore a backup."
             ) from None
 
-    return Item(path.name.removesuffix(STEM_MP4), f"{content_key([path])} {writing([path])}", make)
+    return Item(without_stem_suffix(path.name), f"{content_key([path])} {writing([path])}", make)
+
+
+def without_stem_suffix(name: str) -> str:
+    """``Song.stem.mp4`` → ``Song``."""
+    suffix = next((suffix for suffix in STEM_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]

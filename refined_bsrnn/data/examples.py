@@ -34,8 +34,9 @@ from ..system import STOP_SIGNALS
 from . import activity
 from .activity import SEGMENT_SECONDS, active_segments
 from .augment import AUGMENTATIONS, Streams, augmented, is_on, music_taken
-from .layouts.folders import MIXTURE, first, read_text
-from .names import MUSDB_STEMS, REST, is_catch_all, leaves_out, related
+from .layouts.listing import first
+from .layouts.manifest import read_text
+from .names import MIXTURE, MUSDB_STEMS, REST, is_catch_all, leaves_out, related
 from .pools import Active, Pools, Song, holding_targets, joined_targets, read_part, related_target
 from .tracks import Track, read_stem, with_definitions
 

@@ -6,6 +6,7 @@ A name of its own ("guitar") says what a stem holds. A catch-all ("other", "inst
 import re
 
 MUSDB_STEMS = ("vocals", "drums", "bass", "other")
+MIXTURE = "mixture"
 REST = "rest-of-mixture"  # in recipes: the mixture − the other stems; no file can have this name
 
 # Catch-alls that hold everything beside the other stems, and those that hold everything but voices.

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..recipe import DataSpec
-from .layouts.folders import MIXTURE
-from .names import MUSDB_STEMS, NO_VOICE, REST, belongs_to, is_catch_all, related, slug
+from .names import MIXTURE, MUSDB_STEMS, NO_VOICE, REST, belongs_to, is_catch_all, related, slug
 from .tracks import Track, read_stem
 
 Active = Mapping[tuple[int, str], np.ndarray]

@@ -6,7 +6,10 @@ from typing import Any
 from ..recipe import Recipe
 from .check.checker import opening, read_all
 from .examples import Parts, make_parts
-from .tracks import Sources, Track, fingerprint, last_written, scan, split_validation, table_of, use_part
+from .scan import scan
+from .sources import Sources
+from .splits import split_tracks, use_part
+from .tracks import Track, fingerprint, last_written, table_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class TrainingData:
     table: Any  # the datasets table of all tracks
     parts: Parts
     validation: list[Track]
-    opening: list[str]  # what is said of them before the first step
+    opening: list[str]  # sentences to print before the first step
 
     def describe(self) -> dict[str, Any]:
         """For provenance.json."""
@@ -38,11 +41,12 @@ def training_data(recipe: Recipe) -> TrainingData:
     """Everything training reads: listed, split and checked; never the test split."""
     found = scan(recipe.data, ("train", "valid"))
     tracks = found.usable()
-    train_tracks, validation = split_validation(tracks, recipe.data)
-    used = use_part(train_tracks, recipe.targets, recipe.data, recipe.train.seed)
+    divided = split_tracks(tracks, recipe.targets, recipe.data)
+    validation = [*divided.validation, *divided.solos.held_out]
+    used = use_part(divided.train, recipe.targets, recipe.data, recipe.train.seed)
     if recipe.data.check and not found.sources.is_builtin:
         read_all([*used, *validation])
-    parts = make_parts(used, recipe.targets, recipe.data, {stem for track in train_tracks for stem in track.stems})
-    opened = opening(recipe, found, parts.tracks, validation)
-    validation = [t for t in validation if set(recipe.targets) & set(t.stems)]
+    parts = make_parts(used, recipe.targets, recipe.data, {stem for track in divided.train for stem in track.stems})
+    opened = [*opening(recipe, found, parts.tracks, divided), *divided.solos.notes]
+    validation = [t for t in divided.held_out if set(recipe.targets) & set(t.stems)]
     return TrainingData(found.sources, table_of(tracks), parts, validation, opened)

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..audio import AUDIO_SUFFIXES, audio_info, match_channels, read_audio
 from ..errors import DataError, nearest
 from .examples import MUSDB_STEMS, REST, read_part, sum_to_mixture
-from .tracks import MIXTURE, Track
+from .names import MIXTURE
+from .tracks import Track
 
 MIXTURES = ("auto", "file", "sum")
 ALL_BUT = "everything but "  # and a target: the mixture without it

@@ -24,7 +24,9 @@ import torch
 
 from ..console import say
 from ..console import track as progress
-from ..data.tracks import Sources, Track, fingerprint, scan
+from ..data.sources import Sources
+from ..data.splits import scan_split
+from ..data.tracks import Track, fingerprint
 from ..data.whole import (
     EstimateFiles,
     Signals,
@@ -165,9 +167,11 @@ def evaluate(
     model = load_model(run)
     facts = describe_run(run, recipe, model)  # before the hours of work
     with shared_tracks(device) as (rank, n_processes, own_device, meet):
-        spec = replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data
-        found = scan(replace(spec, define={**spec.define, **chosen.define}), (split,))
+        data = replace(recipe.data, define={**recipe.data.define, **chosen.define})
+        found = scan_split(replace(recipe, data=data), split, data_root or None)
         listed = found.usable()
+        if split != "test" and rank == 0:
+            say(found.notes[-1])
         tracks = tracks_to_score(model.targets, listed, found.sources, chosen)
         estimates = NetworkEstimates(model, own_device)
         job = Job(run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
@@ -194,7 +198,7 @@ def evaluate_estimates(folder: Path, data_root: str | None = None, **options: An
     """
     chosen = Options(**{**options, "with_museval": options.get("with_museval") or bool(options.get("museval_json"))})
     files = EstimateFiles(folder)
-    found = scan(DataSpec(root=data_root, define=chosen.define), (chosen.split,))
+    found = scan_split(Recipe((), data=DataSpec(root=data_root, define=chosen.define)), chosen.split)
     listed = found.usable()
     targets = files.targets(listed)
     tracks = tracks_to_score(targets, listed, found.sources, chosen)

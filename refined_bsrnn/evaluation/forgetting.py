@@ -1,12 +1,11 @@
 """What a base's own heads lose when its backbone is trained on: the price of methods that are not `frozen`."""
 
 import statistics
-from dataclasses import replace
 from typing import Any
 
 from ..console import track as progress
 from ..data.examples import load_track
-from ..data.tracks import scan
+from ..data.splits import scan_split
 from ..errors import DataError, RecipeError
 from ..metrics import usdr
 from ..network.model import BSRNN
@@ -50,7 +49,7 @@ def _on_other_backbone(base: RunFolder, run: RunFolder) -> BSRNN:
 
 def _scores(model: BSRNN, base: RunFolder, data_root: str | None, split: str, device: str) -> dict[str, float]:
     recipe = base.load_recipe()
-    found = scan(replace(recipe.data, root=data_root, sources=()) if data_root else recipe.data, (split,))
+    found = scan_split(recipe, split, data_root or None)
     separator = Separator(model, device)
     values: dict[str, list[float]] = {name: [] for name in model.targets}
     usable = found.usable()

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..audio import fold_channels, resample
 from ..console import say
 from ..console import track as show_progress
-from ..data.layouts.folders import first
+from ..data.layouts.listing import first
 from ..data.tracks import Track, read_stem
 from ..errors import DataError
 from ..separation.separator import Separator

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, RecipeError, nearest
 from ..network.model import BSRNN
 from ..recipe import BackboneSpec, HeadSpec, InputSpec, Recipe, load_recipe
-from ..system import atomic_write, read_json
+from ..system import atomic_write, expand_home, read_json
 
 FORMAT = "refined_bsrnn/1"
 Tensors = dict[str, Tensor]
@@ -420,13 +420,14 @@ def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] 
 
     Raises `RecipeError` that lists the runs there are.
     """
-    candidates = [Path(name_or_path), Path(root) / name_or_path, Path(root) / f"{name_or_path}-builtin"]
+    named, folder = expand_home(name_or_path), expand_home(root)
+    candidates = [named, folder / named, folder / f"{named}-builtin"]
     for path in candidates:
         if os.path.isfile(path / "recipe.yaml"):  # noqa: PTH113 (no error for a name that is too long)
             return RunFolder(path)
-    runs = sorted(p.parent.name for p in Path(root).glob("*/recipe.yaml"))
+    runs = sorted(p.parent.name for p in folder.glob("*/recipe.yaml"))
     raise RecipeError(
-        f"there is no run {str(name_or_path)!r}.{nearest(Path(name_or_path).name, runs)} "
+        f"there is no run {str(name_or_path)!r}.{nearest(named.name, runs)} "
         f"Runs in {root}/: {', '.join(runs) or 'none yet'}."
     )
 

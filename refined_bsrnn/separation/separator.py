@@ -36,7 +36,7 @@ from ..recipe import HeadSpec, check_target_name
 from ..runs.exchange.hub import find_model, push_to_hub, save_model
 from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
-from ..system import address
+from ..system import address, expand_home
 
 Audio = str | os.PathLike[str] | BinaryIO | bytes | Tensor | np.ndarray
 Block = dict[str, Tensor]  # {head: (channels, n)}
@@ -86,7 +86,7 @@ def open_source(
             raise kept.named(error) from None
         return replace(source, blocks=lambda: kept.blocks(source))
     if isinstance(audio, str | os.PathLike):
-        path = Path(audio)
+        path = expand_home(audio)
         if problem := address(os.fspath(audio)):
             raise AudioError(f"{problem} Or give the open answer: urllib.request.urlopen(address).")
         with open_audio(path, stream, strict) as reader:

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, parse_flag_from_env
 
 from ..console import say
-from ..data.tracks import Sources
+from ..data.sources import Sources
 from ..data.training_data import TrainingData
 from ..errors import RecipeError
 from ..network.model import BSRNN

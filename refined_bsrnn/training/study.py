@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..console import say
-from ..data.tracks import find_sources
+from ..data.sources import find_sources
 from ..errors import RecipeError, UserError
 from ..evaluation.evaluate import evaluate
 from ..evaluation.forgetting import forgetting

@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 
 from ..console import Bar, say
 from ..data.examples import RandomMixes
-from ..data.tracks import tell_builtin
+from ..data.sources import announce_builtin
 from ..data.training_data import TrainingData, training_data
 from ..network.model import BSRNN
 from ..recipe import Recipe, differences, dump_recipe, recipe_values
@@ -240,7 +240,7 @@ def run_training(
     objective = Objective(make_model(recipe), recipe)  # a typo in the recipe fails here, before any data are read
     data = training_data(recipe)
     if data.sources.is_builtin:
-        tell_builtin(say)
+        announce_builtin(say)
     if resume is None:
         recipe, run = new_run(recipe, data.sources)
         accelerator.wait_for_everyone()  # all have looked before one makes the folder

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..console import say
-from ..data.tracks import find_sources
+from ..data.sources import find_sources
 from ..errors import DataError, RecipeError, nearest
 from ..network.model import BSRNN
 from ..recipe import (

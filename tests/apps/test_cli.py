@@ -171,6 +171,16 @@ def test_command_lines_that_cannot_be_parsed(arguments, capsys):
         main(arguments)
 
 
+def test_a_tilde_in_an_option_is_the_home_folder(drums, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    for words in (["drums", "--root=~/runs"], ["~/runs/drums"]):
+        assert main(["heads", "list", *words, "--json"]) == 0
+        assert "drums" in capsys.readouterr().out
+    assert main(["heads", "list", "~nobody-of-that-name/drums"]) == 2
+    assert "no run '~nobody-of-that-name/drums'" in capsys.readouterr().err
+
+
 def test_ctrl_c(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

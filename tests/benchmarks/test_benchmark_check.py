@@ -8,7 +8,7 @@ import pytest
 from benchmarks.check import CHECK, _songs, check_markdown
 from benchmarks.measure import run
 from refined_bsrnn.data.check.checker import check
-from refined_bsrnn.data.tracks import scan
+from refined_bsrnn.data.scan import scan
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 

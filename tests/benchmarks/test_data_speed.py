@@ -13,7 +13,8 @@ import soundfile
 from benchmarks import data as data_benchmark
 from benchmarks.measure import run
 from refined_bsrnn.data.examples import REST, RandomMixes, make_parts
-from refined_bsrnn.data.tracks import track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import tracks_of
 from refined_bsrnn.recipe import DataSpec
 from tests.conftest import STEMS, micro_recipe
 
@@ -72,7 +73,8 @@ import resource, sys
 from pathlib import Path
 from refined_bsrnn.data.examples import RandomMixes, keep_memory, make_parts
 from refined_bsrnn.recipe import make_recipe
-from refined_bsrnn.data.tracks import track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import tracks_of
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 keep_memory()

@@ -9,7 +9,8 @@ import torch
 from refined_bsrnn.data import activity
 from refined_bsrnn.data.activity import Part, active_segments, active_starts, chunk_energies
 from refined_bsrnn.data.examples import REST, RandomMixes, make_parts
-from refined_bsrnn.data.tracks import track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import tracks_of
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from tests.conftest import RATE, micro_recipe

@@ -10,7 +10,8 @@ from scipy.signal import lfilter
 from refined_bsrnn.audio import stretch, through_codec
 from refined_bsrnn.data.augment import AUGMENTATIONS, Streams, augmented, equalise, is_on, low_pass, music_taken, reverb
 from refined_bsrnn.data.examples import RandomMixes, make_parts
-from refined_bsrnn.data.tracks import track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import tracks_of
 from refined_bsrnn.errors import AudioError, RecipeError
 from refined_bsrnn.recipe import AUGMENT_PRESETS, AugmentSpec, load_recipe, make_recipe
 from tests.conftest import RATE, STEMS, micro_recipe, micro_values

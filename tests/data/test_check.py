@@ -25,7 +25,8 @@ from refined_bsrnn.data.check.checker import (
     track_facts,
 )
 from refined_bsrnn.data.examples import RandomMixes, load_track
-from refined_bsrnn.data.tracks import read_stem, scan
+from refined_bsrnn.data.scan import scan
+from refined_bsrnn.data.tracks import read_stem
 from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.errors import UserError, alike
 from refined_bsrnn.recipe import DataSpec, dump_recipe, make_recipe

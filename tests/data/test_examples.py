@@ -9,7 +9,8 @@ import soundfile
 import torch
 
 from refined_bsrnn.data.examples import REST, RandomMixes, load_track, make_parts, read_part
-from refined_bsrnn.data.tracks import track_table, tracks_of, with_definitions
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import tracks_of, with_definitions
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from tests.conftest import RATE, STEMS, micro_recipe, write_song, write_songs

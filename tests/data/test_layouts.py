@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -22,7 +23,10 @@ import yaml
 from refined_bsrnn.audio import read_audio
 from refined_bsrnn.data.examples import load_track, make_parts
 from refined_bsrnn.data.layouts import hub as hub_data
-from refined_bsrnn.data.tracks import SOURCES, find_sources, guess, read_stem, scan, track_table
+from refined_bsrnn.data.scan import scan, track_table
+from refined_bsrnn.data.sources import LAYOUTS, find_sources, guess
+from refined_bsrnn.data.splits import split_validation
+from refined_bsrnn.data.tracks import read_stem
 from refined_bsrnn.errors import DataError, RecipeError
 from refined_bsrnn.recipe import DataSpec, SourceSpec
 from tests.audio.test_audio import encode
@@ -256,15 +260,32 @@ def test_damaged_musdb_files_are_named(musdb_root):
     path.write_bytes(whole)
     (musdb_root / "train" / "B.stem.mp4").unlink()
     assert len(scan(DataSpec(root=str(musdb_root)), ("train",)).usable()) == 1
-    with pytest.raises(DataError, match="no .stem.mp4 files in .*train or .*test; MUSDB18-HQ .wav. is a folder source"):
+    with pytest.raises(
+        DataError, match="no .stem.mp4 or .stem.m4a files in .*train or .*test; MUSDB18-HQ .wav. is a folder source"
+    ):
         scan(source("musdb", root=musdb_root.parent), ("train",))
 
 
 def test_an_mp4_without_stems_is_named(musdb_root):
     """One stream of sound is the mixture; musdb gives nothing for the others."""
     encode(musdb_root / "train" / "B.stem.mp4", noise(1).astype(np.float32), "aac")
-    with pytest.raises(DataError, match=r"B.stem.mp4 has no stream for the stem drums: it is no stem.mp4 of MUSDB18"):
+    with pytest.raises(DataError, match=r"B.stem.mp4 has no stream for the stem drums: expected the five of MUSDB18"):
         scan(DataSpec(root=str(musdb_root)), ("train",)).usable()
+
+
+def test_stem_files_in_one_folder_and_under_another_suffix(musdb_root, tmp_path):
+    root = tmp_path / "flat"
+    root.mkdir()
+    shutil.copy(musdb_root / "train" / "A - train.stem.mp4", root / "One.stem.mp4")
+    shutil.copy(musdb_root / "train" / "A - train.stem.mp4", root / "Two.stem.m4a")
+    (root / "notes.txt").write_text("x")
+    found = scan(DataSpec(root=str(root)), ("train", "valid"))
+    assert "is read as musdb: it holds One.stem.mp4" in found.notes[0]
+    assert stems_of(found) == {("train", name): sorted(STEMS) for name in ("One", "Two")}
+    assert torch.equal(read_stem(found.tracks[0], "bass"), read_stem(found.tracks[1], "bass"))
+    assert "1 files or folders in" in found.notes[1]
+    with pytest.raises(DataError, match="no tracks in"):
+        scan(DataSpec(root=str(root)), ("test",))
 
 
 # --- Slakh2100
@@ -529,7 +550,7 @@ WORKER = """
 import sys, datasets
 datasets.config.HF_DATASETS_CACHE = sys.argv[2]
 from refined_bsrnn.recipe import DataSpec, SourceSpec
-from refined_bsrnn.data.tracks import scan
+from refined_bsrnn.data.scan import scan
 spec = DataSpec(sources=(SourceSpec("huggingface", 1.0, {"root": sys.argv[1], "streaming": True}),))
 print([t.name for t in scan(spec, ("train",)).usable()])
 """
@@ -580,7 +601,7 @@ def test_a_stream_waits_for_what_is_made_anew_and_says_so(parquet, tmp_path, mon
     (other,) = (tmp_path / "cache" / "decoded").glob("stream-*1-of-2.json")
     gone = Path(json.loads(other.read_text())[0][2])
     gone.rename(tmp_path / "gone")
-    monkeypatch.setattr(hub_data, "TELL_AFTER", 2)
+    monkeypatch.setattr(hub_data, "LOOKS_BEFORE_NOTE", 2)
     turns = []
 
     def sleep(seconds):
@@ -591,6 +612,125 @@ def test_a_stream_waits_for_what_is_made_anew_and_says_so(parquet, tmp_path, mon
     monkeypatch.setattr(hub_data.time, "sleep", sleep)
     assert len(scan(spec, ("train",)).usable()) == 3
     assert capsys.readouterr().err.count("waiting for the rows that process 1 of 2 decodes into") == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_row_that_names_a_file_is_decoded_again_when_the_file_is_rewritten(tmp_path, monkeypatch, streaming):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    file, kept = write(tmp_path / "x.wav", noise(1)), write(tmp_path / "y.wav", noise(3))
+    path = tmp_path / "rows.parquet"
+    rows = [{"bytes": None, "path": str(file)}, {"bytes": kept.read_bytes(), "path": str(kept)}]
+    write_parquet(path, {"vocals": rows, "title": ["a", "b"]})
+    spec = source("huggingface", root=path, streaming=streaming)
+    first = scan(spec, ("train",)).usable()
+    assert np.allclose(heard(first[0], "vocals"), noise(1), atol=1e-6)
+    write(file, noise(2))
+    again = scan(spec, ("train",)).usable()
+    assert np.allclose(heard(again[0], "vocals"), noise(2), atol=1e-6)
+    assert again[1] == first[1]
+    assert scan(spec, ("train",)).usable() == again
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_save_to_disk(parquet, tmp_path, monkeypatch, streaming):
+    rows = datasets.load_dataset(str(parquet))
+    rows.save_to_disk(tmp_path / "both")
+    rows["test"].save_to_disk(tmp_path / "one")
+    spec = source("huggingface", root=tmp_path / "both", streaming=streaming)
+    names = {("train", "train-0"): ["drums", "vocals"], ("train", "train-1"): ["vocals"]}
+    assert stems_of(scan(spec, ("train",))) == {**names, ("train", "train-2"): ["drums", "vocals"]}
+    found = scan(DataSpec(root=str(tmp_path / "one")), ("test",))
+    assert "is read as huggingface: it holds state.json" in found.notes[0]
+    assert np.allclose(heard(found.usable()[0], "vocals"), noise(50), atol=1e-6)
+
+
+# --- files as people have them
+
+
+def test_what_operating_systems_leave_is_left_out_and_named(tmp_path):
+    root = write_songs(tmp_path / "songs", train=2)
+    write(root / "train" / "@eaDir" / "vocals.wav", noise(1))
+    write(root / "__MACOSX" / "train" / "._vocals.wav", noise(1))
+    (root / "train" / ".DS_Store").write_bytes(b"x")
+    write(root / "train" / "song-0" / "@eaDir" / "vocals.mp3", noise(1))
+    found = scan(DataSpec(root=str(root)), ("train",))
+    assert [t.name for t in found.usable()] == ["song-0", "song-1"]
+    assert sorted(found.tracks[0].stems) == sorted(STEMS)
+    notes = " ".join(found.notes)
+    assert "3 files or folders that an operating system made are left out: songs/__MACOSX, train/.DS_Store, t" in notes
+    assert "1 files or folders in" in notes
+    assert "@eaDir 1" in notes
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mp2"])
+def test_stems_in_video_files_and_mp2(tmp_path, suffix):
+    codec = {".mp4": "aac", ".webm": "libvorbis", ".mp2": "mp2"}[suffix]
+    samples = noise(1, seconds=1.0).astype(np.float32)
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    path = encode(folder / f"vocals{suffix}", samples, codec)
+    (folder / f"vocals{suffix}").exists() or path.rename(folder / f"vocals{suffix}")
+    [track] = scan(DataSpec(root=str(tmp_path)), ("train",)).usable()
+    assert track.stems == ["vocals"]
+    assert float(read_stem(track, "vocals").abs().max()) > 0.05
+
+
+def test_a_stem_file_in_a_track_folder_is_not_taken_for_one_stem(tmp_path):
+    root = write_songs(tmp_path / "songs", train=1)
+    (root / "train" / "song-0" / "song.stem.m4a").write_bytes(b"x")
+    found = scan(DataSpec(root=str(root)), ("train",))
+    assert sorted(found.usable()[0].stems) == sorted(STEMS)
+    assert any(".m4a 1" in note for note in found.notes)
+
+
+def test_stems_that_differ_by_a_few_samples_are_fitted_to_the_mixture_where_the_recipe_says_so(tmp_path):
+    folder = tmp_path / "train" / "a"
+    for name, n_samples in (("mixture", 8000), ("vocals", 7990), ("drums", 8011)):
+        write(folder / f"{name}.wav", np.full((n_samples, 2), 0.25))
+    with pytest.raises(
+        DataError, match=r"differ in samples: .*vocals 7990.*; data.fit_seconds=0.003 pads or cuts them"
+    ):
+        scan(DataSpec(root=str(tmp_path)), ("train",)).usable()
+    with pytest.raises(DataError, match="differ in samples"):
+        scan(DataSpec(root=str(tmp_path), fit_seconds=0.002), ("train",)).usable()
+    found = scan(DataSpec(root=str(tmp_path), fit_seconds=0.003), ("train",))
+    [track] = found.usable()
+    assert track.n_samples == 8000
+    vocals, drums = heard(track, "vocals"), heard(track, "drums")
+    assert len(vocals) == len(drums) == 8000
+    assert (vocals[:7990] == 0.25).all()
+    assert not vocals[7990:].any()
+    [finding] = found.findings
+    assert "Silence follows the shorter ones, and the longer ones are cut where the mixture ends." in finding.text
+
+
+def test_a_weight_per_track(tmp_path):
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"{name}.wav", noise(1))
+    (tmp_path / "m.csv").write_text("track,stem,path,weight\nA,drums,a.wav,0.5\nB,drums,b.wav,\nC 1,drums,c.wav,2\n")
+    spec = replace(source("manifest", root=tmp_path / "m.csv", weight=3.0), validation_share=0.0)
+    tracks = scan(spec, ("train",)).usable()
+    assert {t.name: t.weight for t in tracks} == {"A": 1.5, "B": 3.0, "C 1": 6.0}
+    train, _ = split_validation(tracks, replace(spec, track_weights={"*": 2.0, "C*": 0.25}))
+    assert {t.name: t.weight for t in train} == {"A": 3.0, "B": 6.0, "C 1": 1.5}
+    with pytest.raises(DataError, match="data.track_weights: of 3 tracks none is called 'D'"):
+        split_validation(tracks, replace(spec, track_weights={"D": 2.0}))
+    (tmp_path / "m.csv").write_text("track,stem,path,weight\nA,drums,a.wav,0\n")
+    with pytest.raises(DataError, match="line 2: the weight is '0'; expected a number above 0"):
+        scan(spec, ("train",))
+    (tmp_path / "m.csv").write_text("track,stem,path,weight\nA,drums,a.wav,1\nA,bass,b.wav,2\n")
+    with pytest.raises(DataError, match="line 3: the weight of A is 2, and 1 before"):
+        scan(spec, ("train",))
+
+
+def test_a_key_or_column_that_a_table_has_twice(tmp_path):
+    write(tmp_path / "a.wav", noise(1))
+    (tmp_path / "m.jsonl").write_text('{"track": "A", "stems": {"drums": "a.wav", "drums": "b.wav"}}\n')
+    with pytest.raises(DataError, match="line 1 is not JSON: it has the key 'drums' twice"):
+        scan(DataSpec(root=str(tmp_path / "m.jsonl")), ("train",))
+    (tmp_path / "m.csv").write_text("track,stem,path,path\nA,drums,a.wav,b.wav\n")
+    with pytest.raises(DataError, match="has the column 'path' twice"):
+        scan(DataSpec(root=str(tmp_path / "m.csv")), ("train",))
 
 
 # --- what was asked for and is not there, what is there and was not asked for
@@ -691,15 +831,15 @@ def test_musdb_folders_in_any_case_and_what_else_lies_there(musdb_root, monkeypa
     write(musdb_root / "Train" / "loose.wav", noise(1))
     found = scan(DataSpec(root=str(musdb_root)), ("train",))
     assert len(found.usable()) == 1
-    assert f"1 files or folders in {musdb_root} are no .stem.mp4: Train/loose.wav." in found.notes
+    assert f"1 files or folders in {musdb_root} are no .stem.mp4 or .stem.m4a: Train/loose.wav." in found.notes
 
 
 # --- all of them
 
 
 def test_every_source_says_what_it_is_and_refuses_unknown_options(tmp_path):
-    for kind, function in SOURCES.items():
-        assert function.__doc__
+    for kind, layout in LAYOUTS.items():
+        assert layout.list_tracks.__doc__
         options = {} if kind == "builtin" else {"root": tmp_path}
         with pytest.raises(RecipeError, match=rf"data.sources\[0\] \({kind}\) has no option 'colour'"):
             scan(source(kind, colour=1, **options), ("train",))

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from refined_bsrnn.data.examples import REST, RandomMixes, load_track, make_parts
-from refined_bsrnn.data.tracks import track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import tracks_of
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from refined_bsrnn.training.losses import JOINT_LOSSES

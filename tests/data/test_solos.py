@@ -8,7 +8,8 @@ import torch
 
 from refined_bsrnn.data.examples import REST, RandomMixes, make_parts
 from refined_bsrnn.data.names import belongs_to, is_catch_all, leaves_out, related
-from refined_bsrnn.data.tracks import scan, track_table, tracks_of
+from refined_bsrnn.data.scan import scan, track_table
+from refined_bsrnn.data.tracks import tracks_of
 from refined_bsrnn.errors import DataError, RecipeError
 from refined_bsrnn.recipe import make_recipe
 from tests.conftest import RATE, STEMS, micro_recipe

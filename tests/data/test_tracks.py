@@ -10,20 +10,10 @@ import torch
 
 from refined_bsrnn.audio import read_audio
 from refined_bsrnn.data.decode import content_key
-from refined_bsrnn.data.tracks import (
-    MUSDB_VALIDATION_TRACKS,
-    StemFile,
-    Track,
-    find_sources,
-    fingerprint,
-    guess,
-    last_written,
-    read_stem,
-    split_validation,
-    table_of,
-    track_table,
-    tracks_of,
-)
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.sources import find_sources, guess
+from refined_bsrnn.data.splits import MUSDB_VALIDATION_TRACKS, split_validation
+from refined_bsrnn.data.tracks import StemFile, Track, fingerprint, last_written, read_stem, table_of, tracks_of
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from tests.conftest import RATE, STEMS, write_song

@@ -12,7 +12,8 @@ import torch
 
 from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.data import whole
-from refined_bsrnn.data.tracks import fingerprint, track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import fingerprint, tracks_of
 from refined_bsrnn.errors import CheckpointError, DataError, UserError
 from refined_bsrnn.evaluation.ceilings import CONTEXT, masked
 from refined_bsrnn.evaluation.evaluate import evaluate, evaluate_estimates, finite
@@ -114,10 +115,21 @@ def test_a_track_without_the_stem_is_scored_for_the_others(run, songs):
 def test_another_data_root_and_split(run, tmp_path):
     other = write_songs(tmp_path / "other", train=2)
     results = evaluate(run, str(other), "train")
-    assert (results["data"]["name"], results["split"], results["n_tracks"]) == ("other", "train", 2)
+    assert (results["data"]["name"], results["split"], results["n_tracks"]) == (
+        "other",
+        "train",
+        1,
+    )  # song-0 is one of the recipe's validation tracks
 
 
 @pytest.mark.slow
+def test_valid_and_train_are_the_runs_own_split(run, songs, capsys):
+    """song-0 is kept for validation by the recipe; no folder `valid/` says so."""
+    assert [t["track"] for t in evaluate(run, split="valid")["tracks"]] == ["song-0"]
+    assert "valid: the 1 of 3 tracks that the run keeps for validation." in capsys.readouterr().err
+    assert [t["track"] for t in evaluate(run, split="train")["tracks"]] == ["song-1", "song-2"]
+
+
 def test_museval_agrees(run):
     row = evaluate(run, with_museval=True)["tracks"][0]["targets"]
     for target in ("drums", "vocals"):

@@ -11,7 +11,8 @@ import soundfile
 import torch
 
 from refined_bsrnn.data.examples import make_parts, read_stem_weights
-from refined_bsrnn.data.tracks import read_stem, track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import read_stem, tracks_of
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.evaluation.label_noise import (
     Suspect,

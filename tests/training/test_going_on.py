@@ -271,7 +271,7 @@ def test_on_the_same_songs_the_held_out_ones_stay_held_out_and_the_amount_is_the
 
 
 def test_the_name_that_is_given_is_the_name(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("refined_bsrnn.data.layouts.folders.builtin_root", lambda: write_songs(tmp_path / "cache"))
+    monkeypatch.setattr("refined_bsrnn.data.layouts.builtin.builtin_root", lambda: write_songs(tmp_path / "cache"))
     run, _ = train(make_recipe(json.loads(json.dumps(_builtin())), ["run.name=mine"]))
     assert run.path == Path("runs/mine")
     assert read_provenance(run)["data"]["builtin"] is True

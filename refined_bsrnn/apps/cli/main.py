@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...errors import RecipeError, UserError
-from ...system import bound_spinning, expanded
+from ...system import bound_spinning, expand_home
 
 if TYPE_CHECKING:
     from ...report.study import StudyRun
@@ -748,7 +748,9 @@ def _check_data_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("data", metavar="RECIPE|ROOT", help="a recipe, or a folder or file of songs")
     p.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per processor)")
     p.add_argument("--model", metavar="RUN", help="also find stems that hold something else than their name says")
-    p.add_argument("--out", type=expanded, default=Path("check"), metavar="DIR", help="--model: list and page (check)")
+    p.add_argument(
+        "--out", type=expand_home, default=Path("check"), metavar="DIR", help="--model: list and page (check)"
+    )
     p.add_argument("--windows", type=int, default=6, metavar="N", help="--model: of 3 s, per stem (default: 6)")
     p.add_argument(
         "--suspect-weight", type=float, default=0.0, metavar="W", help="--model: 0 (default) to 1, for the list"
@@ -788,14 +790,16 @@ def _transfer_arguments(p: argparse.ArgumentParser) -> None:
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", nargs="?", help="a run's name or folder")
-    p.add_argument("--estimates", type=expanded, metavar="DIR", help="score DIR/<track>/<target>.wav instead of a run")
+    p.add_argument(
+        "--estimates", type=expand_home, metavar="DIR", help="score DIR/<track>/<target>.wav instead of a run"
+    )
     p.add_argument("--data", type=_place, metavar="ROOT", help="another data root than the run's")
     p.add_argument("--split", default="test", choices=["train", "valid", "test"])
     _list(p, "--tracks", "PATTERN", "only tracks named so, e.g. 'eir_*'")
     p.add_argument("--quick", action="store_true", help="uSDR alone on at most 8 tracks, for development")
     p.add_argument("--mixture", default="auto", choices=["auto", "file", "sum"], help="mixture.wav or the sum of stems")
     p.add_argument("--museval", action="store_true", help="also SDR, ISR, SIR, SAR by museval (slow)")
-    p.add_argument("--museval-json", type=expanded, metavar="DIR", help="--museval, and museval's own files in DIR")
+    p.add_argument("--museval-json", type=expand_home, metavar="DIR", help="--museval, and museval's own files in DIR")
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes for museval (default: 1)")
     p.add_argument("--define", action="append", default=[], metavar="NAME=STEM+STEM", help="score NAME on these stems")
     p.add_argument("--no-excerpts", action="store_true", help="keep no audio for the report to play")
@@ -820,7 +824,7 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--strict", action="store_true", help="refuse damaged files (default: silence for what is lost)")
     files = p.add_argument_group("files")
-    files.add_argument("--out", type=expanded, default=Path("separated"), metavar="DIR")
+    files.add_argument("--out", type=expand_home, default=Path("separated"), metavar="DIR")
     files.add_argument("--name", default="{model}/{track}/{head}", metavar="PATTERN", help="(default: %(default)s)")
     files.add_argument("--overwrite", action="store_true", help="replace files that are there")
     files.add_argument("--skip-existing", action="store_true", help="leave songs alone whose stems are all there")
@@ -878,7 +882,7 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--here", action="store_true", help="one after the other in this process, no report")
     p.add_argument("--dry-run", action="store_true", help="list what is planned and how far it is")
     p.add_argument("--report-only", action="store_true", help="table and figures of what is done, no training")
-    p.add_argument("--out", type=expanded, metavar="DIR", help="where they go (default: STUDY/report)")
+    p.add_argument("--out", type=expand_home, metavar="DIR", help="where they go (default: STUDY/report)")
     _overrides(p)
 
 
@@ -909,7 +913,7 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
         if name in ("export", "verify"):
             _list(a, "--heads", "NAME", "these heads only")
         if name == "export":
-            a.add_argument("--out", type=expanded, required=True, metavar="DIR", help="a new folder")
+            a.add_argument("--out", type=expand_home, required=True, metavar="DIR", help="a new folder")
             a.add_argument("--push", metavar="OWNER/NAME", help="also put it on the Hugging Face hub")
             a.add_argument("--public", action="store_true", help="there for everybody to see (default: private)")
         if name == "forgetting":
@@ -922,7 +926,7 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
 
 def _report_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", nargs="+", help="names or folders of evaluated runs")
-    p.add_argument("--out", type=expanded, metavar="DIR", help="write index.html, tables and figures there")
+    p.add_argument("--out", type=expand_home, metavar="DIR", help="write index.html, tables and figures there")
     p.add_argument("--group", action="append", default=[], metavar="NAME=PATTERN", help="also score matching tracks")
     p.add_argument("--published", action="store_true", help="also show published numbers, marked and never ranked")
     p.add_argument("--no-audio", action="store_true", help="a page without players")
@@ -931,19 +935,21 @@ def _report_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _import_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", nargs="+", type=expanded, metavar="CHECKPOINT", help="e.g. separator.ckpt, model.ckpt")
     p.add_argument(
-        "--config", type=expanded, metavar="YAML", help="the configuration that a RoFormer is published with"
+        "checkpoint", nargs="+", type=expand_home, metavar="CHECKPOINT", help="e.g. separator.ckpt, model.ckpt"
     )
     p.add_argument(
-        "--out", required=True, type=expanded, metavar="RUN", help="a new folder; of several: RUN-<file's name>"
+        "--config", type=expand_home, metavar="YAML", help="the configuration that a RoFormer is published with"
+    )
+    p.add_argument(
+        "--out", required=True, type=expand_home, metavar="RUN", help="a new folder; of several: RUN-<file's name>"
     )
     _json(p)
 
 
 def _export_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="a run's name or folder")
-    p.add_argument("--out", required=True, type=expanded, metavar="FILE", help="ends in .onnx or .pt2")
+    p.add_argument("--out", required=True, type=expand_home, metavar="FILE", help="ends in .onnx or .pt2")
     _list(p, "--head", "NAME", "heads to export (default: all)", default=None)
     p.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     _root(p)
@@ -960,7 +966,7 @@ def _bands_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("scheme", nargs="*", help="each with its options behind it, e.g. v7 tet divisions=12 erb n_bands=32")
     p.add_argument("--table", action="store_true", help="compare them in a Markdown table (default: all schemes)")
     p.add_argument("--match", type=int, metavar="K", help="a table of the schemes that can have exactly K bands")
-    p.add_argument("--png", type=expanded, metavar="FILE", help="draw them")
+    p.add_argument("--png", type=expand_home, metavar="FILE", help="draw them")
     p.add_argument("--sample-rate", type=int, default=44100)
     p.add_argument("--n-fft", type=int, default=2048)
     _json(p)
@@ -995,12 +1001,12 @@ def _list(
 
 def _runs(text: str) -> list[str]:
     """A folder whose name has a comma in it is one run."""
-    return [str(expanded(name)) for name in ([text] if os.path.lexists(expanded(text)) else _names(text))]
+    return [str(expand_home(name)) for name in ([text] if os.path.lexists(expand_home(text)) else _names(text))]
 
 
 def _place(text: str) -> str:
     """The path of a folder or the name of a run."""
-    return str(expanded(text)) if text.startswith("~") else text
+    return str(expand_home(text)) if text.startswith("~") else text
 
 
 def _threads(p: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...audio import AUDIO_SUFFIXES, VIDEO_SUFFIXES, open_audio
 from ...errors import AudioError
-from ...system import address, expanded
+from ...system import address, expand_home
 
 # Files that end so are songs, and where one cannot be read this is said; any other file is a song if it can be read.
 SONG_SUFFIXES = frozenset(AUDIO_SUFFIXES + VIDEO_SUFFIXES) | {
@@ -101,7 +101,7 @@ def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[Job]:
         if not problem and path.is_dir():
             for song, why in _songs_in(path, _where(out), left_out):
                 yield Job(song, safe_track(song.relative_to(path).with_suffix("").as_posix()), why)
-        elif path != expanded(text) and not problem and (kind := left_out_as(path)):
+        elif path != expand_home(text) and not problem and (kind := left_out_as(path)):
             left_out[kind] += 1
         else:
             yield Job(path, safe_track(path.stem), problem or address(text))
@@ -194,7 +194,7 @@ def expand(text: str) -> list[Path]:
     A part of a path that is there as it is written is no pattern: ``Album [2020]/*.flac``. Where nothing matches, the
     path itself.
     """
-    path = expanded(text)
+    path = expand_home(text)
     if os.path.lexists(path):
         return [path]
     found = [Path(path.anchor)]

@@ -36,8 +36,11 @@ from ...recipe import DataSpec, Recipe
 from ...system import cache_folder, read_json, write_json
 from ..decode import writing
 from ..examples import MUSDB_STEMS, keep_memory, make_parts
-from ..layouts.folders import MIXTURE, SPLITS, Finding, first
-from ..tracks import Scan, StemFile, Track, damage_kind, kind_of, read_stem, refuse, scan, split_validation
+from ..layouts.listing import SPLITS, Finding, first
+from ..names import MIXTURE
+from ..scan import Scan, damage_kind, kind_of, refuse, scan
+from ..splits import Split, split_tracks
+from ..tracks import StemFile, Track, read_stem
 
 # What is found, in the order in which it is told. Training stops where a `Finding` says so.
 KINDS = {
@@ -733,18 +736,18 @@ def recipe_findings(recipe: Recipe, found: Scan, unreadable: Collection[tuple[st
     """
     findings = [*rate_findings(recipe, found.tracks), *name_findings(found.tracks, recipe.targets, recipe.data)]
     try:
-        train, validation = split_validation([t for t in found.tracks if t.split != "test"], recipe.data)
+        divided = split_tracks([t for t in found.tracks if t.split != "test"], recipe.targets, recipe.data)
     except DataError as error:
         return [*findings, Finding("validation", "train", str(error))]
-    findings += validation_findings(recipe, validation)
-    train = [track for track in train if (track.split, track.name) not in unreadable]
+    findings += validation_findings(recipe, divided.held_out)
+    train = [track for track in divided.train if (track.split, track.name) not in unreadable]
     if not train:  # what is wrong with them is said
         return findings
     try:
         notes = make_parts(train, recipe.targets, recipe.data).notes
     except UserError as error:
         return [*findings, Finding("target", "train", str(error))]
-    found.notes.extend(notes)
+    found.notes.extend([*divided.solos.notes, *notes])
     return findings
 
 
@@ -818,14 +821,15 @@ def mixed_rates(tracks: Sequence[Track]) -> list[Finding]:
     return findings
 
 
-def opening(recipe: Recipe, found: Scan, train: Sequence[Track], validation: Sequence[Track]) -> list[str]:
-    """The first lines of a training: what it trains on, and what is known to be wrong with it.
+def opening(recipe: Recipe, found: Scan, train: Sequence[Track], divided: Split) -> list[str]:
+    """The first lines of a training: what it trains on, and the known problems of that.
 
-    Raises `DataError` where an earlier check of the same files found what training cannot go on with.
+    Raises `DataError` if an earlier check of the same files found a problem that stops training.
     """
-    used = [t for t in validation if set(recipe.targets) & set(t.stems)]
-    told = ", ".join(f"{name} {hours([t for t in train if name in t.files]):.2f} h" for name in recipe.targets)
-    lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({told}), {len(used)} for validation."]
+    validation = [*divided.validation, *divided.solos.held_out]
+    used = [t for t in divided.held_out if set(recipe.targets) & set(t.stems)]
+    shown = ", ".join(f"{name} {hours([t for t in train if name in t.files]):.2f} h" for name in recipe.targets)
+    lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({shown}), {len(used)} for validation."]
     lines += found.notes
     if solos := [t.name for t in found.tracks if t.split == "valid" and t.is_solo and t not in validation]:
         lines.append(
@@ -841,7 +845,7 @@ def opening(recipe: Recipe, found: Scan, train: Sequence[Track], validation: Seq
     ]
     findings += [finding for f in known for finding in findings_of(f)]
     refuse(findings)
-    findings += [*validation_findings(recipe, validation), *duplicates(known)]
+    findings += [*validation_findings(recipe, divided.held_out), *duplicates(known)]
     lines += sentences(in_order(findings, known), shown=2)
     unknown = len(tracks) - len(known)
     if unknown and not found.sources.is_builtin:

@@ -17,13 +17,14 @@ from datasets.distributed import split_dataset_by_node
 from ...audio import read_audio
 from ...console import say, track
 from ...errors import DataError, RecipeError, UserError, nearest
-from ...system import CACHE_VARIABLE, cache_folder, read_json, write_json
+from ...system import CACHE_VARIABLE, cache_folder, expand_home, read_json, write_json
 from ..decode import READER, Item, content_key, decode, decode_one, keep, share, writing
-from .folders import SPLIT_FOLDERS, File, Finding, Listed, Listing
+from .listing import SPLIT_FOLDERS, File, Finding, Layout, Listed, Listing, why_holds
 
 TRACK_COLUMNS = ("track", "track_name", "name", "title", "id")  # the first there is names the tracks
+ROWS_AT_ONCE = 100
 WAIT_SECONDS = 0.5  # between looks at what another process has done
-TELL_AFTER = 40  # such looks in vain it is said
+LOOKS_BEFORE_NOTE = 40  # so many vain looks before the user is told
 
 
 def huggingface(
@@ -36,10 +37,11 @@ def huggingface(
     streaming: bool = False,
     limit: int = 0,
 ) -> Listing:
-    """A data set of the hub (``root: user/songs``), a parquet file, or a folder of them, one row per track.
+    """A data set of the hub (``root: user/songs``), a parquet file, a folder of them, or a folder of `save_to_disk`.
 
-    ``stems`` maps names to columns (default: every audio column by its own name); ``track`` is the column that names
-    the tracks. ``streaming`` downloads no more than the rows read; ``limit`` takes the first rows alone (0: all).
+    One row is one track. ``stems`` maps names to columns (default: every audio column by its own name); ``track`` is
+    the column that names the tracks. ``streaming`` downloads no more than the rows read; ``limit`` takes the first rows
+    alone (0: all).
     """
     if limit < 0:
         raise RecipeError(f"huggingface source: limit is {limit}; expected a number of rows, or 0 for all.")
@@ -62,23 +64,43 @@ def huggingface(
 
 
 def _split_names(root: str, config: str | None, revision: str | None) -> list[str]:
-    if Path(root).expanduser().is_file():
+    path = expand_home(root)
+    if path.is_file():
         return ["train"]
+    if (path / SAVED_SPLITS).is_file():
+        return list(read_json(path / SAVED_SPLITS)["splits"])
+    if (path / SAVED_STATE).is_file():
+        return [str(read_json(path / SAVED_STATE).get("_split") or "train").partition("[")[0]]
     try:
         return datasets.get_dataset_split_names(_place(root), config, revision=revision)
     except Exception as problem:  # of the hub, of the network, of pyarrow
         raise DataError(_unreadable(root, problem)) from None
 
 
+SAVED_SPLITS, SAVED_STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` writes, of several splits or one
+
+
+def _load(root: str, config: str | None, revision: str | None, split: str, streaming: bool) -> Any:
+    """The rows of one split, as the `datasets` package gives them."""
+    path = expand_home(root)
+    if (path / SAVED_SPLITS).is_file() or (path / SAVED_STATE).is_file():
+        saved = datasets.load_from_disk(str(path))
+        rows = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        return rows.to_iterable_dataset() if streaming else rows
+    if path.is_file():
+        return datasets.load_dataset("parquet", data_files=str(path), split=split, streaming=streaming)
+    return datasets.load_dataset(_place(root), config, split=split, revision=revision, streaming=streaming)
+
+
 def _place(root: str) -> str:
-    path = Path(root).expanduser()
+    path = expand_home(root)
     return str(path.resolve()) if path.exists() else root
 
 
 def _unreadable(root: str, problem: Exception) -> str:
-    said = " ".join(str(problem).split())[:300]
+    reason = " ".join(str(problem).split())[:300]
     return (
-        f"the data set {root!r} cannot be read: {said}. Expected a name on the Hugging Face hub (user/songs), a "
+        f"the data set {root!r} cannot be read: {reason}. Expected a name on the Hugging Face hub (user/songs), a "
         "parquet file, or a folder of parquet files."
     )
 
@@ -98,12 +120,9 @@ class _Rows:
         limit: int,
     ):
         self.root, self.split, self.limit = root, split, limit
-        path = Path(root).expanduser()
+        path = expand_home(root)
         try:
-            if path.is_file():
-                rows = datasets.load_dataset("parquet", data_files=str(path), split=split, streaming=streaming)
-            else:
-                rows = datasets.load_dataset(_place(root), config, split=split, revision=revision, streaming=streaming)
+            rows = _load(root, config, revision, split, streaming)
         except Exception as problem:
             raise DataError(_unreadable(root, problem)) from None
         self.columns = self._audio_columns(rows.features, stems)
@@ -114,7 +133,8 @@ class _Rows:
         self.rows = rows.select_columns(list(dict.fromkeys(wanted)))
         for column in set(self.columns.values()):  # bytes, not decoded by the datasets package
             self.rows = self.rows.cast_column(column, datasets.Audio(decode=False))
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+        kept = sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".arrow")) if path.is_dir() else []
+        files = kept or ([path] if path.is_file() else [])
         place = f"{content_key(files)} {writing(files)}" if files else root
         self.key = json.dumps([place, config, revision, split, self.columns, self.name_column])
 
@@ -152,8 +172,31 @@ class _Rows:
         n_rows = min(self.limit or len(self.rows), len(self.rows))
         column = self.rows[self.name_column][:n_rows] if self.name_column else [None] * n_rows
         names = [self._name(name, i) for i, name in enumerate(column)]
-        items = [self._item(name, f"{self.key} {i}", lambda i=i: self.rows[i]) for i, name in enumerate(names)]
+        written = self._named_files(n_rows)
+        items = [
+            self._item(name, f"{self.key} {i}{written.get(i, '')}", lambda i=i: self.rows[i])
+            for i, name in enumerate(names)
+        ]
         yield from zip(names, decode(items, f"decoding {self.root}"), strict=True)
+
+    def _named_files(self, n_rows: int) -> dict[int, str]:
+        """Number of a row → a hash that changes when a file that the row names, instead of holding it, is written.
+
+        The bytes of other rows are not read.
+        """
+        found: dict[int, str] = {}
+        columns = sorted(set(self.columns.values()))
+        start = 0
+        for table in self.rows.select_columns(columns).with_format("arrow").iter(ROWS_AT_ONCE):
+            for i in range(min(table.num_rows, n_rows - start)):
+                cells = [table.column(column)[i] for column in columns]
+                paths = [cell["path"].as_py() for cell in cells if cell.is_valid and not cell["bytes"].is_valid]
+                if text := _written([path for path in paths if path]):
+                    found[start + i] = text
+            start += table.num_rows
+            if start >= n_rows:
+                break
+        return found
 
     def streamed(self) -> Iterator[tuple[str, Path | UserError]]:
         """The same, from a stream; each process takes its share and waits for the others'."""
@@ -163,37 +206,53 @@ class _Rows:
         indexes = [folder / f"stream-{digest}-{i}-of-{n_processes}.json" for i in range(n_processes)]
         if not _whole(indexes[rank]):
             results = list(self._streamed_share(rank, n_processes))
-            if any(isinstance(result, UserError) for _, _, result in results):  # nothing to remember: to be mended
-                yield from ((name, result) for _, name, result in results)
+            if any(isinstance(result, UserError) for _, _, result, _ in results):  # nothing to remember: to be mended
+                yield from ((name, result) for _, name, result, _ in results)
                 return
-            write_json(indexes[rank], [[i, name, str(result)] for i, name, result in results])
+            write_json(indexes[rank], [[i, name, str(result), files] for i, name, result, files in results])
         looks = 0
         while missing := [i for i, index in enumerate(indexes) if not _whole(index)]:
             looks += 1
-            if looks == TELL_AFTER:
-                told = ", ".join(map(str, missing))
+            if looks == LOOKS_BEFORE_NOTE:
+                ranks = ", ".join(map(str, missing))
                 say(
-                    f"waiting for the rows that process {told} of {n_processes} decodes into {folder}; machines that "
+                    f"waiting for the rows that process {ranks} of {n_processes} decodes into {folder}; machines that "
                     f"train together must share that folder ({CACHE_VARIABLE})."
                 )
             time.sleep(WAIT_SECONDS)
         rows = sorted((row for index in indexes for row in read_json(index)), key=lambda row: row[:2])
-        yield from ((name, Path(result)) for _, name, result in rows)
+        yield from ((name, Path(result)) for _, name, result, _ in rows)
 
-    def _streamed_share(self, rank: int, n_processes: int) -> Iterator[tuple[int, str, Path | UserError]]:
+    def _streamed_share(
+        self, rank: int, n_processes: int
+    ) -> Iterator[tuple[int, str, Path | UserError, dict[str, str]]]:
+        """(place, name, folder or error, {file that the row names: hash of its writing}) of every row of a share."""
         rows = self.rows.take(self.limit) if self.limit else self.rows
         if n_processes > 1:
             rows = split_dataset_by_node(rows, rank, n_processes)
         for i, row in enumerate(track(rows, self.limit, f"streaming {self.root}")):
             place = i * n_processes + rank
             name = self._name(row[self.name_column] if self.name_column else None, place)
-            digest = hashlib.sha256(repr(sorted(row.items(), key=str)).encode()).hexdigest()
-            yield place, name, decode_one(self._item(name, digest, lambda row=row: row))
+            cells = [row[column] for column in set(self.columns.values())]
+            named = [cell["path"] for cell in cells if cell and cell.get("path") and not cell.get("bytes")]
+            files = {path: written for path in named if (written := _written([path]))}
+            digest = hashlib.sha256(repr([*sorted(row.items(), key=str), *sorted(files.items())]).encode()).hexdigest()
+            yield place, name, decode_one(self._item(name, digest, lambda row=row: row)), files
 
 
 def _whole(index: Path) -> bool:
-    """Whether a process's list of decoded rows is there, with all that it lists."""
-    return index.is_file() and all(Path(row[2]).is_dir() for row in read_json(index))
+    """Whether a process's list of decoded rows exists, with all that it lists, made of the files as they are now."""
+    rows = read_json(index) if index.is_file() else [[]]
+    return all(
+        len(row) == 4 and Path(row[2]).is_dir() and all(_written([path]) == written for path, written in row[3].items())
+        for row in rows
+    )
+
+
+def _written(paths: Sequence[str]) -> str:
+    """A hash that changes when one of these files is written; empty if none of them exists."""
+    files = [Path(path) for path in paths if Path(path).is_file()]
+    return writing(files) if files else ""
 
 
 def _is_audio(feature: Any) -> bool:
@@ -212,3 +271,12 @@ def _decoded(value: Mapping[str, Any], folder: Path, where: str) -> tuple[Any, i
         raise DataError(f"{where} is no readable audio: {str(problem).replace(str(encoded), 'it')}") from None
     finally:
         encoded.unlink()
+
+
+def _recognise(root: Path) -> str:
+    if root.is_file():
+        return "a parquet file" if root.suffix.lower() == ".parquet" else ""
+    return why_holds(root, SAVED_SPLITS, SAVED_STATE, "*.parquet", "*/*.parquet")
+
+
+HUGGINGFACE = Layout(huggingface, _recognise)

@@ -1,0 +1,105 @@
+"""A folder per track: ``root/{train,valid,test}/<track>/<stem>.wav``, as MUSDB18-HQ and MoisesDB have it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import DataError, RecipeError, nearest
+from ..names import MIXTURE
+from .folder_per_stem import is_folder_per_stem, list_folder_per_stem
+from .listing import File, Layout, Listed, Listing, existing, first, folders, is_audio, is_of_system, track_folders
+
+
+def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str = "auto") -> Listing:
+    """``root/{train,valid,test}/<track>/<stem>.wav`` or ``root/<track>/<stem>.wav``; a stem may be a folder of files.
+
+    The files of a stem's folder are summed (MoisesDB). ``mixture`` is the name that mixtures have there. Without
+    folders for the splits every track is for training. ``layout: stems`` is a folder per stem, ``tracks`` one per
+    track; ``auto`` goes by the names.
+    """
+    listing = Listing()
+    place = existing(root)
+    tracks = track_folders(place, splits, listing)
+    if layout not in ("auto", "tracks", "stems"):
+        raise RecipeError(f"folder source: layout is {layout!r}; expected auto, tracks or stems.")
+    if layout == "stems" or (layout == "auto" and is_folder_per_stem([path for _, path in tracks])):
+        return list_folder_per_stem(tracks, mixture, root, listing)
+    unread = Counter(
+        f"{path.name} (beside the tracks)"
+        for parent in sorted({track.parent for _, track in tracks})
+        for path in parent.iterdir()
+        if is_audio(path)
+    )
+    for split, track in tracks:
+        _add_track(split, track, place, unread, listing)
+    if mixture != MIXTURE:
+        listing.tracks = _with_mixture_named(mixture, root, listing)
+    if unread:
+        named = first([f"{suffix} {count}" for suffix, count in sorted(unread.items())])
+        listing.notes.append(f"{sum(unread.values())} files or folders in {root} are not read: {named}.")
+    return listing
+
+
+def _add_track(split: str, track: Path, root: Path, unread: Counter[str], listing: Listing) -> None:
+    """List one track folder, or what is wrong with it."""
+    where = f"{split}/{track.name}"
+    files, problems = _stems_in(track, unread)
+    for problem in problems:
+        listing.add_finding("two_files", where, problem)
+    if not files:
+        text = f"the track folder {track} holds no audio file; expected <stem>.wav. Remove it or fill it."
+        # beside songs without splits there may be other things
+        listing.add_finding("empty_track", where, text, stops=track.parent != root)
+        return
+    has_folders = any(file.path.parent != track for found in files.values() for file in found)
+    listing.tracks.append(Listed(track.name, split, track, files, padded=has_folders))
+
+
+def _stems_in(track: Path, unread: Counter[str]) -> tuple[dict[str, tuple[File, ...]], list[str]]:
+    """stem → its files, and a sentence for each stem that has two; counts by suffix the files that are no audio."""
+    found: dict[str, list[Path]] = {}
+    problems = []
+    for path in sorted(track.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not is_of_system(path):
+            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            unread.update(p.suffix or p.name for p in inside if p.is_file() and not is_audio(p))
+            unread.update(f"{path.name}/{p.name}/" for p in folders(path))
+            stem, paths = path.name, [p for p in inside if is_audio(p)]
+        else:
+            stem, paths = path.stem, [path] if is_audio(path) else []
+            unread.update([] if paths else [path.suffix or path.name])
+        if paths and stem in found:
+            problems.append(f"{track} has two files for {stem!r}: {found[stem][0].name} and {path.name}.")
+        elif paths:
+            found[stem] = paths
+    return {stem: tuple(File(p) for p in paths) for stem, paths in found.items()}, problems
+
+
+def _with_mixture_named(mixture: str, root: str, listing: Listing) -> list[Listed]:
+    """The tracks with the stem ``mixture`` as their mixture; `DataError` if no track has it."""
+    named = [track for track in listing.tracks if mixture in track.files]
+    if listing.tracks and not named:
+        names = {name for track in listing.tracks for name in track.files}
+        raise DataError(f"folder source: no track in {root} has a file {mixture!r} (mixture).{nearest(mixture, names)}")
+    replaced = [track.name for track in named if MIXTURE in track.files]
+    if replaced:
+        text = f"{len(replaced)} tracks have a {MIXTURE} beside {mixture}: it is not read ({first(replaced)})."
+        listing.notes.append(text)
+    return [
+        Listed(
+            track.name,
+            track.split,
+            track.folder,
+            {name: files for name, files in track.files.items() if name not in (mixture, MIXTURE)}
+            | {MIXTURE: track.files[mixture]},
+            track.padded,
+        )
+        if mixture in track.files
+        else track
+        for track in listing.tracks
+    ]
+
+
+FOLDER = Layout(folder)

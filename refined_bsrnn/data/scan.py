@@ -1,0 +1,366 @@
+"""Sources → tracks: every file's header is read, and what is wrong with it becomes a finding."""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import datasets
+
+from ..audio import AudioInfo, length_of, open_audio
+from ..console import printable
+from ..errors import DataError, UserError
+from ..recipe import DataSpec, SourceSpec
+from ..system import is_unicode
+from .decode import content_key, damage_of, decode, decoded_file, lengths_of, of_file, writing
+from .layouts.listing import File, Finding, Listed, first
+from .names import MIXTURE, REST
+from .sources import Sources, find_sources, list_source, source_name
+from .tracks import StemFile, Track, table_of, with_definitions
+
+MAX_TOLD = 8  # problems in one message
+PADDED_SECONDS = 0.1  # files of lossy formats may differ by so much; padded sources differ by it without a note
+READ_IN_PLACE = (".wav", ".flac", ".aiff", ".aif", ".w64", ".rf64", ".caf", ".au")
+READ_FROM_THE_START = (".ogg", ".opus", ".mp3")  # entered only by decoding from the beginning; others are decoded once
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The tracks of a recipe's sources, the problems of their names and headers, and notes for the user."""
+
+    sources: Sources
+    tracks: list[Track]
+    findings: list[Finding]
+    notes: list[str]
+
+    def usable(self) -> list[Track]:
+        """The tracks; `DataError` that names every problem that stops training, if there is one."""
+        refuse(self.findings)
+        return self.tracks
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """`DataError` with the sentences of the findings that stop training."""
+    stopping = [finding.text for finding in findings if finding.stops]
+    if len(stopping) == 1:
+        raise DataError(stopping[0])
+    if stopping:
+        shown = "\n  ".join(stopping[:MAX_TOLD])
+        more = f"\n  and {len(stopping) - MAX_TOLD} more" if len(stopping) > MAX_TOLD else ""
+        raise DataError(
+            f"{len(stopping)} problems with the data:\n  {shown}{more}\nrefined-bsrnn check-data lists all."
+        )
+
+
+def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
+    """List the sources and read the headers of all files; every problem becomes a finding."""
+    sources = find_sources(spec)
+    found = Scan(sources, [], [], list(sources.notes))
+    listed: list[tuple[Listed, SourceSpec]] = []
+    nothing: list[str] = []
+    for i, source in enumerate(sources.specs):
+        listing = list_source(source, splits, "data.root" if sources.from_root else f"data.sources[{i}]")
+        if not listing.tracks and not listing.findings:
+            nothing.append(_nothing_found(source, splits))
+        found.findings.extend(listing.findings)
+        found.notes.extend(listing.notes)
+        listed += [(track, source) for track in listing.tracks]
+    if len(nothing) == len(sources.specs):
+        raise DataError(" ".join(nothing))
+    found.notes.extend(nothing)
+    listed = _with_mixtures(listed, spec, found.notes)
+    lossless = _decoded_files([track for track, _ in listed], spec.decode, found)
+    counted = _counted([track for track, _ in listed], lossless)
+    names: set[tuple[str, str]] = set()
+    for track, source in listed:
+        made = _opened(track, lossless, counted, spec.fit_seconds, found.findings)
+        if made is None:
+            continue
+        name = _free_name(made, source_name(source), names)
+        names.add((made.split, name))
+        found.tracks.append(with_definitions(replace(made, name=name, weight=source.weight * track.weight), spec))
+    found.tracks.sort(key=lambda t: (splits.index(t.split), t.name))
+    found.notes.extend(_not_used([track for track, _ in listed], spec))
+    return found
+
+
+def _free_name(track: Track, source: str, taken: Collection[tuple[str, str]]) -> str:
+    """A name that no other track of the split has: its own, with the source's before it, or a number behind that."""
+    tried = [track.name, f"{source}: {track.name}"]
+    number = 2
+    while (track.split, tried[-1]) in taken:
+        tried.append(f"{source}: {track.name} ({number})")
+        number += 1
+    return next(name for name in tried if (track.split, name) not in taken)
+
+
+def _not_used(tracks: Sequence[Listed], spec: DataSpec) -> list[str]:
+    """Notes on files that a definition replaces: a file with the name of a sum that does not contain it."""
+    notes = []
+    for name in spec.define:
+        stems = spec.stems_of(name)
+        having = [t.name for t in tracks if name in t.files and name not in stems and set(stems) & set(t.files)]
+        if having:
+            notes.append(
+                f"{len(having)} tracks have a file for {name!r} beside {', '.join(stems)}, whose sum data.define says "
+                f"that it is: that file is not used ({first(having)}). Name it in the definition if it is a part."
+            )
+    return notes
+
+
+MIXTURE_NAMES = ("mix", "mixdown", "full_mix", "fullmix", "master")  # of a mixture that is not called one
+
+
+def _with_mixtures(
+    listed: Sequence[tuple[Listed, SourceSpec]], spec: DataSpec, notes: list[str]
+) -> list[tuple[Listed, SourceSpec]]:
+    """Tracks without a mixture get the file that is named like one: as a stem it would hold all others again."""
+    stems = {*spec.stems, *spec.define, *(stem for name in spec.define for stem in spec.stems_of(name))}
+    taken: Counter[str] = Counter()
+    result = []
+    for track, source in listed:
+        likely = [n for n in track.files if n.lower() in (MIXTURE, *MIXTURE_NAMES) and n not in stems]
+        if MIXTURE not in track.files and likely:
+            taken[likely[0]] += 1
+            files = {MIXTURE if name == likely[0] else name: files for name, files in track.files.items()}
+            track = replace(track, files=files)
+        result.append((track, source))
+    for name, count in sorted(taken.items()):
+        notes.append(f"{count} tracks have no {MIXTURE}; their {name} is taken for it.")
+    return result
+
+
+def _nothing_found(source: SourceSpec, splits: Sequence[str]) -> str:
+    root = Path(str(source.options.get("root", "")))
+    inside = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else []
+    layout = f"Expected {root.name}/{splits[0]}/<track>/<stem>.wav; " if source.kind == "folder" else ""
+    hint = " A source's test_tracks: [...] names tracks to test on." if "train" not in splits else ""
+    return (
+        f"no tracks in {root} ({source.kind}) for {' or '.join(splits)}. {layout}found "
+        f"{', '.join(inside) if inside else 'an empty folder'}.{hint}"
+    )
+
+
+def _decoded_files(tracks: Sequence[Listed], all_lossy: bool, found: Scan) -> dict[Path, Path | UserError]:
+    """original → lossless copy in the cache, of the files that cannot be entered at any place."""
+    paths = {file.path for track in tracks for files in track.files.values() for file in files}
+    slow = sorted(p for p in paths if p.suffix.lower() in READ_FROM_THE_START)
+    if slow and not all_lossy:
+        found.notes.append(
+            f"{len(slow)} of {len(paths)} files are mp3, ogg or opus, of which every excerpt is decoded from the "
+            "beginning of the song: slow. data.decode=true decodes them once into the cache."
+        )
+    known = () if all_lossy else READ_FROM_THE_START
+    wanted = sorted(p for p in paths if p.suffix.lower() not in known and p.is_file() and not _in_place(p))
+    results = decode([of_file(p) for p in wanted], "decoding what cannot be entered at any place") if wanted else []
+    return {
+        path: result if isinstance(result, UserError) else decoded_file(result, "audio")
+        for path, result in zip(wanted, results, strict=True)
+    }
+
+
+def _in_place(path: Path) -> bool:
+    """Whether a file can be entered at any place: its format can, and it is what its name says."""
+    if path.suffix.lower() not in READ_IN_PLACE:
+        return False
+    try:
+        with open_audio(path) as reader:
+            return reader.n_samples is not None
+    except UserError:  # a finding when it is opened
+        return True
+
+
+Counted = Mapping[Path, AudioInfo | UserError]
+
+
+def _counted(tracks: Sequence[Listed], lossless: Mapping[Path, Path | UserError]) -> Counted:
+    """The facts of files whose length only decoding tells, and which are not decoded into the cache."""
+    paths = {file.path for track in tracks for files in track.files.values() for file in files} - set(lossless)
+    return lengths_of(sorted(p for p in paths if p.suffix.lower() in READ_FROM_THE_START and p.is_file()))
+
+
+def _opened(
+    track: Listed,
+    lossless: Mapping[Path, Path | UserError],
+    counted: Counted,
+    fit_seconds: float,
+    findings: list[Finding],
+) -> Track | None:
+    """The track with the facts of its files; None and findings if they cannot be read or disagree."""
+    where, before = f"{track.split}/{track.name}", len(findings)
+    track = replace(track, files={stem: files for stem, files in track.files.items() if files})
+    if not track.files:
+        if not any(finding.where == where for finding in findings):
+            text = f"the track {where} in {track.folder} has no audio and is left out."
+            findings.append(Finding("empty_track", where, text, stops=False))
+        return None
+    if problem := _name_problem(track):
+        findings.append(Finding("unreadable", printable(where), problem))
+        return None
+    infos, damage = _infos(track, lossless, counted, findings)
+    if not any(finding.stops for finding in findings[before:]):
+        _check_rates(track, infos, findings)
+        _check_lengths(track, infos, fit_seconds, damage, findings)
+    if any(finding.stops for finding in findings[before:]):
+        return None
+    return _track(track, infos, _lengths(track, infos), lossless)
+
+
+def _name_problem(track: Listed) -> str:
+    """What is wrong with the names of a track and its stems; empty: nothing."""
+    for text in (track.name, *track.files):
+        if not is_unicode(text):
+            shown = text.encode(errors="surrogateescape").decode(errors="replace")
+            return printable(f"{track.folder.parent}: the name {shown!r} is no Unicode. Rename it.")
+    if REST in track.files:
+        where = f"{track.split}/{track.name}"
+        return f"{where}: a stem cannot be called {REST!r}, which means what other stems leave. Rename it."
+    return ""
+
+
+def _infos(
+    track: Listed, lossless: Mapping[Path, Path | UserError], counted: Counted, findings: list[Finding]
+) -> tuple[dict[File, AudioInfo], list[str]]:
+    """The facts of every file, with the length of the piece that is used, and sentences on what is damaged of them."""
+    where = f"{track.split}/{track.name}"
+    infos: dict[File, AudioInfo] = {}
+    damage: list[str] = []
+    for file in (f for files in track.files.values() for f in files):
+        try:
+            copy = lossless.get(file.path, file.path)
+            if isinstance(copy, UserError):
+                raise copy
+            if isinstance(info := counted.get(copy), UserError):
+                raise info
+            if info is None:
+                with open_audio(copy) as reader:
+                    info = length_of(reader)
+                    damage += reader.damage()
+            infos[file] = replace(info, n_samples=_piece(file, info)[1])
+            if copy != file.path:  # the copy itself is whole
+                found = damage_of(copy)
+                damage += found
+                findings += [Finding(damage_kind(text), where, text, stops=False) for text in found]
+        except UserError as error:
+            findings.append(Finding(kind_of(error), where, str(error)))
+    return infos, damage
+
+
+def _lengths(track: Listed, infos: Mapping[File, AudioInfo]) -> dict[str, int]:
+    return {stem: max(infos[f].n_samples for f in files) for stem, files in track.files.items()}
+
+
+def _check_rates(track: Listed, infos: Mapping[File, AudioInfo], findings: list[Finding]) -> None:
+    """A finding if the files of a track have different rates."""
+    if len({info.sample_rate_hz for info in infos.values()}) > 1:
+        rates = {stem: [infos[f].sample_rate_hz for f in files] for stem, files in track.files.items()}
+        values = {stem: found[0] if len(set(found)) == 1 else found for stem, found in rates.items()}
+        _add_difference("rate", "Hz", values, "Convert them to one rate.", track, findings)
+
+
+def _check_lengths(
+    track: Listed,
+    infos: Mapping[File, AudioInfo],
+    fit_seconds: float,
+    damage: Sequence[str],
+    findings: list[Finding],
+) -> None:
+    """A finding if the stems of a track have different lengths; it stops training unless the difference is allowed."""
+    lengths = _lengths(track, infos)
+    rate = max(info.sample_rate_hz for info in infos.values())
+    ends = [max(infos[f].seconds for f in files) for files in track.files.values()]
+    if len({info.sample_rate_hz for info in infos.values()}) > 1 and max(ends) - min(ends) < PADDED_SECONDS:
+        return  # only the rate is wrong
+    uneven = max(lengths.values()) - min(lengths.values())
+    is_lossy = any(file.path.suffix.lower() not in READ_IN_PLACE for file in infos)  # coders add some samples
+    allowed = max(PADDED_SECONDS if is_lossy else 0.0, fit_seconds)
+    if uneven > allowed * rate and not track.padded:
+        fit = math.ceil(1000 * uneven / rate) / 1000
+        rule = f"Every stem must be as long as its mixture; data.fit_seconds={fit:g} pads or cuts them."
+        rule = " ".join([rule, *damage])
+        _add_difference("length", "samples", lengths, rule, track, findings)
+    elif uneven > (PADDED_SECONDS * rate if track.padded else 0):
+        rule = "Silence follows the shorter ones"
+        rule += ", and the longer ones are cut where the mixture ends." if MIXTURE in lengths else "."
+        _add_difference("length", "samples", lengths, rule, track, findings, stops=False)
+
+
+def _add_difference(
+    kind: str,
+    unit: str,
+    values: Mapping[str, object],
+    rule: str,
+    track: Listed,
+    findings: list[Finding],
+    stops: bool = True,
+) -> None:
+    shown = ", ".join(f"{stem} {value}" for stem, value in values.items())
+    text = f"the files of track {track.folder} differ in {unit}: {shown}. {rule}"
+    kind = "truncated" if "is cut off" in text else kind
+    findings.append(Finding(kind, f"{track.split}/{track.name}", text, stops))
+
+
+def _piece(file: File, info: AudioInfo) -> tuple[int, int]:
+    """(first sample, number of samples) of the piece of a file that is used."""
+    start = round(file.start_seconds * info.sample_rate_hz)
+    stop = info.n_samples if file.end_seconds is None else round(file.end_seconds * info.sample_rate_hz)
+    if not 0 <= start < stop <= info.n_samples:
+        raise DataError(
+            f"{file.path} lasts {info.seconds:.3f} s; {file.start_seconds:g} to "
+            f"{'its end' if file.end_seconds is None else f'{file.end_seconds:g}'} s of it were asked for."
+        )
+    return start, stop - start
+
+
+def _track(
+    track: Listed,
+    infos: Mapping[File, AudioInfo],
+    lengths: Mapping[str, int],
+    lossless: Mapping[Path, Path | UserError],
+) -> Track:
+    n_samples = lengths.get(MIXTURE, max(lengths.values()))
+    files: dict[str, tuple[StemFile, ...]] = {}
+    for stem, listed in track.files.items():
+        pieces = []
+        for file in listed:
+            path = Path(str(lossless.get(file.path, file.path)))
+            name = str(path.relative_to(track.folder) if path.is_relative_to(track.folder) else path)
+            start = round(file.start_seconds * infos[file].sample_rate_hz)
+            pieces.append(StemFile(name, min(infos[file].n_samples, n_samples), start))
+        files[stem] = tuple(pieces)
+    listed_files = [f for fs in track.files.values() for f in fs]
+    cut = "".join(f" {f.start_seconds}-{f.end_seconds}" for f in listed_files if f.start_seconds or f.end_seconds)
+    paths = [f.path for f in listed_files]
+    return Track(
+        track.name,
+        track.split,
+        str(track.folder),
+        n_samples,
+        next(iter(infos.values())).sample_rate_hz,
+        max(info.n_channels for info in infos.values()),
+        files,
+        content_key(paths) + cut,
+        written=writing(paths) + cut,
+    )
+
+
+def damage_kind(text: str) -> str:
+    """The kind of finding that a sentence on damage is."""
+    return "truncated" if "is cut off" in text else "damaged"
+
+
+def kind_of(error: UserError) -> str:
+    """The kind of finding that an error of reading is."""
+    text = str(error)
+    words = (("is cut off", "truncated"), ("is empty", "empty"), ("holds no samples", "empty"), ("holds NaN", "nan"))
+    return next((kind for word, kind in words if word in text), "unreadable")
+
+
+def track_table(root: str | Path, splits: Sequence[str]) -> datasets.Dataset:
+    """One row per track of a root, sorted by split and name, as a `datasets` table of `Track` fields.
+
+    Raises `DataError` where nothing is found, where a file cannot be read, and where the files of one track differ in
+    length or rate.
+    """
+    return table_of(scan(DataSpec(root=str(root)), splits).usable())

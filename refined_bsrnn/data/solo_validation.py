@@ -1,0 +1,125 @@
+"""Validation of targets that only solos have: held-out solos are mixed with held-out songs.
+
+A mixture here is a track whose ``mixture`` is the sum of the song's files and the solo's: nothing is written. It is as
+long as the shorter of the two and takes the middle of the song. Which solo meets which song follows from their names.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ..recipe import DataSpec
+from .layouts.listing import first
+from .names import MIXTURE, is_catch_all
+from .tracks import StemFile, Track
+
+
+@dataclass(frozen=True)
+class SoloValidation:
+    """The solos that are held out for validation, and the mixtures made of them."""
+
+    held_out: list[Track] = field(default_factory=list)
+    mixtures: list[Track] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def solo_validation(
+    tracks: Sequence[Track], validation: Sequence[Track], targets: Sequence[str], spec: DataSpec
+) -> SoloValidation:
+    """Solos of each target that no song has, mixed with the validation songs.
+
+    The solos are those among the validation tracks, else those of the split ``valid``, else a share of the training
+    ones (``data.validation_share``, at least one of two). Songs must be known not to hold the target (``data.absent``).
+    """
+    found = SoloValidation()
+    songs = [track for track in validation if not track.is_solo]
+    for target in targets_of_solos(tracks, targets, spec):
+        solos = _held_out(tracks, validation, target, spec)
+        mixtures = [mix for i, solo in enumerate(solos) if (mix := _mixture(_fitting(songs, solo), i, solo, target))]
+        if not mixtures:
+            found.notes.append(f"{target}: {_why_none(tracks, songs, solos, target)}, so it is not validated.")
+            continue
+        found.held_out.extend(solo for solo in solos if solo not in validation)
+        found.mixtures.extend(mixtures)
+        found.notes.append(
+            f"{target}: no song has it; {len(mixtures)} of its solos are held out and mixed with validation songs "
+            f"({first([mix.name for mix in mixtures], 3)})."
+        )
+    return found
+
+
+def targets_of_solos(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> list[str]:
+    """The targets that some solo has and no song, where songs are taken not to hold them."""
+    in_songs = {stem for track in tracks if not track.is_solo for stem in track.stems}
+    in_solos = {stem for track in tracks if track.is_solo for stem in track.stems}
+    if not any(not track.is_solo for track in tracks):
+        return []
+    return [
+        target
+        for target in targets
+        if target in in_solos - in_songs
+        and not is_catch_all(target)
+        and (spec.absent is None or target in spec.absent or spec.missing_stem == "silent")
+    ]
+
+
+def _held_out(tracks: Sequence[Track], validation: Sequence[Track], target: str, spec: DataSpec) -> list[Track]:
+    """The solos of a target that are kept from training, in the order of their names' hashes."""
+    solos = sorted(
+        (track for track in tracks if track.is_solo and target in track.files),
+        key=lambda track: hashlib.sha256(track.name.encode()).hexdigest(),
+    )
+    chosen = [track for track in solos if track in validation] or [track for track in solos if track.split == "valid"]
+    if chosen or spec.validation_tracks or spec.validation_share == 0 or len(solos) < 2:
+        return chosen
+    return solos[: max(1, round(spec.validation_share * len(solos)))]
+
+
+def _fitting(songs: Sequence[Track], solo: Track) -> list[Track]:
+    """The songs at the solo's rate; the files of one track have one rate."""
+    return [song for song in songs if song.sample_rate_hz == solo.sample_rate_hz]
+
+
+def _why_none(tracks: Sequence[Track], songs: Sequence[Track], solos: Sequence[Track], target: str) -> str:
+    if not solos:
+        n_solos = sum(track.is_solo and target in track.files for track in tracks)
+        return f"no song has it and none of its {n_solos} solos is held out (data.validation_tracks names one)"
+    if not songs:
+        return "no song has it and no validation song is there to mix its solos with"
+    return f"its solos are at {solos[0].sample_rate_hz} Hz and no validation song is"
+
+
+def _mixture(songs: Sequence[Track], i: int, solo: Track, target: str) -> Track | None:
+    """The i-th song (counted around) from its middle, with the solo added; None if there is no song."""
+    if not songs:
+        return None
+    song = songs[i % len(songs)]
+    n_samples = min(song.n_samples, solo.n_samples)
+    start = (song.n_samples - n_samples) // 2
+    stems = [MIXTURE] if MIXTURE in song.files else song.apart
+    song_files = [file for stem in stems for file in _pieces(song, stem, start, n_samples)]
+    solo_files = _pieces(solo, target, 0, n_samples)
+    return Track(
+        name=f"{song.name} + {solo.name}",
+        split="valid",
+        folder=song.folder,
+        n_samples=n_samples,
+        sample_rate_hz=song.sample_rate_hz,
+        n_channels=max(song.n_channels, solo.n_channels),
+        files={MIXTURE: (*song_files, *solo_files), target: tuple(solo_files)},
+        content=_hash(song.content, solo.content, start),
+        written=_hash(song.written, solo.written, start),
+    )
+
+
+def _pieces(track: Track, stem: str, start: int, n_samples: int) -> list[StemFile]:
+    """A piece of a stem's files, by their whole paths; a file that ends before it gives nothing."""
+    return [
+        replace(file, name=str(path), n_samples=min(n_samples, file.n_samples - start), start=file.start + start)
+        for file, path in zip(track.files[stem], track.paths(stem), strict=True)
+        if file.n_samples > start
+    ]
+
+
+def _hash(*facts: object) -> str:
+    return hashlib.sha256("\t".join(map(str, facts)).encode()).hexdigest()
