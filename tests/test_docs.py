@@ -51,10 +51,10 @@ def test_what_did_not_work_is_that_of_its_logs():
 
 def test_the_difference_in_the_text_is_that_of_the_results():
     document = " ".join((ROOT / "docs" / "results.md").read_text().split())
-    (usdr,) = [v.found for v in report([ROOT / "docs/results/drums-v7", ROOT / "docs/results/mtl"]).versus][:1]
-    low, high = usdr.mean_95
-    expected = f"{usdr.mean:.2f} dB ahead in uSDR with a 95 % interval from {low:.2f} to {high:.2f} over songs, on "
-    assert f"{expected}{usdr.n_better} of {usdr.n} tracks" in document
+    usdr = report([ROOT / "docs/results/drums-v7", ROOT / "docs/results/mtl"]).versus.iloc[0]
+    low, high = usdr["mean_95"]
+    expected = f"{usdr['mean']:.2f} dB ahead in uSDR with a 95 % interval from {low:.2f} to {high:.2f} over songs, on "
+    assert f"{expected}{usdr['n_better']} of {usdr['n']} tracks" in document
 
 
 def cells(row):

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from ..bands import SCHEMES, band_split, ranges_hz
 from ..errors import UserError
 from ..recipe import load_recipe
+from .comparable import rivals, scored, with_target
 from .figures import COLOURS, MARKERS, bands_figure, curves_figure
 from .results import Run, number
-from .tables import rivals, scored, with_target
 
 HATCHES = ("", "///", "...", "xxx", "---", "\\\\\\")
 NAMES = {"usdr": "uSDR", "csdr": "cSDR"}

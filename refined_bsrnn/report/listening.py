@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .comparable import same_ground, scored, with_target
 from .results import Run, number
-from .tables import same_ground, scored, with_target
 
 MATCHED_DBFS = -23.0  # the RMS level that everything is played at, unless told otherwise
 MAX_GAIN_DB = 30.0
@@ -40,6 +40,11 @@ class Item:
     start_seconds: float
     seconds: float
     sources: tuple[Source, ...]
+
+    def values(self) -> dict[str, Any]:
+        """For the page; the audio is in it."""
+        facts = {"target": self.target, "track": self.track, "which": self.which, "start": self.start_seconds}
+        return {**facts, "seconds": self.seconds, "sources": [source.values() for source in self.sources]}
 
 
 def choose(scores: Mapping[str, float]) -> list[tuple[str, str]]:
