@@ -115,7 +115,7 @@ class Table:
         for number, (group, rows) in enumerate(self.groups):
             if number:
                 table.add_section()
-            if group:
+            if group.strip():
                 table.add_row(Text(group, style="italic"))
             for _, cells in rows:
                 table.add_row(*map(_rich_cell, cells))

@@ -28,7 +28,7 @@ def send(report: Report, out: Path, spec: LogSpec | None = None) -> str:
     with sent:
         values: dict[str, Any] = {"report/table": _table(report.frame), "report/scores": _table(summaries(report.runs))}
         if len(report.versus):
-            titles = [column.title for column in report.differences.columns]
+            titles: list[str | int] = [column.title for column in report.differences.columns]
             rows = [[cell.texts[0] for cell in cells] for cells in report.differences.rows]
             values["report/differences"] = wandb.Table(columns=titles, data=rows)
         values |= {f"report/{p.stem}": wandb.Image(str(p)) for p in report.files if p.suffix == ".png"}
@@ -39,4 +39,5 @@ def send(report: Report, out: Path, spec: LogSpec | None = None) -> str:
 def _table(frame: pd.DataFrame) -> wandb.Table:
     """Numbers as numbers, so that they can be sorted and drawn; what is missing or empty as None."""
     plain = frame.astype(object).where(frame.notna() & (frame != ""), None)
-    return wandb.Table(columns=[*plain], data=plain.to_numpy().tolist(), allow_mixed_types=True)
+    names: list[str | int] = list(plain)
+    return wandb.Table(columns=names, data=plain.to_numpy().tolist(), allow_mixed_types=True)

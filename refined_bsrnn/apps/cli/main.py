@@ -352,11 +352,14 @@ def compare(args: argparse.Namespace) -> int:
 
 def study_runs(runs: Sequence["Planned"]) -> list["StudyRun"]:
     """The planned runs that are evaluated, as the report of a study takes them."""
+    from ...network.info import describe, training_macs
     from ...report.study import StudyRun
     from ...training.study import state_of
 
     done = [run for run in runs if state_of(run) == "evaluated"]
-    return [StudyRun(run.name, run.label, run.base, run.recipe, run.folder.path) for run in done]
+    recipes = {run.label: run.recipe for run in done}  # of one seed: the others cost the same
+    macs = {label: training_macs(recipe, describe(recipe)) for label, recipe in recipes.items()}
+    return [StudyRun(run.name, run.label, run.base, run.recipe, run.folder.path, macs[run.label]) for run in done]
 
 
 def heads(args: argparse.Namespace) -> int:
@@ -492,10 +495,10 @@ def bands(args: argparse.Namespace) -> int:
 
     schemes = _schemes(args.scheme)
     if args.match is not None:
-        print(matched_table(args.match, schemes, args.sample_rate))
+        print(matched_table(args.match, schemes, args.sample_rate).markdown)
         return 0
     if args.table:
-        print(band_table(schemes, args.sample_rate))
+        print(band_table(schemes, args.sample_rate).markdown)
         return 0
     schemes = schemes or [("v7", {}), ("tet24", {})]
     kinds = [kind for kind, _ in schemes]
@@ -545,8 +548,9 @@ def _bins(split: Any) -> str:
 def info(args: argparse.Namespace) -> int:
     """Show what a network is made of."""
     from ...console import console
-    from ...network.info import describe, describe_network, info_table
+    from ...network.info import describe, describe_network
     from ...recipe import find_recipe, load_recipe
+    from ...report.network_table import network_table
     from ...runs.folder import find_run, load_model
 
     is_run = (Path(args.network) / "recipe.yaml").is_file() or (
@@ -560,7 +564,7 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.values()))
     else:
-        console.print(info_table(found))
+        console.print(network_table(found.values()))
     return 0
 
 
