@@ -7,7 +7,6 @@ formulas against the network.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -61,34 +60,23 @@ def match_features(widths: Sequence[int], n_parameters: int, repeats: int) -> in
 # --- one scheme -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class BandFacts:
-    """A scheme at one STFT size; ``cents_below`` and ``cents_above`` are median widths of the bands centred below and
-    from 1 kHz, a band that starts at 0 Hz left out (None: there is no such band).
+def band_facts(split: BandSplit, sample_rate_hz: int = 44100, n_fft: int = 2048) -> dict[str, Any]:
+    """What the table says of a split.
+
+    ``cents_below`` and ``cents_above`` are median widths of the bands centred below and from 1 kHz, a band that starts
+    at 0 Hz left out (None: there is no such band); ``redundancy`` is the sum of all widths over the number of bins.
     """
-
-    widths: tuple[int, ...]
-    cents_below: float | None
-    cents_above: float | None
-    redundancy: float
-
-    @property
-    def single_bin_bands(self) -> int:
-        return self.widths.count(1)
-
-
-def band_facts(split: BandSplit, sample_rate_hz: int = 44100, n_fft: int = 2048) -> BandFacts:
-    """What the table says of a split; ``redundancy`` is the sum of all widths over the number of bins."""
     hz = [(low, high) for low, high in ranges_hz(split, sample_rate_hz, n_fft) if low > 0]
     below = [1200 * math.log2(high / low) for low, high in hz if low * high < 1000.0**2]
     above = [1200 * math.log2(high / low) for low, high in hz if low * high >= 1000.0**2]
     widths = tuple(stop - start for start, stop in split)
-    return BandFacts(
-        widths,
-        cents_below=median(below) if below else None,
-        cents_above=median(above) if above else None,
-        redundancy=sum(widths) / split.n_bins,
-    )
+    return {
+        "widths": widths,
+        "cents_below": median(below) if below else None,
+        "cents_above": median(above) if above else None,
+        "single_bin_bands": widths.count(1),
+        "redundancy": sum(widths) / split.n_bins,
+    }
 
 
 def scheme_label(kind: str, options: Mapping[str, Any]) -> str:
@@ -142,10 +130,10 @@ def _frame(schemes: Sequence[NamedScheme], sample_rate_hz: int) -> pd.DataFrame:
     records = []
     for kind, options in schemes:
         facts = band_facts(band_split(kind, sample_rate_hz=sample_rate_hz, **options), sample_rate_hz)
-        sizes = {"encoder": encoder_parameters(facts.widths, FEATURES), "head": head_parameters(facts.widths, FEATURES)}
+        sizes = {"encoder": encoder_parameters(facts["widths"], FEATURES)}
+        sizes["head"] = head_parameters(facts["widths"], FEATURES)
         counts = {str(n_fft): _n_bands(kind, options, sample_rate_hz, n_fft) for n_fft in N_FFTS}
-        single = {"scheme": scheme_label(kind, options), "single_bin_bands": facts.single_bin_bands}
-        records.append(single | counts | asdict(facts) | sizes)
+        records.append({"scheme": scheme_label(kind, options)} | counts | facts | sizes)
     return pd.DataFrame(records, dtype=object)
 
 

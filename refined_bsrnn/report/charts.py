@@ -1,12 +1,13 @@
 """Figures of a report, from results alone: curves, box plots per target, tracks of two runs, bases × targets, bands."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..bands import SCHEMES, band_split, ranges_hz
+from ..bands import SCHEMES, BandSplit, band_split, ranges_hz
 from ..errors import UserError
 from ..recipe import load_recipe
 from .comparable import NAMES, base_of, rivals, scored, with_target
@@ -96,13 +97,9 @@ def scatter_figure(a: Run, b: Run, targets: Sequence[str], metric: str = "usdr")
         points = [(x, y) for x, y in pairs if x is not None and y is not None]
         seen += [value for point in points for value in point]
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        style: dict[str, Any] = {
-            "edgecolors": COLOURS[i % len(COLOURS)],
-            "facecolors": "none",
-            "linewidths": 1.6,
-            "s": 46,
-        }
-        axes.scatter(xs, ys, marker=MARKERS[i % len(MARKERS)], label=f"{target} ({len(points)} tracks)", **style)
+        colour, marker = (values[i % len(values)] for values in (COLOURS, MARKERS))
+        label = f"{target} ({len(points)} tracks)"
+        axes.scatter(xs, ys, s=46, marker=marker, label=label, edgecolors=colour, facecolors="none", linewidths=1.6)
     low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
     margin = 0.05 * (high - low) + 0.1
     ends = (low - margin, high + margin)
@@ -141,32 +138,25 @@ def heat_figure(runs: Sequence[Run], targets: Sequence[str], metric: str = "usdr
 
 def band_schemes_figure(runs: Sequence[Run]) -> Figure | None:
     """The band schemes of the runs, each once; None where no run says which it has."""
-    schemes: dict[str, Any] = {}
-    for run in runs:
-        found = _bands(run)
-        if found and found[0] not in schemes:
-            schemes[found[0]] = found[1]
-    if not schemes:
-        return None
-    hz = {name: h for name, (h, _) in schemes.items()}
-    return bands_figure(hz, {name: widths for name, (_, widths) in schemes.items()})
+    schemes: dict[str, tuple[BandSplit, dict[str, int]]] = {}
+    for name, found in (each for run in runs for each in _bands(run)):
+        schemes.setdefault(name, found)
+    hz = {name: ranges_hz(split, **grid) for name, (split, grid) in schemes.items()}
+    widths = {name: [stop - start for start, stop in split] for name, (split, _) in schemes.items()}
+    return bands_figure(hz, widths) if schemes else None
 
 
-def _bands(run: Run) -> tuple[str, tuple[list[tuple[float, float]], list[int]]] | None:
-    """(scheme, (edges in Hz, widths in bins)) of a run: as its recipe says, else the scheme's defaults."""
+def _bands(run: Run) -> Iterator[tuple[str, tuple[BandSplit, dict[str, int]]]]:
+    """The scheme of a run and the split, at which rate and n_fft: as its recipe says, else the scheme's defaults."""
     kind, grid = run.results["model"].get("bands"), {"sample_rate_hz": 44100, "n_fft": 2048}
     options: Mapping[str, Any] = {}
-    try:
+    with suppress(UserError):  # a recipe of another version, or a scheme that has no defaults
         if (run.folder / "recipe.yaml").is_file():
             recipe = load_recipe(run.folder / "recipe.yaml")
             kind, options = recipe.bands.kind, recipe.bands.options
             grid = {"sample_rate_hz": recipe.stft.sample_rate_hz, "n_fft": recipe.stft.n_fft}
-        if kind not in SCHEMES:
-            return None
-        split = band_split(kind, **grid, **options)
-    except UserError:  # a recipe of another version, or a scheme that has no defaults
-        return None
-    return str(kind), (ranges_hz(split, **grid), [stop - start for start, stop in split])
+        if kind in SCHEMES:
+            yield str(kind), (band_split(kind, **grid, **options), grid)
 
 
 def all_figures(runs: Sequence[Run], targets: Sequence[str]) -> tuple[dict[str, tuple[Figure, str]], list[str]]:

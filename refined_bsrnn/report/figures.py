@@ -88,13 +88,6 @@ def band_cents(bands: Bands) -> list[tuple[float, float]]:
     return [(math.sqrt(low * high), 1200 * math.log2(high / low)) for low, high in bands if low > 0]
 
 
-def plot_bands(
-    schemes: Mapping[str, Bands], path: Path, widths_bins: Mapping[str, Sequence[int]] | None = None
-) -> Path:
-    """Write the picture of `bands_figure` and return its path."""
-    return save(bands_figure(schemes, widths_bins), path)
-
-
 def bands_figure(schemes: Mapping[str, Bands], widths_bins: Mapping[str, Sequence[int]] | None = None) -> Figure:
     """Band schemes over the musical scale; ``schemes[name]`` is ``[(low_hz, high_hz), ...]`` from 0 Hz to Nyquist.
 
@@ -220,6 +213,7 @@ def curves_figure(
             _draw_seeds(axes, name, [points for seed in seeds if (points := _drawable(seed, log))], styles[name])
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", fontsize=14)
+            axes.set(xticks=[], yticks=[])
         elif len(panels) > 1:
             axes.legend(fontsize=7)
         axes.set_xscale("log" if log else "linear")

@@ -6,7 +6,7 @@ and the runs' results.
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,9 @@ def render(report: Report, figures: Mapping[str, tuple[Figure, str]], items: Seq
         what_runs_are=runs_table(report),
         counts=counts_table(report.runs),
         further=list(further_tables(report)),
-        players=[(target, [item for item in items if item.target == target]) for target in _targets(items)],
+        players=_players(items),
         figures=[_figure(name, *drawn) for name, drawn in figures.items()],
-        listening=[item.values() for item in items],
+        listening=items,
     )
 
 
@@ -76,8 +76,12 @@ def _most_tracks(runs: Sequence[Run], target: str) -> int:
     return max(int(number(run.results["summary"], target, "n_tracks") or 0) for run in runs)
 
 
-def _targets(items: Sequence[Item]) -> list[str]:
-    return list(dict.fromkeys(item.target for item in items))
+def _players(items: Sequence[Item]) -> dict[str, str]:
+    """Target → the run by whose scores its tracks were chosen."""
+    named: dict[str, str] = {}
+    for item in items:
+        named.setdefault(item["target"], item["sources"][2]["name"])
+    return named
 
 
 def _figure(name: str, figure: Figure, caption: str) -> dict[str, Any]:
@@ -140,12 +144,12 @@ def runs_table(report: Report) -> Table:
     return Table(_grouped(frame[~frame["soft"].astype(bool)]), columns, caption, "runs", title="What the runs are")
 
 
-COUNTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
-    "silent tracks left out": lambda s: number(s, "n_silent"),
-    "tracks without cSDR": lambda s: number(s, "estimate", "csdr", "n_undefined"),
-    "frames": lambda s: number(s, "estimate", "n_frames", "sum"),
-    "frames left out": lambda s: number(s, "estimate", "n_frames_excluded", "sum"),
-    "by museval's rule": lambda s: number(s, "estimate", "n_frames_excluded_museval", "sum"),
+COUNTS = {
+    "silent tracks left out": ("n_silent",),
+    "tracks without cSDR": ("estimate", "csdr", "n_undefined"),
+    "frames": ("estimate", "n_frames", "sum"),
+    "frames left out": ("estimate", "n_frames_excluded", "sum"),
+    "by museval's rule": ("estimate", "n_frames_excluded_museval", "sum"),
 }
 
 
@@ -155,7 +159,9 @@ def counts_table(runs: Sequence[Run]) -> Table:
     for run, target in ((each, target) for each in runs for target in each.targets):
         summary = run.results["summary"].get(target, {})
         first = {"tracks scored": number(summary, "n_tracks"), "tracks without the stem": n_without(run, target)}
-        records.append({"run: target": f"{run.name}: {target}"} | first | {k: f(summary) for k, f in COUNTS.items()})
+        records.append(
+            {"run: target": f"{run.name}: {target}"} | first | {k: number(summary, *path) for k, path in COUNTS.items()}
+        )
     frame = pd.DataFrame(records, dtype=object)
     columns = [Column(key, key, ",.0f" if i else "") for i, key in enumerate(frame)]
     return Table(frame, columns, name="counts", title="What was scored and what was left out")

@@ -1,5 +1,6 @@
 """The results of evaluated runs side by side: data frames, and the tables that show them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -45,10 +46,6 @@ CSV_DETAILS = ("kind", "base", "bands", "n_bands", "trainable_parameters", "step
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def _blank(target: str) -> dict[str, Any]:
-    return {f"{target}_{what}": 0 if what == "n_tracks" else None for what in CSV_SCORES}
-
-
 def section_frame(
     runs: Sequence[Run], targets: Sequence[str], data: Mapping[str, Sequence[Run]], pattern: str | None
 ) -> pd.DataFrame:
@@ -70,9 +67,10 @@ def section_frame(
             for target in targets:
                 same = with_target(data[letter], target)
                 agreed = same and same_ground(same, target, pattern)
-                scores.append(scores_of(same[0], target, source, pattern) if agreed else _blank(target))
-            record = _named(REFERENCES[source], letter) | dict.fromkeys([*CSV_DETAILS, *DETAIL_TEXTS])
-            records.append(record | _merged(scores) | {"group": GROUPS[-1], "soft": True, "best": set()})
+                none = {f"{target}_n_tracks": 0}
+                scores.append(scores_of(same[0], target, source, pattern) if agreed else none)
+            of_all = {"group": GROUPS[-1], "soft": True, "best": set()}
+            records.append(_named(REFERENCES[source], letter) | _merged(scores) | of_all)
     return pd.DataFrame(records, dtype=object)
 
 
@@ -134,7 +132,7 @@ def details(run: Run) -> dict[str, Any]:
 
 def duration(seconds: float | None) -> str:
     """Hours, minutes and seconds as h:mm:ss."""
-    if seconds is None:
+    if seconds is None or math.isnan(seconds):
         return MISSING
     minutes, whole = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{whole:02d}"
@@ -275,14 +273,14 @@ def build(runs: Sequence[Run], groups: Mapping[str, str], published: Sequence[Pu
     """The tables of runs; ``groups`` maps a label to a glob on track names."""
     targets = tuple(dict.fromkeys(target for run in runs for target in run.targets))
     data = data_letters(runs)
-    patterns: dict[str, str | None] = {"": None}
-    patterns |= {label: pattern for label, pattern in groups.items() if any(matching(run, pattern) for run in runs)}
+    named = [(label, pattern) for label, pattern in groups.items() if any(matching(run, pattern) for run in runs)]
     sections = [
         Section(label, pattern, track_counts(runs, targets, pattern), section_frame(runs, targets, data, pattern))
-        for label, pattern in patterns.items()
+        for label, pattern in [("", None), *named]
     ]
     notes = notes_on(runs, targets, data)
-    notes += [f"No track is named {groups[x]}: there is no section {x!r}." for x in groups if x not in patterns]
+    empty = [(label, pattern) for label, pattern in groups.items() if (label, pattern) not in named]
+    notes += [f"No track is named {pattern}: there is no section {label!r}." for label, pattern in empty]
     return Report(targets, tuple(sections), tuple(notes), tuple(runs), comparisons(runs), tuple(published))
 
 

@@ -55,10 +55,10 @@ def test_facts_by_hand():
     # at 8 kHz and n_fft 16 a bin is 500 Hz: bands 0–500, 500–1000, 1000–2000, 1500–4000 Hz
     split = BandSplit(((0, 1), (1, 2), (2, 4), (3, 9)), ((1.0,), (1.0,), (1.0, 0.5), (0.5, 1, 1, 1, 1, 1)))
     facts = band_facts(split, 8000, 16)
-    assert facts.cents_below == pytest.approx(1200)
-    assert facts.cents_above == pytest.approx((1200 + 1698.04) / 2, abs=0.01)  # 8/3 are 1698 cents
-    assert facts.single_bin_bands == 2
-    assert facts.redundancy == pytest.approx(10 / 9)
+    assert facts["cents_below"] == pytest.approx(1200)
+    assert facts["cents_above"] == pytest.approx((1200 + 1698.04) / 2, abs=0.01)  # 8/3 are 1698 cents
+    assert facts["single_bin_bands"] == 2
+    assert facts["redundancy"] == pytest.approx(10 / 9)
 
 
 def cells(table, label):

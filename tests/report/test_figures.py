@@ -19,7 +19,6 @@ from refined_bsrnn.report.figures import (
     curve_style,
     curves_figure,
     heat_map,
-    plot_bands,
     save,
 )
 from refined_bsrnn.runs.spectrograms import draw_spectrograms, spectrogram_db, spectrograms_figure
@@ -106,13 +105,13 @@ def test_bands_below_the_lowest_note_stay_visible():
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_bands_are_written_the_same_every_time(schemes, tmp_path, suffix):
-    first, second = (plot_bands(schemes, tmp_path / name / f"bands{suffix}") for name in "ab")
+    first, second = (save(bands_figure(schemes), tmp_path / name / f"bands{suffix}") for name in "ab")
     assert first.read_bytes() == second.read_bytes()
     assert [path.name for path in first.parent.iterdir()] == [f"bands{suffix}"], "no temporary file is left"
 
 
 def test_bands_picture_is_legible_in_size(schemes, tmp_path):
-    image = matplotlib.image.imread(plot_bands(schemes, tmp_path / "bands.png"))
+    image = matplotlib.image.imread(save(bands_figure(schemes), tmp_path / "bands.png"))
     assert image.shape[1] == 1200
     assert_drawn(image)
 

@@ -309,7 +309,7 @@ def report(args: argparse.Namespace) -> int:
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals:
+    if not (name and equals):
         raise RecipeError(f"{text!r} is not NAME=PATTERN, e.g. real='eir_*'.")
     return name, value
 
@@ -491,7 +491,7 @@ def bands(args: argparse.Namespace) -> int:
 
     from ...bands import band_split, ranges_hz
     from ...report.band_table import band_table, matched_table, scheme_label
-    from ...report.figures import plot_bands
+    from ...report.figures import bands_figure, save
 
     schemes = _schemes(args.scheme)
     if args.match is not None:
@@ -519,7 +519,7 @@ def bands(args: argparse.Namespace) -> int:
     if args.png:
         hz = {name: ranges_hz(split, **grid) for name, split in splits.items()}
         widths = {name: [stop - start for start, stop in split] for name, split in splits.items()}
-        print(f"Written: {plot_bands(hz, args.png, widths)}", file=sys.stderr)
+        print(f"Written: {save(bands_figure(hz, widths), args.png)}", file=sys.stderr)
     return 0
 
 
