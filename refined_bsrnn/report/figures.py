@@ -194,23 +194,25 @@ def curves_figure(
     panels: Mapping[str, Mapping[str, Sequence[Points]]],
     x_label: str,
     y_label: str,
-    styles: Mapping[str, Mapping[str, Any]] | None = None,
+    styles: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     log: bool = False,
 ) -> Figure:
     """``panels[title][name]`` are curves ``[(x, y), ...]``, one per seed; the names are the legend.
 
     Of several seeds each is thin, their mean thick and its standard deviation a band. Non-finite points are left out,
-    on a logarithmic axis also those at zero; with nothing to draw the axes say so. ``styles`` are by name.
+    on a logarithmic axis also those at zero; with nothing to draw the axes say so. ``styles[title][name]`` are options
+    of matplotlib's `plot`; without them a name has the same style in all panels.
     """
     columns = len(panels) if len(panels) <= 3 else math.ceil(len(panels) / 2)
     n_rows = math.ceil(len(panels) / columns)
     figure = _new_figure(6.0) if len(panels) == 1 else Figure((4.2 * columns + 1, 4.4 * n_rows), layout="constrained")
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
-    styles = {name: (styles or {}).get(name) or curve_style(i) for i, name in enumerate(names)}
+    by_name = {name: curve_style(i) for i, name in enumerate(names)}
     for place, (title, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(n_rows, columns, place + 1)
+        of_panel = by_name if styles is None else styles[title]
         for name, seeds in curves.items():
-            _draw_seeds(axes, name, [points for seed in seeds if (points := _drawable(seed, log))], styles[name])
+            _draw_seeds(axes, name, [points for seed in seeds if (points := _drawable(seed, log))], of_panel[name])
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", fontsize=14)
             axes.set(xticks=[], yticks=[])

@@ -278,7 +278,7 @@ def plot_curves(
 ) -> Figure:
     """One panel per target: v7 in reds, every other scheme in blues; on an axis of compute each label in its colour."""
     log = dict(AXES.values())[against]
-    styles = {label: style for of in curves.values() for label, style in _styles(list(of), bands).items()}
+    styles = {target: _styles(list(by_label), bands) for target, by_label in curves.items()}
     return curves_figure(curves, against, "validation uSDR, dB", None if log else styles, log)
 
 

@@ -339,6 +339,9 @@ def hue(line):
     return "red" if red > blue + 0.1 else "blue" if blue > red + 0.1 else "neither"
 
 
+ONE_SCHEME = dict.fromkeys("abc", "tet24")
+
+
 def test_v7_is_drawn_in_reds_and_other_schemes_in_blues_with_means_over_seeds():
     bands = {"drums": "tet24", "drums-v7": "v7", "drums-to-bass": "tet24", "drums-v7-to-bass": "v7"}
     seeds = [[(1.0, 0.0), (2.0, 2.0)], [(3.0, 1.0), (4.0, 4.0)]]
@@ -352,6 +355,10 @@ def test_v7_is_drawn_in_reds_and_other_schemes_in_blues_with_means_over_seeds():
     assert all(line.get_xydata().tolist() == [[2.0, 0.5], [3.0, 3.0]] for line in means)
     assert len(axis.get_lines()) == 3 * len(bands)  # and every seed
     assert axis.get_xlabel() == "training time, s"
+    two = plot_curves({"bass": dict.fromkeys(["a", "b"], seeds), "drums": dict.fromkeys(["c", "b"], seeds)}, ONE_SCHEME)
+    for axis in two.axes:  # each panel by itself: the same label may differ between panels, never two in one
+        means = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+        assert len({line.get_color() for line in means}) == len({line.get_linestyle() for line in means}) == 2
 
 
 def test_methods_are_compared_over_the_logarithm_of_compute_each_in_its_colour():
