@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Packages are installed without bytecode: Python keeps that of what it imports, or every process compiles it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check check-static format clean
+.PHONY: demo test check check-static format docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python scripts/demo.py
@@ -26,6 +26,10 @@ check-static: $(VENV)/.ready
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix refined_bsrnn benchmarks scripts tests
 	$(BIN)/ruff format refined_bsrnn benchmarks scripts tests
+
+# The generated tables of README and docs/.
+docs: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.docs
 
 # Installed again only where what is installed has changed.
 $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh

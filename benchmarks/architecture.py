@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 
 from refined_bsrnn.console import say
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import Recipe, load_recipe
+from refined_bsrnn.report.table import Column, Table
 from refined_bsrnn.separation.separator import check_device
 from refined_bsrnn.training.job import precision_for
 from refined_bsrnn.training.objective import Objective
@@ -145,15 +147,20 @@ def _jobs(objective: Objective, recipe: Recipe, seconds: float, batch: int, devi
 
 def architecture_markdown(values: Mapping[str, Any]) -> str:
     """The table of `docs/architecture.md`."""
-    lines = [
-        "| variant | recipe | published | parameters | training speed | inference speed |",
-        "|---|---|---|---:|---:|---:|",
-    ]
-    for row in values["variants"]:
-        words = " ".join(filter(None, [row["recipe"] if row["recipe"] != "mtl_generic" else "", row["words"]]))
-        cells = [row["name"], f"`{words}`" if words else "the default", row["published"], f"{row['parameters']:,}"]
-        lines.append(f"| {' | '.join([*cells, *(_speed(row[key]) for key in ('training', 'inference'))])} |")
-    return "\n".join(lines) + "\n"
+    columns = (
+        Column("variant", "name"),
+        Column("recipe", _words),
+        Column("published", "published"),
+        Column("parameters", "parameters", ",.0f"),
+        Column("training speed", lambda row: _speed(row["training"]), ">"),
+        Column("inference speed", lambda row: _speed(row["inference"]), ">"),
+    )
+    return Table(pd.DataFrame(values["variants"]), columns, literal=True).markdown + "\n"
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    words = " ".join(filter(None, [row["recipe"] if row["recipe"] != "mtl_generic" else "", row["words"]]))
+    return f"`{words}`" if words else "the default"
 
 
 def _speed(speed: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import soundfile
 import torch
 
@@ -23,6 +24,7 @@ from refined_bsrnn.data.tracks import StemFile, Track
 from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
+from refined_bsrnn.report.table import Column, Table
 from refined_bsrnn.training.objective import Objective
 from refined_bsrnn.training.pace import peak_memory
 
@@ -159,18 +161,18 @@ def _training_speed(recipe: Recipe) -> float:
 def data_markdown(values: Mapping[str, Any]) -> str:
     """The table of docs/augmentation.md."""
     training = values["training"]
-    lines = [
-        f"| files | augmentation | audio s/s per worker | bare soundfile | share | × {training['size']} training |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for row in values["rows"]:
-        share, speed = row["share_of_bare"], row["audio_seconds_per_second"]
-        lines.append(
-            f"| {row['files']} | {row['augmentation']} | {speed:.0f} | {row['bare']:.0f} | {share['median']:.2f} "
-            f"({share['low']:.2f}–{share['high']:.2f}) | {speed / training['audio_seconds_per_second']:.0f} |"
-        )
+    columns = (
+        Column("files", "files"),
+        Column("augmentation", "augmentation"),
+        Column("audio s/s per worker", "audio_seconds_per_second", ".0f"),
+        Column("bare soundfile", "bare", ".0f"),
+        Column("share", lambda row: "{median:.2f} ({low:.2f}–{high:.2f})".format(**row["share_of_bare"]), ">"),
+        Column(f"× {training['size']} training", "times_training", ".0f"),
+    )
+    frame = pd.DataFrame(values["rows"])
+    frame["times_training"] = frame["audio_seconds_per_second"] / training["audio_seconds_per_second"]
     told = f"{values['n_tracks']} tracks of {values['data']}; {values['device']}; peak {values['peak_memory']}."
-    return "\n".join([*lines, "", told]) + "\n"
+    return f"{Table(frame, columns, literal=True).markdown}\n\n{told}\n"
 
 
 DATA = Kind(

@@ -7,10 +7,11 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import soundfile
 import torch
 
@@ -18,6 +19,7 @@ from refined_bsrnn.console import say
 from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import SIZES, Recipe, dump_recipe, load_recipe
+from refined_bsrnn.report.table import Column, Table
 from refined_bsrnn.runs.folder import RunFolder, save_weights
 from refined_bsrnn.separation.live import Live
 from refined_bsrnn.separation.separator import Separator
@@ -120,24 +122,24 @@ def _live(seconds: float, network: str, heads: str) -> dict[str, Any]:
 
 def separation_markdown(values: Mapping[str, Any]) -> str:
     """The tables of `docs/separation.md`: memory, then live; only what was measured."""
-    tables = []
-    if values["memory"]:
-        lines = ["| network | heads | length | peak, MiB | CPU time |", "|---|---:|---:|---:|---:|"]
-        for row in values["memory"]:
-            length, work = _clock(row["seconds"]), _clock(row["cpu_seconds"])
-            lines.append(f"| {_network(row)} | {row['heads']} | {length} | {row['peak_mib']} | {work} |")
-        tables.append("\n".join(lines) + "\n")
-    if values["live"]:
-        titles = " | ".join(f"blocks of {1000 * size / RATE_HZ:.0f} ms" for size in BLOCKS)
-        lines = [f"| network | heads | {titles} |", "|---|---:|---:|---:|"]
-        for row in values["live"]:
-            cells = [
-                f"{row['ms'][str(size)]:.0f} ms ({1000 * size / RATE_HZ / row['ms'][str(size)]:.1f} × real time)"
-                for size in BLOCKS
-            ]
-            lines.append(f"| {_network(row)} | {row['heads']} | {' | '.join(cells)} |")
-        tables.append("\n".join(lines) + "\n")
-    return "\n".join(tables)
+    first = (Column("network", _network), Column("heads", "heads", ".0f"))
+    memory = (
+        Column("length", lambda row: _clock(row["seconds"]), ">"),
+        Column("peak, MiB", "peak_mib", ".0f"),
+        Column("CPU time", lambda row: _clock(row["cpu_seconds"]), ">"),
+    )
+    live = tuple(Column(f"blocks of {1000 * size / RATE_HZ:.0f} ms", _block(size), ">") for size in BLOCKS)
+    measured = [(values[kind], columns) for kind, columns in (("memory", memory), ("live", live)) if values[kind]]
+    tables = [Table(pd.DataFrame(rows), (*first, *columns), literal=True) for rows, columns in measured]
+    return "\n".join(f"{table.markdown}\n" for table in tables)
+
+
+def _block(size: int) -> Callable[[Mapping[str, Any]], str]:
+    def text(row: Mapping[str, Any]) -> str:
+        ms = row["ms"][str(size)]
+        return f"{ms:.0f} ms ({1000 * size / RATE_HZ / ms:.1f} × real time)"
+
+    return text
 
 
 def _network(row: Mapping[str, Any]) -> str:

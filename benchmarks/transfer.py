@@ -6,17 +6,19 @@ python -m benchmarks transfer --size tiny --size small
 import argparse
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from refined_bsrnn.console import say
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
+from refined_bsrnn.report.table import Column, Table
 from refined_bsrnn.separation.separator import check_device
 from refined_bsrnn.training.feature_cache import BLOCK, CachedMixes, FeatureCache, example_arrays
 from refined_bsrnn.training.objective import Objective
@@ -151,20 +153,31 @@ def _cached(objective: Objective, recipe: Recipe, stems: Tensor, folder: Path, d
 
 def transfer_markdown(values: Mapping[str, Any]) -> str:
     """One table for all sizes."""
-    sizes = values["sizes"]
-    columns = ("s per step", "steps per s", "× base (lowest–highest)")
-    head = ["step", *(f"{size}: {column}" for size in sizes for column in columns)]
-    lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: ' * len(columns) * len(sizes)}|"]
-    for name, what in JOBS.items():
-        cells = [_cells(speeds[name]) for speeds in sizes.values()]
-        lines.append(f"| {name}: {what} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    records = [
+        {"step": f"{name}: {what}", **{size: speeds[name] for size, speeds in values["sizes"].items()}}
+        for name, what in JOBS.items()
+    ]
+    columns = [Column("step", "step")]
+    for size in values["sizes"]:
+        for title, text in (("s per step", _seconds), ("steps per s", _steps), ("× base (lowest–highest)", _times)):
+            columns.append(Column(f"{size}: {title}", _of(size, text), ">"))
+    return Table(pd.DataFrame(records), columns, literal=True).markdown
 
 
-def _cells(speed: Mapping[str, float]) -> str:
-    steps = f"{speed['steps_per_second']:.{2 if speed['steps_per_second'] < 10 else 1}f}"
-    times = f"{speed['median']:.1f} ({speed['low']:.1f}–{speed['high']:.1f})"
-    return f"{speed['seconds']:.3f} | {steps} | {times}"
+def _of(size: str, text: Callable[[Mapping[str, float]], str]) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: text(row[size])
+
+
+def _seconds(speed: Mapping[str, float]) -> str:
+    return f"{speed['seconds']:.3f}"
+
+
+def _steps(speed: Mapping[str, float]) -> str:
+    return f"{speed['steps_per_second']:.{2 if speed['steps_per_second'] < 10 else 1}f}"
+
+
+def _times(speed: Mapping[str, float]) -> str:
+    return f"{speed['median']:.1f} ({speed['low']:.1f}–{speed['high']:.1f})"
 
 
 TRANSFER = Kind(

@@ -7,37 +7,45 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.architecture import VARIANTS, architecture_markdown, variant_recipe
+from benchmarks.architecture import VARIANTS, variant_recipe
 from benchmarks.check import check_markdown
-from benchmarks.separation import separation_markdown
-from benchmarks.transfer import transfer_markdown
+from benchmarks.docs import RUNS, TABLES, documents, filled
+from refined_bsrnn.errors import UserError
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
-from refined_bsrnn.report.study import Row, markdown
 from refined_bsrnn.report.write import report
-from refined_bsrnn.training.study import load_study
 
 ROOT = Path(__file__).parent.parent
-RUNS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/results.json"))
+FOLDERS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/results.json"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def table_rows(text):
-    return {line.strip() for line in text.splitlines() if line.startswith("| ")}
+@pytest.mark.parametrize(("path", "text"), documents().items(), ids=lambda x: x.stem if isinstance(x, Path) else "")
+def test_generated_tables_are_those_of_their_results(path, text):
+    assert path.read_text() == text, "run `make docs`"
 
 
-def test_every_number_of_the_results_is_that_of_the_results_files():
+def test_a_table_is_put_between_its_markers():
+    tables = {"a": lambda: "| new |\n", "b": lambda: "| other |"}
+    start, end = "x\n<!-- table: {} -->\n", "<!-- end of table -->\ny"
+    texts = "".join(start.format(name) + old + end for name, old in (("a", "\n| old |\n\n"), ("b", ""), ("a", "")))
+    wanted = ((name, f"\n{new}\n\n") for name, new in (("a", "| new |"), ("b", "| other |"), ("a", "| new |")))
+    assert filled(texts, tables) == "".join(start.format(name) + new + end for name, new in wanted)
+    assert filled("no markers", tables) == "no markers"
+    with pytest.raises(UserError, match="there is no table 'c'"):
+        filled(start.format("c") + end, tables)
+
+
+def test_every_table_stands_in_a_document():
+    shown = "".join(path.read_text() for path in DOCUMENTS)
+    assert [name for name in TABLES if f"<!-- table: {name} -->" not in shown] == []
+    assert shown.count("<!-- table: ") == shown.count("<!-- end of table -->")
+
+
+def test_the_results_are_those_of_the_command_in_the_document():
     document = (ROOT / "docs" / "results.md").read_text()
-    order = re.findall(r"docs/results/([\w-]+)", document.split("```")[1])
-    folders = [ROOT / "docs" / "results" / name for name in order]
-    assert sorted(folders) == RUNS
-    reported = table_rows(report(folders, groups={"real recordings": "eir_*"}).markdown)
-    rows = table_rows(document.split("## What it says")[0])
-    assert rows
-    assert rows <= reported, rows - reported
-    readme = table_rows((ROOT / "README.md").read_text().split("## What it does today")[1].split("##")[0])
-    assert readme
-    assert all(any(set(cells(row)) <= set(cells(line)) for line in reported) for row in readme), readme
+    assert tuple(re.findall(r"docs/results/([\w-]+)", document.split("```")[1])) == RUNS
+    assert sorted(ROOT / "docs" / "results" / name for name in RUNS) == FOLDERS
 
 
 def test_what_did_not_work_is_that_of_its_logs():
@@ -51,20 +59,15 @@ def test_what_did_not_work_is_that_of_its_logs():
 
 def test_the_difference_in_the_text_is_that_of_the_results():
     document = " ".join((ROOT / "docs" / "results.md").read_text().split())
-    (usdr,) = [v.found for v in report([ROOT / "docs/results/drums-v7", ROOT / "docs/results/mtl"]).versus][:1]
-    low, high = usdr.mean_95
-    expected = f"{usdr.mean:.2f} dB ahead in uSDR with a 95 % interval from {low:.2f} to {high:.2f} over songs, on "
-    assert f"{expected}{usdr.n_better} of {usdr.n} tracks" in document
+    usdr = report([ROOT / "docs/results/drums-v7", ROOT / "docs/results/mtl"]).versus.iloc[0]
+    low, high = usdr["mean_95"]
+    expected = f"{usdr['mean']:.2f} dB ahead in uSDR with a 95 % interval from {low:.2f} to {high:.2f} over songs, on "
+    assert f"{expected}{usdr['n_better']} of {usdr['n']} tracks" in document
 
 
-def cells(row):
-    return [cell.strip() for cell in row.strip("| ").split("|")]
-
-
-def test_the_table_of_variants_is_that_of_its_measurement():
+def test_the_words_about_variants_are_those_of_their_measurement():
     document = (ROOT / "docs" / "architecture.md").read_text()
     values = json.loads((ROOT / "docs" / "results" / "architecture.json").read_text())
-    assert architecture_markdown(values) in document
     assert f"OMP_NUM_THREADS=1 {values['command']}\n" in document
     shown = [values["device"], f"torch {values['torch']}", f"seed {values['seed']}", f"{values['rounds']} rounds"]
     assert all(text in document for text in [*shown, f"N = {values['features']}", f"R = {values['repeats']}"])
@@ -93,33 +96,13 @@ def test_links_and_recipes_of_a_document_are_there(path):
         assert (recipe_folder() / f"{name}.yaml").exists(), name
 
 
-STUDIES = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/study.json"))
+MEASURED = {"transfer": "transfer", **dict.fromkeys(["separation", "separation-3h", "separation-live"], "separation")}
 
 
-@pytest.mark.parametrize("folder", STUDIES, ids=lambda p: p.name)
-def test_every_number_of_a_study_is_that_of_its_file(folder):
-    """The table in the document, and the one beside the file, are what `report_study` makes of the file."""
-    rows = [Row(**row) for row in json.loads((folder / "study.json").read_text())["rows"]]
-    study, _ = load_study(folder / "study.yaml")
-    made = table_rows(markdown(study, rows))
-    assert table_rows((folder / "study.md").read_text()) == made
-    section = (ROOT / "docs" / "results.md").read_text().split(f"## Study {folder.name}")[1].split("\n## ")[0]
-    assert table_rows(section) == made
-
-
-def test_speeds_of_transfers_are_those_measured():
-    values = json.loads((ROOT / "docs" / "results" / "transfer.json").read_text())
-    document = (ROOT / "docs" / "transfer.md").read_text()
-    assert transfer_markdown(values) in document
-    assert values["command"] in document
-
-
-@pytest.mark.parametrize("name", ["separation", "separation-3h", "separation-live"])
-def test_memory_and_live_blocks_are_those_measured(name):
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_measurement_stands_beside_its_command(name):
     values = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
-    document = (ROOT / "docs" / "separation.md").read_text()
-    assert all(table.strip() in document for table in separation_markdown(values).split("\n\n"))
-    assert values["command"] in document
+    assert values["command"] in (ROOT / "docs" / f"{MEASURED[name]}.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["ranked-by-clean", "ranked-by-noisy"])

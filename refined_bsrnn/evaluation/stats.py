@@ -8,7 +8,6 @@ same kind, not with another training.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -38,17 +37,14 @@ def spread(values: Sequence[float | None], intervals: bool = True) -> dict[str, 
 
 def interval(values: Sequence[float] | np.ndarray, statistic: str) -> list[float] | None:
     """The 95 % bootstrap interval of the ``mean`` or ``median`` over tracks; None for fewer than three."""
+    from scipy.stats import bootstrap  # takes half a second to import
+
     x = np.asarray(values, dtype=np.float64)
     if len(x) < MIN_TRACKS:
         return None
-    drawn = x[_draws(len(x))]  # (draws, tracks)
-    figures = drawn.mean(1) if statistic == "mean" else np.median(drawn, 1)
-    return [float(q) for q in np.quantile(figures, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))]
-
-
-@lru_cache(maxsize=8)
-def _draws(n: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(n, size=(N_DRAWS, n))
+    figure, rng = {"mean": np.mean, "median": np.median}[statistic], np.random.default_rng(0)
+    found = bootstrap((x,), figure, n_resamples=N_DRAWS, confidence_level=LEVEL, method="percentile", rng=rng)
+    return [float(end) for end in found.confidence_interval]
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,10 @@ def compare(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> Com
 
 
 def signed_rank_p(differences: np.ndarray) -> float | None:
-    """Two-sided p of Wilcoxon's signed-rank test; zero differences are left out. None without any other."""
+    """Two-sided p of Wilcoxon's signed-rank test; zero differences are left out. None without any other.
+
+    They are left out before scipy is called: some of its versions give no exact p beside zeros.
+    """
     from scipy.stats import wilcoxon  # takes half a second to import
 
     nonzero = differences[differences != 0]

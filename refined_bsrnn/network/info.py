@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
@@ -20,13 +19,6 @@ from .model import BSRNN, count_parameters
 from .receptive_field import latency_samples, reach_samples
 
 COUNTED_SECONDS = 1.0
-# What the modules of a block are called in the table.
-INNER = {
-    "time": "along time",
-    "band": "along bands",
-    "tac": "across channels (TAC)",
-    "attention": "attention over time",
-}
 
 
 @dataclass(frozen=True)
@@ -206,36 +198,22 @@ def _rnn_stand_in(rnn: nn.RNNBase, tally: list[int]) -> Callable[[Tensor], tuple
     return forward
 
 
-def info_table(info: Info) -> Table:
-    """The parts as a table for a terminal; equal blocks in a row are one line."""
-    table = Table(title=f"{info.parameters:,} parameters, {info.n_bands} bands", title_justify="left")
-    last = f"MMAC per s of {info.channels}-channel audio"
-    for heading in ("part", "output for 1 s", "parameters", "MB", "share", last):
-        table.add_column(heading, justify="left" if heading in ("part", "output for 1 s") else "right")
-    for name, block, times in _grouped(info.parts):
-        inner = [(f"  {INNER.get(part.name, part.name)}", part) for part in block.parts]
-        for label, part in [(name, block), *inner]:
-            n = times * part.parameters
-            macs = f"{times * part.macs_per_second / 1e6:,.1f}"
-            share = f"{100 * n / max(1, info.parameters):.1f} %"
-            table.add_row(label, part.output, f"{n:,}", f"{times * part.megabytes:.1f}", share, macs)
-    table.add_section()
-    all_mb = sum(part.megabytes for part in info.parts)
-    table.add_row("all", "", f"{info.parameters:,}", f"{all_mb:.1f}", "100 %", f"{info.macs_per_second / 1e6:,.1f}")
-    table.caption = f"receptive field: {info.receptive_field}\nlatency: {info.latency}"
-    table.caption_justify = "left"
-    return table
+def training_macs(recipe: Recipe, info: Info) -> tuple[int, int]:
+    """Multiply-accumulates of a training: before its first step, and of each step.
 
-
-def _grouped(parts: tuple[Part, ...]) -> list[tuple[str, Part, int]]:
-    """Runs of equal blocks as (name, one of them, how many)."""
-    groups: list[tuple[str, Part, int]] = []
-    for part in parts:
-        last = groups[-1] if groups else None
-        same = last and part.name.startswith("block") and last[1].name.startswith("block")
-        if last and same and (last[1].parameters, last[1].macs_per_second) == (part.parameters, part.macs_per_second):
-            first = last[1].name.removeprefix("block ")
-            groups[-1] = (f"blocks {first} to {part.name.removeprefix('block ')}", last[1], last[2] + 1)
-        else:
-            groups.append((part.name, part, 1))
-    return groups
+    The gradient by the inputs and that by the weights of a trained part cost one forward pass each. A frozen part has
+    the forward pass alone, once per example of the pool where its features are cached. The base of a transfer, losses
+    and validation are not in it.
+    """
+    heads = sum(part.macs_per_second for part in info.parts if part.name.startswith("head "))
+    backbone = [part.macs_per_second for part in info.parts if not part.name.startswith(("head ", "adapter "))]
+    base, train = recipe.base, recipe.train
+    n_trained = len(backbone)
+    if base is not None:
+        n_trained = {"frozen": 0, "random": 0, "partial": base.blocks}.get(base.method, n_trained)
+    trained = backbone[len(backbone) - min(n_trained, len(backbone)) :]
+    step_seconds = train.batch_size * train.chunk_seconds
+    if recipe.cache.enabled:
+        pool = min(recipe.cache.pool, train.steps * train.batch_size)
+        return round(pool * train.chunk_seconds * sum(backbone)), round(step_seconds * 3 * heads)
+    return 0, round(step_seconds * (sum(backbone) + 2 * sum(trained) + 3 * heads))

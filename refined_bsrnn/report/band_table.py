@@ -7,12 +7,14 @@ formulas against the network.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import pandas as pd
+
 from ..bands import SCHEMES, BandSplit, band_split, match_bands, ranges_hz
 from ..errors import RecipeError
+from .table import Column, Table
 
 N_FFTS = (2048, 4096, 6144)
 FEATURES, REPEATS = 64, 8  # the size the table is for, `size=small`
@@ -58,34 +60,23 @@ def match_features(widths: Sequence[int], n_parameters: int, repeats: int) -> in
 # --- one scheme -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class BandFacts:
-    """A scheme at one STFT size; ``cents_below`` and ``cents_above`` are median widths of the bands centred below and
-    from 1 kHz, a band that starts at 0 Hz left out (None: there is no such band).
+def band_facts(split: BandSplit, sample_rate_hz: int = 44100, n_fft: int = 2048) -> dict[str, Any]:
+    """What the table says of a split.
+
+    ``cents_below`` and ``cents_above`` are median widths of the bands centred below and from 1 kHz, a band that starts
+    at 0 Hz left out (None: there is no such band); ``redundancy`` is the sum of all widths over the number of bins.
     """
-
-    widths: tuple[int, ...]
-    cents_below: float | None
-    cents_above: float | None
-    redundancy: float
-
-    @property
-    def single_bin_bands(self) -> int:
-        return self.widths.count(1)
-
-
-def band_facts(split: BandSplit, sample_rate_hz: int = 44100, n_fft: int = 2048) -> BandFacts:
-    """What the table says of a split; ``redundancy`` is the sum of all widths over the number of bins."""
     hz = [(low, high) for low, high in ranges_hz(split, sample_rate_hz, n_fft) if low > 0]
     below = [1200 * math.log2(high / low) for low, high in hz if low * high < 1000.0**2]
     above = [1200 * math.log2(high / low) for low, high in hz if low * high >= 1000.0**2]
     widths = tuple(stop - start for start, stop in split)
-    return BandFacts(
-        widths,
-        cents_below=median(below) if below else None,
-        cents_above=median(above) if above else None,
-        redundancy=sum(widths) / split.n_bins,
-    )
+    return {
+        "widths": widths,
+        "cents_below": median(below) if below else None,
+        "cents_above": median(above) if above else None,
+        "single_bin_bands": widths.count(1),
+        "redundancy": sum(widths) / split.n_bins,
+    }
 
 
 def scheme_label(kind: str, options: Mapping[str, Any]) -> str:
@@ -96,28 +87,27 @@ def scheme_label(kind: str, options: Mapping[str, Any]) -> str:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 COLUMNS = (
-    "scheme",
-    *(f"K at {n_fft}" for n_fft in N_FFTS),
-    "cents < 1 kHz",
-    "cents ≥ 1 kHz",
-    "single-bin bands",
-    "redundancy",
-    "encoder",
-    "head",
+    Column("scheme", "scheme", code=True),
+    *(Column(f"K at {n_fft}", str(n_fft), ".0f") for n_fft in N_FFTS),
+    Column("cents < 1 kHz", "cents_below", ".0f"),
+    Column("cents ≥ 1 kHz", "cents_above", ".0f"),
+    Column("single-bin bands", "single_bin_bands", ".0f"),
+    Column("redundancy", "redundancy", ".2f"),
+    Column("encoder", "encoder", ",.0f"),
+    Column("head", "head", ",.0f"),
 )
 
 
-def band_table(schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> str:
-    """Markdown: one row per scheme (default: all but ``custom``), a dash where a scheme is not defined.
+def band_table(schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> Table:
+    """One row per scheme (default: all but ``custom``), a dash where a scheme is not defined.
 
     All columns but K are at n_fft 2048; parameters at N = 64. Raises `RecipeError` for unknown schemes and options.
     """
-    schemes = schemes or TABLE_SCHEMES
-    return _markdown(COLUMNS, [_row(kind, options, sample_rate_hz) for kind, options in schemes])
+    return Table(_frame(schemes or TABLE_SCHEMES, sample_rate_hz), COLUMNS, literal=True)
 
 
-def matched_table(n_bands: int, schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> str:
-    """Markdown: the schemes that can have exactly ``n_bands`` bands at n_fft 2048, with the option that gives them.
+def matched_table(n_bands: int, schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> Table:
+    """The schemes that can have exactly ``n_bands`` bands at n_fft 2048, with the option that gives them.
 
     ``schemes`` (default: all but ``custom``) may fix options; the others are left out without a word.
 
@@ -130,40 +120,25 @@ def matched_table(n_bands: int, schemes: Sequence[NamedScheme] = (), sample_rate
     matched = [(kind, options) for (kind, _), options in zip(families, found, strict=True) if options is not None]
     if not matched:
         raise RecipeError(f"no scheme has {n_bands} bands at {sample_rate_hz} Hz and n_fft 2048.")
-    widths = [_facts(kind, options, sample_rate_hz).widths for kind, options in matched]
-    size = model_parameters(widths[0], FEATURES, REPEATS)
-    rows = [
-        [*_row(kind, options, sample_rate_hz), str(match_features(w, size, REPEATS))]
-        for (kind, options), w in zip(matched, widths, strict=True)
-    ]
-    return _markdown([*COLUMNS, "N at equal size"], rows)
+    frame = _frame(matched, sample_rate_hz)
+    size = model_parameters(frame["widths"][0], FEATURES, REPEATS)
+    frame["n"] = [match_features(widths, size, REPEATS) for widths in frame["widths"]]
+    return Table(frame, [*COLUMNS, Column("N at equal size", "n", ".0f")], literal=True)
 
 
-def _facts(kind: str, options: Mapping[str, Any], sample_rate_hz: int) -> BandFacts:
-    return band_facts(band_split(kind, sample_rate_hz=sample_rate_hz, **options), sample_rate_hz)
+def _frame(schemes: Sequence[NamedScheme], sample_rate_hz: int) -> pd.DataFrame:
+    records = []
+    for kind, options in schemes:
+        facts = band_facts(band_split(kind, sample_rate_hz=sample_rate_hz, **options), sample_rate_hz)
+        sizes = {"encoder": encoder_parameters(facts["widths"], FEATURES)}
+        sizes["head"] = head_parameters(facts["widths"], FEATURES)
+        counts = {str(n_fft): _n_bands(kind, options, sample_rate_hz, n_fft) for n_fft in N_FFTS}
+        records.append({"scheme": scheme_label(kind, options)} | counts | facts | sizes)
+    return pd.DataFrame(records, dtype=object)
 
 
-def _row(kind: str, options: Mapping[str, Any], sample_rate_hz: int) -> list[str]:
-    facts = _facts(kind, options, sample_rate_hz)
-    cents = ["–" if width is None else f"{width:.0f}" for width in (facts.cents_below, facts.cents_above)]
-    return [
-        f"`{scheme_label(kind, options)}`",
-        *(_n_bands(kind, options, sample_rate_hz, n_fft) for n_fft in N_FFTS),
-        *cents,
-        str(facts.single_bin_bands),
-        f"{facts.redundancy:.2f}",
-        f"{encoder_parameters(facts.widths, FEATURES):,}",
-        f"{head_parameters(facts.widths, FEATURES):,}",
-    ]
-
-
-def _n_bands(kind: str, options: Mapping[str, Any], sample_rate_hz: int, n_fft: int) -> str:
+def _n_bands(kind: str, options: Mapping[str, Any], sample_rate_hz: int, n_fft: int) -> int | None:
     try:
-        return str(len(band_split(kind, sample_rate_hz=sample_rate_hz, n_fft=n_fft, **options)))
+        return len(band_split(kind, sample_rate_hz=sample_rate_hz, n_fft=n_fft, **options))
     except RecipeError:
-        return "–"
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return None

@@ -1,22 +1,20 @@
 """Figures of a report, from results alone: curves, box plots per target, tracks of two runs, bases × targets, bands."""
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..bands import SCHEMES, band_split, ranges_hz
+from ..bands import SCHEMES, BandSplit, band_split, ranges_hz
 from ..errors import UserError
 from ..recipe import load_recipe
-from .figures import COLOURS, MARKERS, bands_figure, curves_figure
+from .comparable import NAMES, base_of, rivals, scored, with_target
+from .figures import COLOURS, MARKERS, bands_figure, curves_figure, heat_map, tint
 from .results import Run, number
-from .tables import rivals, scored, with_target
 
 HATCHES = ("", "///", "...", "xxx", "---", "\\\\\\")
-NAMES = {"usdr": "uSDR", "csdr": "cSDR"}
 
 
 # --- training curves --------------------------------------------------------------------------------------------------
@@ -75,7 +73,7 @@ def boxes_figure(runs: Sequence[Run], targets: Sequence[str], metric: str) -> Fi
         drawn = axes.boxplot(values, widths=0.6, patch_artist=True, medianprops={"color": "black", "linewidth": 2})
         for box, run in zip(drawn["boxes"], members, strict=True):
             i = runs.index(run)
-            box.set(facecolor=_light(i), hatch=HATCHES[i % len(HATCHES)], edgecolor="black")
+            box.set(facecolor=tint(COLOURS[i % len(COLOURS)], 0.55), hatch=HATCHES[i % len(HATCHES)], edgecolor="black")
         nothing = [x for e in scored(members[0], target).values() if (x := number(e, "mixture", metric)) is not None]
         if nothing:
             axes.axhline(statistics.median(nothing), color="0.35", linestyle="--", linewidth=1.2, zorder=0)
@@ -85,11 +83,6 @@ def boxes_figure(runs: Sequence[Run], targets: Sequence[str], metric: str) -> Fi
         axes.grid(axis="y", linewidth=0.4, color="0.85")
     panels[0].set_ylabel(f"{NAMES[metric]} per track (dB)", fontsize=11)
     return figure
-
-
-def _light(i: int) -> tuple[float, float, float]:
-    red, green, blue = (int(COLOURS[i % len(COLOURS)][j : j + 2], 16) / 255 for j in (1, 3, 5))
-    return 1 - 0.55 * (1 - red), 1 - 0.55 * (1 - green), 1 - 0.55 * (1 - blue)
 
 
 def scatter_figure(a: Run, b: Run, targets: Sequence[str], metric: str = "usdr") -> Figure:
@@ -104,13 +97,9 @@ def scatter_figure(a: Run, b: Run, targets: Sequence[str], metric: str = "usdr")
         points = [(x, y) for x, y in pairs if x is not None and y is not None]
         seen += [value for point in points for value in point]
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        style: dict[str, Any] = {
-            "edgecolors": COLOURS[i % len(COLOURS)],
-            "facecolors": "none",
-            "linewidths": 1.6,
-            "s": 46,
-        }
-        axes.scatter(xs, ys, marker=MARKERS[i % len(MARKERS)], label=f"{target} ({len(points)} tracks)", **style)
+        colour, marker = (values[i % len(values)] for values in (COLOURS, MARKERS))
+        label = f"{target} ({len(points)} tracks)"
+        axes.scatter(xs, ys, s=46, marker=marker, label=label, edgecolors=colour, facecolors="none", linewidths=1.6)
     low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
     margin = 0.05 * (high - low) + 0.1
     ends = (low - margin, high + margin)
@@ -129,67 +118,45 @@ def heat_figure(runs: Sequence[Run], targets: Sequence[str], metric: str = "usdr
 
     The best transfer of several to one target is shown. A star marks transfers.
     """
-    bases = [run for run in runs if any(_base(other) == run.results["run"] for other in runs)]
-    others = dict.fromkeys(b for run in runs if (b := _base(run)) and b not in {x.results["run"] for x in bases})
+    bases = [run for run in runs if any(base_of(other) == run.results["run"] for other in runs)]
+    others = dict.fromkeys(b for run in runs if (b := base_of(run)) and b not in {x.results["run"] for x in bases})
     names = [run.results["run"] for run in bases] + [str(name) for name in others]
     if not names:
         return None
     cells: dict[tuple[int, int], tuple[float, str]] = {}
     for run in runs:
-        base, star = (_base(run), "*") if _base(run) else (run.results["run"], "")
+        base, star = (base_of(run), "*") if base_of(run) else (run.results["run"], "")
         for target in run.targets:
             value = number(run.results["summary"], target, "estimate", metric, "mean")
             place = (names.index(base), targets.index(target)) if base in names else None
             if place and value is not None and (place not in cells or value > cells[place][0]):
                 cells[place] = value, star
-    table = [[cells.get((i, j), (math.nan, ""))[0] for j in range(len(targets))] for i in range(len(names))]
-    figure = Figure(figsize=(1.9 + 1.15 * len(targets), 1.5 + 0.75 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(table, cmap="Greys", aspect="auto")
-    middle = sum(image.get_clim()) / 2
-    for (i, j), (value, star) in cells.items():
-        colour = "white" if value > middle else "black"
-        axes.text(j, i, f"{value:.2f}{star}", ha="center", va="center", color=colour, fontsize=11)
-    axes.set_xticks(range(len(targets)), targets)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylabel("base")
-    figure.colorbar(image, ax=axes, label=f"mean {NAMES[metric]} (dB)")
-    axes.set_title("* transferred to the target; others are the base's own heads", fontsize=10)
+    figure = heat_map(cells, names, targets, f"mean {NAMES[metric]} (dB)")
+    figure.axes[0].set_title("* transferred to the target; others are the base's own heads", fontsize=10)
     return figure
-
-
-def _base(run: Run) -> str:
-    return Path(str(run.results["base"])).name if run.results.get("base") else ""
 
 
 def band_schemes_figure(runs: Sequence[Run]) -> Figure | None:
     """The band schemes of the runs, each once; None where no run says which it has."""
-    schemes: dict[str, Any] = {}
-    for run in runs:
-        found = _bands(run)
-        if found and found[0] not in schemes:
-            schemes[found[0]] = found[1]
-    if not schemes:
-        return None
-    hz = {name: h for name, (h, _) in schemes.items()}
-    return bands_figure(hz, {name: widths for name, (_, widths) in schemes.items()})
+    schemes: dict[str, tuple[BandSplit, dict[str, int]]] = {}
+    for name, found in (each for run in runs for each in _bands(run)):
+        schemes.setdefault(name, found)
+    hz = {name: ranges_hz(split, **grid) for name, (split, grid) in schemes.items()}
+    widths = {name: [stop - start for start, stop in split] for name, (split, _) in schemes.items()}
+    return bands_figure(hz, widths) if schemes else None
 
 
-def _bands(run: Run) -> tuple[str, tuple[list[tuple[float, float]], list[int]]] | None:
-    """(scheme, (edges in Hz, widths in bins)) of a run: as its recipe says, else the scheme's defaults."""
+def _bands(run: Run) -> Iterator[tuple[str, tuple[BandSplit, dict[str, int]]]]:
+    """The scheme of a run and the split, at which rate and n_fft: as its recipe says, else the scheme's defaults."""
     kind, grid = run.results["model"].get("bands"), {"sample_rate_hz": 44100, "n_fft": 2048}
     options: Mapping[str, Any] = {}
-    try:
+    with suppress(UserError):  # a recipe of another version, or a scheme that has no defaults
         if (run.folder / "recipe.yaml").is_file():
             recipe = load_recipe(run.folder / "recipe.yaml")
             kind, options = recipe.bands.kind, recipe.bands.options
             grid = {"sample_rate_hz": recipe.stft.sample_rate_hz, "n_fft": recipe.stft.n_fft}
-        if kind not in SCHEMES:
-            return None
-        split = band_split(kind, **grid, **options)
-    except UserError:  # a recipe of another version, or a scheme that has no defaults
-        return None
-    return str(kind), (ranges_hz(split, **grid), [stop - start for start, stop in split])
+        if kind in SCHEMES:
+            yield str(kind), (band_split(kind, **grid, **options), grid)
 
 
 def all_figures(runs: Sequence[Run], targets: Sequence[str]) -> tuple[dict[str, tuple[Figure, str]], list[str]]:
@@ -208,7 +175,8 @@ def all_figures(runs: Sequence[Run], targets: Sequence[str]) -> tuple[dict[str, 
         name = f"tracks-{_file(a.name)}-{_file(b.name)}"
         figures[name] = scatter_figure(a, b, shared), f"Every track: uSDR of {a.name} against {b.name}"
     figures["transfer"] = heat_figure(runs, targets), "Mean uSDR per base and target; * transferred"
-    figures["curves"] = curves_figure(curves, x_label, y_label), f"Training curves: {y_label} over {x_label}"
+    panels = {"": {name: [points] for name, points in curves.items()}}
+    figures["curves"] = curves_figure(panels, x_label, y_label), f"Training curves: {y_label} over {x_label}"
     figures["bands"] = band_schemes_figure(runs), "Band schemes of the runs over the musical scale, and their widths"
     return {name: (figure, text) for name, (figure, text) in figures.items() if figure is not None}, notes
 

@@ -1,4 +1,4 @@
-"""Figures for people: band schemes and training curves.
+"""One set of charts for runs and studies: band schemes, curves, numbers in fields.
 
 Every figure is made by a function that returns a `Figure` and saved by one that takes a path, so nothing depends on
 pyplot's global state or on a display. Curves differ in colour, marker and line style: they survive a black-and-white
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ def curve_style(i: int) -> dict[str, Any]:
     }
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     """Write a figure as PNG or SVG, by the suffix; the file appears whole or not at all.
 
     Raises `UserError` for another suffix or a folder that cannot be written.
@@ -68,7 +69,7 @@ def save(figure: Figure, path: Path) -> Path:
     # Without these two an SVG holds the time of writing and random ids.
     metadata = {"Date": None} if kind == ".svg" else None
     with mpl.rc_context({"svg.hashsalt": "refined_bsrnn"}), atomic_write(path) as temporary:
-        figure.savefig(temporary, format=kind[1:], dpi=DPI, metadata=metadata)
+        figure.savefig(temporary, format=kind[1:], dpi=dpi, metadata=metadata)
     return path
 
 
@@ -85,13 +86,6 @@ def band_cents(bands: Bands) -> list[tuple[float, float]]:
     A band that starts at 0 Hz spans infinitely many cents and is left out.
     """
     return [(math.sqrt(low * high), 1200 * math.log2(high / low)) for low, high in bands if low > 0]
-
-
-def plot_bands(
-    schemes: Mapping[str, Bands], path: Path, widths_bins: Mapping[str, Sequence[int]] | None = None
-) -> Path:
-    """Write the picture of `bands_figure` and return its path."""
-    return save(bands_figure(schemes, widths_bins), path)
 
 
 def bands_figure(schemes: Mapping[str, Bands], widths_bins: Mapping[str, Sequence[int]] | None = None) -> Figure:
@@ -143,12 +137,12 @@ def _draw_row(axes: Axes, row: int, bands: Bands, left: float) -> None:
         bottom = row - 0.38 + height * (i % n_lanes)
         # Within a lane neighbours differ in shade too, where there are lanes by every other one of its bands.
         shade = 0.75 if (i // n_lanes + i % n_lanes) % 2 else 0.25
-        box = Rectangle((start, bottom), stop - start, height, facecolor=_tint(colour, shade))
+        box = Rectangle((start, bottom), stop - start, height, facecolor=tint(colour, shade))
         box.set(edgecolor="black", linewidth=0.6)
         axes.add_patch(box)
 
 
-def _tint(colour: str, share: float) -> tuple[float, ...]:
+def tint(colour: str, share: float) -> tuple[float, ...]:
     """A colour thinned with white (opaque, so that no grid line shows through)."""
     return tuple(1 - share * (1 - channel) for channel in to_rgb(colour))
 
@@ -193,36 +187,89 @@ def _frequency_axes(panels: Sequence[Axes], left: float, right: float) -> None:
         axes.grid(axis="x", linewidth=0.4, color="0.8")
 
 
-# --- training curves --------------------------------------------------------------------------------------------------
+# --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def plot_curves(curves: Mapping[str, Points], path: Path, x_label: str, y_label: str, title: str = "") -> Path:
-    """Write the picture of `curves_figure` and return its path."""
-    return save(curves_figure(curves, x_label, y_label, title), path)
+def curves_figure(
+    panels: Mapping[str, Mapping[str, Sequence[Points]]],
+    x_label: str,
+    y_label: str,
+    styles: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    log: bool = False,
+) -> Figure:
+    """``panels[title][name]`` are curves ``[(x, y), ...]``, one per seed; the names are the legend.
 
-
-def curves_figure(curves: Mapping[str, Points], x_label: str, y_label: str, title: str = "") -> Figure:
-    """One curve per run, ``curves[run] = [(x, y), ...]``; the run names are the legend. Non-finite points are left out,
-    and so is a run that has no others; with nothing to draw the axes say so.
+    Of several seeds each is thin, their mean thick and its standard deviation a band. Non-finite points are left out,
+    on a logarithmic axis also those at zero; with nothing to draw the axes say so. ``styles[title][name]`` are options
+    of matplotlib's `plot`; without them a name has the same style in all panels.
     """
-    figure = _new_figure(6.0)
-    axes = figure.subplots()
-    drawn = {name: [(x, y) for x, y in points if math.isfinite(x + y)] for name, points in curves.items()}
-    drawn = {name: finite for name, finite in drawn.items() if finite}
-    for i, (name, finite) in enumerate(drawn.items()):
-        # Markers at every point of a long curve would merge into a thick line.
-        every = max(1, len(finite) // 25)
-        xs, ys = [x for x, _ in finite], [y for _, y in finite]
-        axes.plot(xs, ys, label=name, linewidth=1.6, markersize=5.5, markevery=every, **curve_style(i))
-    axes.set_xlabel(x_label, fontsize=11)
-    axes.set_ylabel(y_label, fontsize=11)
-    axes.set_title(title)
-    axes.grid(linewidth=0.4, color="0.8")
-    axes.margins(x=0.02)
-    if drawn:
+    columns = len(panels) if len(panels) <= 3 else math.ceil(len(panels) / 2)
+    n_rows = math.ceil(len(panels) / columns)
+    figure = _new_figure(6.0) if len(panels) == 1 else Figure((4.2 * columns + 1, 4.4 * n_rows), layout="constrained")
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    by_name = {name: curve_style(i) for i, name in enumerate(names)}
+    for place, (title, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(n_rows, columns, place + 1)
+        of_panel = by_name if styles is None else styles[title]
+        for name, seeds in curves.items():
+            _draw_seeds(axes, name, [points for seed in seeds if (points := _drawable(seed, log))], of_panel[name])
+        if not axes.lines:
+            axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", fontsize=14)
+            axes.set(xticks=[], yticks=[])
+        elif len(panels) > 1:
+            axes.legend(fontsize=7)
+        axes.set_xscale("log" if log else "linear")
+        axes.set_title(title)
+        axes.set_xlabel(x_label, fontsize=11)
+        axes.set_ylabel(y_label if place % columns == 0 else "", fontsize=11)
+        axes.grid(linewidth=0.4, color="0.8")
+        axes.margins(x=0.02)
+    if len(panels) == 1 and figure.axes[0].lines:
         # Beside the curves when the names leave room for them, else below.
-        below = max(map(len, drawn)) > 28
+        below = max(map(len, names)) > 28
         figure.legend(loc="outside lower center" if below else "outside right upper", ncols=2 if below else 1)
-    else:
-        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", fontsize=14)
+    return figure
+
+
+def _drawable(points: Points, log: bool) -> Points:
+    return [(x, y) for x, y in points if math.isfinite(x + y) and (x > 0 or not log)]
+
+
+def _draw_seeds(axes: Axes, name: str, seeds: Sequence[Points], style: Mapping[str, Any]) -> None:
+    """Curves of one name. The mean is point by point: all seeds look at the same steps, as far as the shortest goes."""
+    if not seeds:
+        return
+    cut = np.array([points[: min(map(len, seeds))] for points in seeds])  # (seeds, points, 2)
+    (x, y), n_points = cut.mean(0).T, cut.shape[1]
+    if len(seeds) > 1:
+        for points in seeds:
+            axes.plot(*zip(*points, strict=True), alpha=0.3, linewidth=0.8, **{**style, "marker": ""})
+        deviation = cut[:, :, 1].std(0, ddof=1)
+        axes.fill_between(x, y - deviation, y + deviation, color=style["color"], alpha=0.15, linewidth=0)
+    # Markers at every point of a long curve would merge into a thick line.
+    width = 1.6 if len(seeds) == 1 else 2.0
+    axes.plot(x, y, label=name, linewidth=width, markersize=5.5, markevery=max(1, n_points // 25), **style)
+
+
+# --- numbers in fields ------------------------------------------------------------------------------------------------
+
+
+def heat_map(
+    cells: Mapping[tuple[int, int], tuple[float, str]], bases: Sequence[str], targets: Sequence[str], label: str
+) -> Figure:
+    """Bases × targets: every field with its number and what stands behind it, a dash where there is none."""
+    table = [[cells.get((i, j), (math.nan, ""))[0] for j in range(len(targets))] for i in range(len(bases))]
+    figure = Figure(figsize=(1.9 + 1.15 * len(targets), 1.5 + 0.75 * len(bases)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table, cmap="Greys", aspect="auto")
+    middle = sum(image.get_clim()) / 2
+    for i, j in np.ndindex(len(bases), len(targets)):
+        value, mark = cells.get((i, j), (math.nan, ""))
+        colour = "white" if value > middle else "black"
+        text = "–" if math.isnan(value) else f"{value:.2f}{mark}"
+        axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=11)
+    axes.set_xticks(range(len(targets)), targets)
+    axes.set_yticks(range(len(bases)), bases)
+    axes.set(xlabel="target", ylabel="base")
+    figure.colorbar(image, ax=axes, label=label)
     return figure

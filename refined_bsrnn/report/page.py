@@ -1,51 +1,30 @@
 """The report as one static web page: tables, figures and players in a single file that needs no network.
 
-HTML, style and script lie beside this module in ``page/``; here they are filled. Every number comes from `Report` and
-the runs' results.
+``page/page.html`` is the template; here are the tables that stand on the page alone. Every number comes from `Report`
+and the runs' results.
 """
 
 import base64
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
 
+from .comparable import METRICS, NAMES, REFERENCES, data_letters
 from .listening import Item
+from .notes import n_without
 from .published import protocols
-from .results import Run, number
-from .tables import (
-    METRICS,
-    MISSING,
-    REFERENCES,
-    VERSUS_COLUMNS,
-    VERSUS_TEXT,
-    Report,
-    Row,
-    Section,
-    data_letters,
-    decibels,
-    n_without,
-)
+from .results import Run, number, summaries
+from .table import Column, Table
+from .tables import DETAILS, GROUPS, Report, Section
 
 FOLDER = Path(__file__).parent / "page"
-GROUPS = (
-    "Single target, v7 bands",
-    "Single target, generic bands",
-    "Single target, other bands",
-    "Several targets, one backbone",
-    "Transferred heads",
-    "Other systems",
-    "For comparison",
-)
-STATISTICS = {
-    "usdr": ("uSDR", "mean over tracks, dB"),
-    "csdr": ("cSDR", "median over 1 s frames, then over tracks, dB"),
-}
+STATISTICS = {"usdr": "mean over tracks, dB", "csdr": "median over 1 s frames, then over tracks, dB"}
 MORE = {  # metric → (name, statistic, unit, decimals)
     "si_sdr": ("SI-SDR", "mean", "dB", 2),
     "csdr_museval": ("cSDR, museval's rule for silent frames", "median", "dB", 2),
@@ -56,67 +35,7 @@ MORE = {  # metric → (name, statistic, unit, decimals)
     "silent_dbfs": ("Level where the reference is silent (lower is better)", "mean", "dBFS", 1),
     "bandwidth_hz": ("Bandwidth: 99 % of the energy lies below", "median", "Hz", 0),
 }
-SHOWN = ("estimate", *REFERENCES)
-Cells = Mapping[tuple[str, str], list[str]]  # (run, one of SHOWN) → what is printed
-
-
-def render(report: Report, figures: Mapping[str, tuple[Figure, str]], items: Sequence[Item]) -> str:
-    """The page as text; ``figures`` are shown in their order."""
-    parts: list[tuple[str, str, str]] = [("scores", "Scores", _scores(report))]
-    if report.versus:
-        parts.append(("differences", "Differences between runs", _versus(report)))
-    if items:
-        parts.append(("listen", "Listen", _players(items)))
-    parts.append(("figures", "Figures", _figures(figures)))
-    parts.append(("more", "More measurements", _more(report)))
-    parts.append(("notes", "Notes", _list(report.notes)))
-    sections = "\n".join(
-        f'<section id="{name}" aria-labelledby="h-{name}">\n<h2 id="h-{name}">{title}</h2>\n{text}\n</section>'
-        for name, title, text in parts
-    )
-    return _fill(
-        (FOLDER / "page.html").read_text(encoding="utf-8"),
-        title="Separation results",
-        css=(FOLDER / "page.css").read_text(encoding="utf-8"),
-        js=(FOLDER / "page.js").read_text(encoding="utf-8"),
-        lede=_lede(report),
-        nav="".join(f'<a href="#{name}">{title}</a>' for name, title, _ in parts),
-        sections=sections,
-        listening=_json([_item(item) for item in items]),
-    )
-
-
-def _fill(template: str, **values: str) -> str:
-    """The template with every ``{{name}}`` replaced, in one pass: what is filled in is never searched."""
-    pieces = template.split("{{")
-    text = pieces[0]
-    for piece in pieces[1:]:
-        name, _, rest = piece.partition("}}")
-        text += values[name] + rest
-    return text
-
-
-def _json(values: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(values, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-
-
-def _list(texts: Sequence[str]) -> str:
-    return f'<ul class="notes">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'
-
-
-def _lede(report: Report) -> str:
-    runs, first = report.runs, report.runs[0].results
-    data = first["data"]
-    counts = ", ".join(f"{t} {most}" for t in report.targets if (most := _most_tracks(runs, t)))
-    warnings = [note for note in report.notes if note.isupper() or note.split(" ")[0].isupper() or "SYNTHETIC" in note]
-    warnings += [note for note in report.notes if "QUICK EVALUATION" in note or " TRACKS." in note]
-    text = f'<p class="lede">{len(runs)} run{"s" * (len(runs) > 1)} on {escape(str(data.get("name")))}, split '
-    text += f"{escape(first['split'])}. Tracks scored: {escape(counts)}. Mixture: {MIXTURES[data.get('mixture')]}. "
-    text += "Higher is better unless said otherwise.</p>"
-    return text + "".join(f'<p class="warning">{escape(w)}</p>' for w in dict.fromkeys(warnings))
-
-
+LEAKAGE = "How loud each other part still is in an estimate: mean over tracks, dB; 0 as loud as in the mixture"
 MIXTURES = {
     "file": "the mixture file of each track",
     "sum": "the sum of each track's stems",
@@ -125,271 +44,167 @@ MIXTURES = {
 }
 
 
+def render(report: Report, figures: Mapping[str, tuple[Figure, str]], items: Sequence[Item]) -> str:
+    """The page as text; ``figures`` are shown in their order."""
+    loader = jinja2.FileSystemLoader(FOLDER, encoding="utf-8")
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return template.get_template("page.html").render(
+        report=report,
+        css=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        js=(FOLDER / "page.js").read_text(encoding="utf-8"),
+        data=report.runs[0].results["data"],
+        mixture=MIXTURES[report.runs[0].results["data"].get("mixture")],
+        tracks={t: n for t in report.targets if (n := _most_tracks(report.runs, t))},
+        warnings=[note for note in dict.fromkeys(report.notes) if _warns(note)],
+        scores=[(section, [score_table(report, section, metric) for metric in METRICS]) for section in report.sections],
+        otherwise=_otherwise(report),
+        what_runs_are=runs_table(report),
+        counts=counts_table(report.runs),
+        further=list(further_tables(report)),
+        players=_players(items),
+        figures=[_figure(name, *drawn) for name, drawn in figures.items()],
+        listening=items,
+    )
+
+
+def _warns(note: str) -> bool:
+    shouted = note.split(" ")[0].isupper() or any(word in note for word in ("SYNTHETIC", "QUICK EVALUATION"))
+    return shouted or " TRACKS." in note
+
+
 def _most_tracks(runs: Sequence[Run], target: str) -> int:
     return max(int(number(run.results["summary"], target, "n_tracks") or 0) for run in runs)
+
+
+def _players(items: Sequence[Item]) -> dict[str, str]:
+    """Target → the run by whose scores its tracks were chosen."""
+    named: dict[str, str] = {}
+    for item in items:
+        named.setdefault(item["target"], item["sources"][2]["name"])
+    return named
+
+
+def _figure(name: str, figure: Figure, caption: str) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "refined_bsrnn"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    return {"name": name, "caption": caption, "wide": figure.get_size_inches()[0] > 9, "svg": picture}
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def group_of(run: Run) -> str:
-    """Which of `GROUPS` a run stands in."""
-    kind, bands = run.results["kind"], str(run.results["model"].get("bands"))
-    if kind == "single_target":
-        return GROUPS[0] if bands == "v7" else GROUPS[1] if bands.startswith("tet") else GROUPS[2]
-    return {"multi_target": GROUPS[3], "transfer": GROUPS[4]}.get(kind, GROUPS[5])
+def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values("group", key=lambda group: group.map(GROUPS.index), kind="stable")
 
 
-def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {name: [] for name in GROUPS}
-    for row in rows:
-        groups[GROUPS[-1] if row.run is None else group_of(row.run)].append(row)
-    return {name: members for name, members in groups.items() if members}
-
-
-def _table(caption: str, header: Sequence[str], bodies: Mapping[str, Sequence[str]], name: str) -> str:
-    """A table whose bodies are rows of HTML under a heading each (none for one without a name)."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
-    text = ""
-    for group, rows in bodies.items():
-        heading = f'<tr class="group"><th colspan="{len(header)}" scope="rowgroup">{escape(group)}</th></tr>'
-        text += f"<tbody>{heading if group else ''}{''.join(rows)}</tbody>"
-    table = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead>{text}</table>"
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">{table}</div>'
-
-
-def _tr(name: str, cells: Sequence[str], reference: bool = False) -> str:
-    kind = ' class="reference"' if reference else ""
-    return f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
-
-
-def _td(text: str, kind: str = "") -> str:
-    kind = kind or ("none" if text == MISSING else "")
-    return f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>"
-
-
-def _scores(report: Report) -> str:
-    text = '<p class="hint">Below each score: the 95 % interval of a bootstrap over tracks. <strong>Bold and '
-    text += "underlined</strong>: the best of runs that may be compared.</p>"
-    for section in report.sections:
-        if section.label:
-            pattern = f"<code>{escape(section.pattern or '')}</code>"
-            text += f'<h3>{escape(section.label)}: tracks named {pattern}</h3><p class="hint">{section.counts}.</p>'
-        for metric in METRICS:
-            text += _score_table(report, section, metric)
-    return text + _published_otherwise(report) + _runs_table(report) + _counts(report)
-
-
-def _score_table(report: Report, section: Section, metric: str) -> str:
-    name, statistic = STATISTICS[metric]
-    bodies = {}
-    for group, rows in _grouped(section.rows).items():
-        bodies[group] = [
-            _tr(row.label, [_score(row, target, metric) for target in report.targets], row.run is None) for row in rows
-        ]
+def score_table(report: Report, section: Section, metric: str) -> Table:
+    """One metric of a section, rows in groups; published scores in this metric below, none of them ever best."""
+    keys = {target: f"{target}_{metric}_{METRICS[metric]}" for target in report.targets}
+    ends = {target: (f"{target}_{metric}_low", f"{target}_{metric}_high") for target in report.targets}
+    frame, columns = _grouped(section.frame), [Column(t, keys[t], ".2f", ends[t]) for t in report.targets]
     if not section.label:
-        bodies |= _published_rows(report, metric)
-    caption = f"<b>{name}</b>, {statistic}"
-    return _table(caption, ["run", *report.targets], bodies, f"{name} {section.label}")
+        frame = pd.concat([frame, _published(report, metric, keys)])
+    name = f"{NAMES[metric]} {section.label}"
+    return Table(frame, [Column("run", "label"), *columns], STATISTICS[metric], name, title=NAMES[metric])
 
 
-def _score(row: Row, target: str, metric: str) -> str:
-    cell = row.cells[target]
-    value = getattr(cell, metric)
-    if value is None:
-        return _td(MISSING)
-    text = decibels(value)
-    text = f"<strong>{text}</strong>" if metric in cell.best else text
-    interval = cell.interval(metric)
-    return _td(f'{text}<span class="ci">{interval}</span>' if interval else text)
+def _published(report: Report, metric: str, keys: Mapping[str, str]) -> pd.DataFrame:
+    """Published scores in a metric, a group per protocol, as records of a table of scores."""
+    found = protocols([row for row in report.published if row.metric == metric], report.targets)
+    fixed: dict[str, Any] = {"soft": True, "best": ()}
+    records = [
+        {"label": row.name, "group": f"Published, not ranked. {protocol}"}
+        | {key: row.text(target) for target, key in keys.items()}
+        for protocol, rows in found.items()
+        for row in rows
+    ]
+    return pd.DataFrame([record | fixed for record in records], dtype=object)
 
 
-def _runs_table(report: Report) -> str:
-    header = ["run", "bands (K)", "parameters trained", "steps", "training time", "trained on"]
-    bodies: dict[str, list[str]] = {}
-    for group, rows in _grouped(report.sections[0].rows).items():
-        for row in rows:
-            if row.run is None:
-                continue
-            kind, bands, parameters, steps, time = row.details
-            device = str(row.run.results["training"].get("device") or MISSING)
-            name = f"{row.label} ({kind})" if row.run.results.get("base") else row.label
-            values = [bands, parameters, steps, time, device]
-            bodies.setdefault(group, []).append(_tr(name, [_td(escape(value)) for value in values]))
-    return _table("<b>What the runs are</b>; a transfer's cost is its own, without its base's", header, bodies, "runs")
-
-
-def _published_rows(report: Report, metric: str) -> dict[str, list[str]]:
-    """Published scores in this metric, a group per protocol; none is ever marked as best."""
-    bodies = {}
-    for protocol, rows in protocols([r for r in report.published if r.metric == metric], report.targets).items():
-        cells = [(row.name, [_td(row.text(target)) for target in report.targets]) for row in rows]
-        bodies[f"Published, not ranked. {protocol}"] = [_tr(name, texts, True) for name, texts in cells]
-    return bodies
-
-
-def _published_otherwise(report: Report) -> str:
+def _otherwise(report: Report) -> Table:
     """Published scores by measures that are not computed here."""
-    bodies = _published_rows(report, "other")
-    if not bodies:
-        return ""
-    table = _table("dB; comparable within a group at most", ["system", *report.targets], bodies, "published otherwise")
-    return f"<details><summary>Published by other measures</summary>{table}</details>"
+    columns = [Column("system", "label"), *(Column(target, target, ">") for target in report.targets)]
+    frame = _published(report, "other", {target: target for target in report.targets})
+    return Table(frame, columns, "dB; comparable within a group at most", "published otherwise")
 
 
-def _versus(report: Report) -> str:
-    rows = [
-        _tr(v.texts[0], [_td(escape(t), "text" if i < 2 else "") for i, t in enumerate(v.texts[1:])])
-        for v in report.versus
+def runs_table(report: Report) -> Table:
+    """What the runs are and what they cost."""
+    frame = report.sections[0].frame
+    columns = [
+        Column("run", lambda r: f"{r['label']} ({r['kind in words']})" if r["base"] else r["label"]),
+        DETAILS[1],
+        Column("parameters trained", "trainable_parameters", ",.0f"),
+        *(Column(title, DETAILS[i].key, ",.0f") for title, i in (("steps", 3), ("training time", 4))),
+        Column("trained on", "device"),
     ]
-    return _table(escape(VERSUS_TEXT), VERSUS_COLUMNS, {"": rows}, "differences")
+    caption = "a transfer's cost is its own, without its base's"
+    return Table(_grouped(frame[~frame["soft"].astype(bool)]), columns, caption, "runs", title="What the runs are")
 
 
-def _more(report: Report) -> str:
-    text = ""
-    for metric, (name, statistic, unit, decimals) in MORE.items():
-        path = (metric, statistic)
-        cells = {
-            (run.name, source): [
-                _decimals(number(run.results["summary"], target, source, *path), decimals) for target in report.targets
-            ]
-            for run in report.runs
-            for source in SHOWN
-        }
-        table = _more_table(
-            f"{statistic} over tracks, {unit}", ["run", *report.targets], report.runs, {"": cells}, name
-        )
-        text += f"<details><summary>{escape(name)}</summary>{table}</details>" if table else ""
-    return text + _leakage(report)
-
-
-def _leakage(report: Report) -> str:
-    """Estimates and baselines of each target down, parts across."""
-    summaries = {run.name: run.results["summary"] for run in report.runs}
-    of = [
-        s[what].get("leakage_db") or {} for x in summaries.values() for s in x.values() for what in s if what in SHOWN
-    ]
-    parts = list(dict.fromkeys(name for leaks in of for name in leaks))
-    cells = {
-        f": {target}": {
-            (name, source): [_decimals(number(x, target, source, "leakage_db", part, "mean"), 1) for part in parts]
-            for name, x in summaries.items()
-            for source in SHOWN
-        }
-        for target in report.targets
-    }
-    caption = "How loud each other part still is in an estimate: mean over tracks, dB; 0 as loud as in the mixture"
-    table = _more_table(caption, ["estimate", *parts], report.runs, cells, "leakage")
-    return f"<details><summary>Leakage between targets</summary>{table}</details>" if table else ""
-
-
-def _more_table(
-    caption: str, header: Sequence[str], runs: Sequence[Run], groups: Mapping[str, Cells], name: str
-) -> str:
-    """A table of estimates and baselines, rows of dashes left out; empty where no row is left.
-
-    ``groups`` maps what ends the names of rows to their cells.
-    """
-    lines = []
-    for end, cells in groups.items():
-        rows = [(run.name, cells[run.name, "estimate"], False) for run in runs]
-        rows += [(label, texts, True) for label, texts in _baselines(runs, cells)]
-        filled = [row for row in rows if set(row[1]) - {MISSING}]
-        lines += [_tr(label + end, [_td(text) for text in texts], soft) for label, texts, soft in filled]
-    return _table(caption, header, {"": lines}, name) if lines else ""
-
-
-def _baselines(runs: Sequence[Run], cells: Cells) -> list[tuple[str, list[str]]]:
-    """(label, cells) of doing nothing, silence and ideal masks: one row where all runs on the same data agree.
-
-    Where they do not, as `csdr_museval` depends on a run's other targets, each run has rows of its own.
-    """
-    rows = []
-    for source, label in REFERENCES.items():
-        for letter, members in data_letters(runs).items():
-            columns = [set(c) - {MISSING} for c in zip(*(cells[run.name, source] for run in members), strict=True)]
-            if all(len(column) < 2 for column in columns):
-                rows.append((f"{label} [{letter}]" if letter else label, [next(iter(c), MISSING) for c in columns]))
-            else:
-                rows += [(f"{run.name}, {label}", cells[run.name, source]) for run in members]
-    return rows
-
-
-def _decimals(value: float | None, n: int) -> str:
-    return MISSING if value is None else f"{round(value, n) + 0.0:,.{n}f}"
-
-
-COUNTS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
-    "tracks scored": lambda s: number(s, "n_tracks"),
-    "silent tracks left out": lambda s: number(s, "n_silent"),
-    "tracks without cSDR": lambda s: number(s, "estimate", "csdr", "n_undefined"),
-    "frames": lambda s: number(s, "estimate", "n_frames", "sum"),
-    "frames left out": lambda s: number(s, "estimate", "n_frames_excluded", "sum"),
-    "by museval's rule": lambda s: number(s, "estimate", "n_frames_excluded_museval", "sum"),
+COUNTS = {
+    "silent tracks left out": ("n_silent",),
+    "tracks without cSDR": ("estimate", "csdr", "n_undefined"),
+    "frames": ("estimate", "n_frames", "sum"),
+    "frames left out": ("estimate", "n_frames_excluded", "sum"),
+    "by museval's rule": ("estimate", "n_frames_excluded_museval", "sum"),
 }
 
 
-def _counts(report: Report) -> str:
-    """What the scores do not include, always shown."""
-    first, *others = COUNTS
-    header, rows = ["run: target", first, "tracks without the stem", *others], []
-    for run in report.runs:
-        for target in run.targets:
-            values = [count(run.results["summary"].get(target, {})) for count in COUNTS.values()]
-            values.insert(1, n_without(run, target))
-            rows.append(_tr(f"{run.name}: {target}", [_td(MISSING if v is None else f"{v:,.0f}") for v in values]))
-    return _table("<b>What was scored and what was left out</b>", header, {"": rows}, "counts")
+def counts_table(runs: Sequence[Run]) -> Table:
+    """What the scores do not include."""
+    records = []
+    for run, target in ((each, target) for each in runs for target in each.targets):
+        summary = run.results["summary"].get(target, {})
+        first = {"tracks scored": number(summary, "n_tracks"), "tracks without the stem": n_without(run, target)}
+        records.append(
+            {"run: target": f"{run.name}: {target}"} | first | {k: number(summary, *path) for k, path in COUNTS.items()}
+        )
+    frame = pd.DataFrame(records, dtype=object)
+    columns = [Column(key, key, ",.0f" if i else "") for i, key in enumerate(frame)]
+    return Table(frame, columns, name="counts", title="What was scored and what was left out")
 
 
-# --- players and figures ----------------------------------------------------------------------------------------------
+def further_tables(report: Report) -> Iterator[tuple[str, Table]]:
+    """(what, table) of every other measurement that some run has, estimates before the baselines."""
+    figures = summaries(report.runs)
+    figures = figures[figures["source"].isin(["estimate", *REFERENCES])]
+    for metric, (name, statistic, unit, decimals) in MORE.items():
+        chosen = figures[(figures["metric"] == metric) & (figures["statistic"] == statistic)]
+        wide = chosen.pivot(index=["source", "run"], columns="target", values="value")
+        frame = _with_baselines(wide.reindex(columns=list(report.targets)), report.runs, decimals)
+        if len(frame):
+            columns = [Column(target, target, f",.{decimals}f") for target in report.targets]
+            yield name, Table(frame, [Column("run", "label"), *columns], f"{statistic} over tracks, {unit}", name)
+    leaks = figures[figures["metric"].str.startswith("leakage_db ") & (figures["statistic"] == "mean")]
+    leaks = leaks.assign(part=leaks["metric"].str.removeprefix("leakage_db "))
+    parts, frames = list(dict.fromkeys(leaks["part"])), []
+    for target in report.targets if parts else ():
+        wide = leaks[leaks["target"] == target].pivot(index=["source", "run"], columns="part", values="value")
+        frame = _with_baselines(wide.reindex(columns=parts), report.runs, 1)
+        frames.append(frame.assign(label=frame["label"] + f": {target}"))
+    if frames:
+        columns = [Column("estimate", "label"), *(Column(part, part, ",.1f") for part in parts)]
+        yield "Leakage between targets", Table(pd.concat(frames), columns, LEAKAGE, "leakage")
 
 
-def _players(items: Sequence[Item]) -> str:
-    targets = list(dict.fromkeys(item.target for item in items))
-    folds = ""
-    for i, target in enumerate(targets):
-        hint = f'<span class="hint">best, median and worst track of {escape(_first_run(items, target))}</span>'
-        folds += f'<details data-target="{escape(target)}"{"" if i else " open"}>'
-        folds += f"<summary>{escape(target)} {hint}</summary></details>"
-    return (
-        '<p class="hint">All sources of a track run together; switching is immediate. Keys, inside a track: '
-        "<kbd>Space</kbd> play or pause, <kbd>1</kbd> to <kbd>9</kbd> switch, <kbd>,</kbd> <kbd>.</kbd> one second "
-        "back or on; arrow keys on list and slider. A click into a spectrogram (50 Hz to 16 kHz) goes there. "
-        "The uSDR is that of the whole track.</p>"
-        '<div class="settings"><label><input type="checkbox" id="matched" checked> Play everything equally loud '
-        "(-23 dBFS RMS; all of a track less where one would clip)</label></div>"
-        '<noscript><p class="warning">Listening needs JavaScript.</p></noscript>'
-        f'<div id="players">{folds}</div>'
-    )
+def _with_baselines(wide: pd.DataFrame, runs: Sequence[Run], decimals: int) -> pd.DataFrame:
+    """Estimates, then doing nothing, silence and ideal masks: one row where all runs on the same data agree.
 
-
-def _first_run(items: Sequence[Item], target: str) -> str:
-    return next(item for item in items if item.target == target).sources[2].name
-
-
-def _item(item: Item) -> dict[str, Any]:
-    return {
-        "target": item.target,
-        "track": item.track,
-        "which": item.which,
-        "start": item.start_seconds,
-        "seconds": item.seconds,
-        "sources": [source.values() for source in item.sources],
-    }
-
-
-def _figures(figures: Mapping[str, tuple[Figure, str]]) -> str:
-    text = ""
-    for name, (figure, caption) in figures.items():
-        picture = base64.b64encode(_svg(figure)).decode()
-        wide = ' class="wide"' if figure.get_size_inches()[0] > 9 else ""
-        text += f'<figure{wide} id="figure-{escape(name)}"><img alt="{escape(caption)}" '
-        text += f'src="data:image/svg+xml;base64,{picture}"><figcaption>{escape(caption)}</figcaption></figure>'
-    return f'<div class="figures">{text}</div>'
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "refined_bsrnn"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    Where they do not, as `csdr_museval` depends on a run's other targets, each run has rows of its own. ``wide`` holds
+    values by (source, run); lines without any are left out.
+    """
+    values, lines = wide.astype(float), []
+    for source, label in {"estimate": "", **REFERENCES}.items():
+        for letter, members in data_letters(runs).items() if label else {"": runs}.items():
+            names = [run.name for run in members if (source, run.name) in values.index]
+            rows = values.loc[[(source, name) for name in names]].set_axis(names)
+            if label and (rows.round(decimals).nunique() < 2).all():
+                rows = rows.bfill().head(1).set_axis([f"{label} [{letter}]" if letter else label][: len(rows)])
+            elif label:
+                rows = rows.set_axis([f"{name}, {label}" for name in names])
+            lines.append(rows.assign(soft=bool(label)))
+    frame = pd.concat(lines).dropna(how="all", subset=list(wide.columns))
+    return frame.rename_axis(index=None, columns=None).reset_index(names="label").astype(object)

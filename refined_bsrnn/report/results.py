@@ -5,10 +5,12 @@ Numbers in a report come from here and from nowhere else. Reads results of forma
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from ..errors import UserError, nearest
 
@@ -162,3 +164,28 @@ def number(values: Any, *keys: str) -> float | None:
         values = values.get(key) if isinstance(values, Mapping) else None
     is_number = isinstance(values, (int, float)) and not isinstance(values, bool) and math.isfinite(values)
     return values if is_number else None
+
+
+# --- as data frames ---------------------------------------------------------------------------------------------------
+
+
+def summaries(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every figure of every summary, one per line, unrounded: run, target, source, metric, statistic, value."""
+    lines = []
+    for run in runs:
+        for target, summary in run.results["summary"].items():
+            for path, value in _leaves(summary):
+                source = path[0] if len(path) > 1 else ""
+                metric, statistic = (" ".join(path[1:-1]), path[-1]) if source else (path[0], "")
+                lines.append((run.name, target, source, metric, statistic, value))
+    return pd.DataFrame(lines, columns=["run", "target", "source", "metric", "statistic", "value"], dtype=object)
+
+
+def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        elif isinstance(value, list):
+            yield from ((((*path, f"{key}_{end}")), x) for end, x in zip(("low", "high"), value, strict=True))
+        else:
+            yield (*path, key), value

@@ -2,43 +2,43 @@
 
 <study>/report/study.json      every number, the source of what stands below
                study.md, study.csv
-               curves, curves_audio, songs, matrix, forgetting (.png, .svg), where there is something to draw
+               curves, curves_audio, compute_seconds, compute_macs, songs, matrix, forgetting (.png, .svg), where there
+               is something to draw
 """
 
-import csv
-import io
 import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ..errors import RecipeError
 from ..recipe import Recipe, Study
-from ..system import atomic_write, read_json, write_json, write_text
-
-MISSING = "–"
-Curve = list[tuple[float, float]]  # (seconds of training or hours of audio, validation uSDR in dB)
+from ..system import read_json, write_json, write_text
+from .figures import Points, curves_figure, heat_map, save
+from .table import MISSING, Column, Record, Table
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """An evaluated run of a study, as its report reads it."""
+    """An evaluated run of a study, as its report reads it.
+
+    ``macs`` are the multiply-accumulates of its training: before the first step, and of each step.
+    """
 
     name: str
     label: str  # the same for all seeds
     base: str | None  # the name of the run it is transferred from
     recipe: Recipe
     folder: Path
+    macs: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,27 @@ def collect(runs: Sequence[StudyRun]) -> list[Row]:
     by_label: dict[str, list[StudyRun]] = defaultdict(list)
     for run in runs:
         by_label[run.label].append(run)
-    rows: list[Row] = []
-    tested = {json.dumps(read_json(run.folder / "results.json")["data"]["fingerprint"]) for run in runs}
+    results = {run.name: read_json(run.folder / "results.json") for run in runs}
+    tested = {json.dumps(result["data"]["fingerprint"]) for result in results.values()}
     if len(tested) > 1:
         raise RecipeError(
             f"the runs of this study were scored on {len(tested)} different sets of tracks; expected one. "
             "Remove the results.json of those that are not on the data of now, and start the study again."
         )
-    for label, group in by_label.items():
-        results = [read_json(run.folder / "results.json") for run in group]
-        rows += [_row(label, group, results, target) for target in results[0]["targets"]]
-    return rows
+    groups = [(label, group, [results[run.name] for run in group]) for label, group in by_label.items()]
+    return [_row(label, group, of, target) for label, group, of in groups for target in of[0]["targets"]]
 
 
 def _row(label: str, runs: Sequence[StudyRun], results: Sequence[Mapping[str, Any]], target: str) -> Row:
     recipe, first = runs[0].recipe, results[0]
     facts = [read_json(run.folder / "provenance.json") for run in runs]
+    bases = [read_json(run.folder.parent / run.base / "provenance.json") for run in runs if run.base]
     summaries = [result["summary"][target] for result in results]
     steps = statistics.fmean(fact["steps_done"] for fact in facts)  # fewer where patience ran out
     hours = steps * recipe.train.batch_size * recipe.train.chunk_seconds / 3600
     return Row(
         label=label,
-        base=_label_of(runs[0].base),
+        base=None if runs[0].base is None else runs[0].base.rpartition(".s")[0],
         bands=recipe.bands.kind,
         method=recipe.base.method if recipe.base else "base",
         tracks=recipe.data.use_tracks,
@@ -100,7 +99,7 @@ def _row(label: str, runs: Sequence[StudyRun], results: Sequence[Mapping[str, An
         trainable_parameters=first["model"]["trainable_parameters"],
         audio_hours=round(hours, 3),
         seconds=[_training_seconds(fact) for fact in facts],
-        base_seconds=[_base_seconds(run) for run in runs if run.base],
+        base_seconds=[_training_seconds(fact) for fact in bases],
         device=facts[0]["device"],
         n_test_tracks=summaries[0]["n_tracks"],
         forgetting=[read_json(file)["mean"] for run in runs if (file := run.folder / "forgetting.json").exists()],
@@ -117,40 +116,7 @@ def _training_seconds(provenance: Mapping[str, Any]) -> float:
     return round(provenance["seconds"] - provenance.get("validation_seconds", 0.0), 1)
 
 
-def _label_of(name: str | None) -> str | None:
-    return None if name is None else name.rpartition(".s")[0]
-
-
-def _base_seconds(run: StudyRun) -> float:
-    return _training_seconds(read_json(run.folder.parent / str(run.base) / "provenance.json"))
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-COLUMNS: dict[str, Callable[[Row], str]] = {
-    "run": lambda row: row.label,
-    "bands": lambda row: row.bands,
-    "method": lambda row: row.method,
-    "songs": lambda row: str(row.tracks or "all"),
-    "target": lambda row: row.target,
-    "uSDR": lambda row: spread(row.usdr),
-    "cSDR": lambda row: spread(row.csdr),
-    "seeds": lambda row: str(len(row.seeds)),
-    "trainable parameters": lambda row: f"{row.trainable_parameters:,}",
-    "audio hours": lambda row: f"{row.audio_hours:.2f}",
-    "training time, s": lambda row: spread(row.seconds, 0),
-    "share of the base's time": lambda row: percent(row.seconds, row.base_seconds),
-    "forgetting, dB": lambda row: spread(row.forgetting) if row.forgetting else MISSING,
-}
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """``1.23 ± 0.05``: mean and standard deviation (n − 1) over seeds; the mean alone for one seed."""
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return MISSING
-    mean = f"{statistics.fmean(known):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
+# --- the tables -------------------------------------------------------------------------------------------------------
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -164,6 +130,13 @@ def _deviation(values: Sequence[float]) -> float:
     return statistics.stdev(known) if len(known) > 1 else 0.0
 
 
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """``1.23 ± 0.05``: mean and standard deviation (n − 1) over seeds; the mean alone for one seed."""
+    n = sum(not math.isnan(value) for value in values)
+    mean = f"{_mean(values):.{digits}f}" if n else MISSING
+    return f"{mean} ± {_deviation(values):.{digits}f}" if n > 1 else mean
+
+
 def percent(part: Sequence[float], whole: Sequence[float]) -> str:
     """The mean of one as a share of the mean of the other, where that is more than nothing: times are rounded."""
     if not whole or statistics.fmean(whole) <= 0:
@@ -171,172 +144,170 @@ def percent(part: Sequence[float], whole: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(part) / statistics.fmean(whole):.0f} %"
 
 
-def markdown(study: Study, rows: Sequence[Row]) -> str:
-    """The table with what it is about above it."""
-    devices = sorted({row.device for row in rows})
-    lines = [
-        f"# Study `{study.study}`",
-        "",
-        f"Seeds {', '.join(map(str, study.seeds))}; scores in dB on the {study.split} split, mean ± standard deviation "
-        f"over seeds of the mean over tracks (cSDR: median over tracks). Device: {'; '.join(devices)}.",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "| " + " | ".join("---" for _ in COLUMNS) + " |",
-        *("| " + " | ".join(cell(row) for cell in COLUMNS.values()) + " |" for row in rows),
-        "",
-        *against_full(rows),
-    ]
-    return "\n".join(lines)
-
-
-FULL_COLUMNS = (
-    *("run", "target", "uSDR", "of `full`'s uSDR", "minus `full`, dB (95 % over seeds)"),
-    *("of `full`'s training time", "of the base's training time"),
+COLUMNS = (
+    *(Column(key, key) for key in ("run", "bands", "method")),
+    Column("songs", lambda row: str(row["tracks"] or "all"), ">"),
+    Column("target", "target"),
+    Column("uSDR", lambda row: spread(row["usdr"]), ">"),
+    Column("cSDR", lambda row: spread(row["csdr"]), ">"),
+    Column("seeds", lambda row: str(len(row["seeds"])), ">"),
+    Column("trainable parameters", "trainable_parameters", ",.0f"),
+    Column("audio hours", "audio_hours", ".2f"),
+    Column("training time, s", lambda row: spread(row["seconds"], 0), ">"),
+    Column("share of the base's time", lambda row: percent(row["seconds"], row["base_seconds"]), ">"),
+    Column("forgetting, dB", lambda row: spread(row["forgetting"]), ">"),
 )
 
 
-def against_full(rows: Sequence[Row]) -> list[str]:
-    """What every other method reaches of `full` from the same base on the same songs, and for what; or nothing.
+def _frame(rows: Sequence[Row]) -> pd.DataFrame:
+    return pd.DataFrame([{"run": row.label, **asdict(row)} for row in rows], dtype=object)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A line per target of every label."""
+    return Table(_frame(rows), COLUMNS, literal=True)
+
+
+def _of_full(text: Callable[[Record], str]) -> Callable[[Record], str]:
+    return lambda pair: text(pair) if pair["paired"] else MISSING
+
+
+FULL_COLUMNS = (
+    *(Column(key, key) for key in ("run", "target")),
+    Column("uSDR", _of_full(lambda pair: f"{_mean([a for a, _ in pair['paired']]):.2f}"), ">"),
+    Column("of `full`'s uSDR", _of_full(lambda pair: percent(*zip(*pair["paired"], strict=True))), ">"),
+    Column("minus `full`, dB (95 % over seeds)", _of_full(lambda p: paired([a - b for a, b in p["paired"]])), ">"),
+    Column("of `full`'s training time", _of_full(lambda pair: percent(pair["seconds"], pair["full_seconds"])), ">"),
+    Column("of the base's training time", _of_full(lambda pair: percent(pair["seconds"], pair["base_seconds"])), ">"),
+)
+
+
+def against_full(rows: Sequence[Row]) -> Table:
+    """What every other method reaches of `full` from the same base on the same songs, and for what.
 
     uSDR is itself the gain over silence, which scores 0 dB: a stricter measure than the gain over the mixture.
     """
     full = {(row.base, row.target, row.tracks): row for row in rows if row.method == "full"}
-    pairs = [(row, full.get((row.base, row.target, row.tracks))) for row in rows if row.method not in ("base", "full")]
-    cells = [_full_cells(row, whole) for row, whole in pairs if whole is not None]
-    if not cells:
-        return []
-    return [
-        "Against training everything (`full`) on the same base, songs and seeds; uSDR is the gain over silence (0 dB).",
-        "",
-        f"| {' | '.join(FULL_COLUMNS)} |",
-        f"| {' | '.join('---' for _ in FULL_COLUMNS)} |",
-        *(f"| {' | '.join(line)} |" for line in cells),
-        "",
-    ]
-
-
-def _full_cells(row: Row, full: Row) -> list[str]:
-    ours, theirs = (dict(zip(r.seeds, r.usdr, strict=True)) for r in (row, full))
-    seeds = [s for s in ours if s in theirs and not math.isnan(ours[s] + theirs[s])]
-    if not seeds:
-        return [row.label, row.target, *[MISSING] * (len(FULL_COLUMNS) - 2)]
-    reached, whole = (statistics.fmean(scores[s] for s in seeds) for scores in (ours, theirs))
-    share = percent([reached], [whole])
-    time = percent(row.seconds, full.seconds)
-    return [
-        row.label,
-        row.target,
-        f"{reached:.2f}",
-        share,
-        _paired([ours[s] - theirs[s] for s in seeds]),
-        time,
-        percent(row.seconds, row.base_seconds),
-    ]
-
-
-def _paired(differences: Sequence[float]) -> str:
-    """``-0.10 (-0.35 to +0.15)``: the mean and its 95 % interval by Student's t; the mean alone of one seed."""
-    from scipy.stats import t  # takes half a second to import
-
-    mean, n = statistics.fmean(differences), len(differences)
-    if n < 2:
-        return f"{mean:+.2f}"
-    half = float(t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
-    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
-
-
-def table_csv(rows: Iterable[Row]) -> str:
-    """One line per label, target and seed."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    one = ("label", "base", "bands", "method", "tracks", "target", "trainable_parameters", "audio_hours", "device")
-    each = ("seeds", "usdr", "csdr", "seconds")
-    writer.writerow([*one, *each])
+    pairs = []
     for row in rows:
-        values = asdict(row)
-        for i in range(len(row.seeds)):
-            writer.writerow([*(values[key] for key in one), *(values[key][i] for key in each)])
-    return text.getvalue()
+        whole = full.get((row.base, row.target, row.tracks)) if row.method not in ("base", "full") else None
+        if whole is not None:
+            ours, theirs = (dict(zip(r.seeds, r.usdr, strict=True)) for r in (row, whole))
+            both = [(ours[s], theirs[s]) for s in ours if s in theirs and not math.isnan(ours[s] + theirs[s])]
+            pairs.append({"run": row.label, **asdict(row), "paired": both, "full_seconds": whole.seconds})
+    return Table(pd.DataFrame(pairs, dtype=object), FULL_COLUMNS, literal=True)
+
+
+def paired(differences: Sequence[float]) -> str:
+    """``-0.10 (-0.35 to +0.15)``: the mean and its 95 % interval by Student's t; the mean alone of one seed."""
+    from scipy.stats import ttest_1samp  # takes half a second to import
+
+    mean = f"{statistics.fmean(differences):+.2f}"
+    if len(differences) < 2:
+        return mean
+    low, high = ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    return f"{mean} ({low:+.2f} to {high:+.2f})"
+
+
+FULL_TEXT = (
+    "Against training everything (`full`) on the same base, songs and seeds; uSDR is the gain over silence (0 dB)."
+)
+
+
+def markdown(study: Study, rows: Sequence[Row]) -> str:
+    """The tables with what they are about above them."""
+    about = (
+        f"Seeds {', '.join(map(str, study.seeds))}; scores in dB on the {study.split} split, mean ± standard deviation "
+        f"over seeds of the mean over tracks (cSDR: median over tracks). "
+        f"Device: {'; '.join(sorted({row.device for row in rows}))}."
+    )
+    blocks, pairs = [f"# Study `{study.study}`", about, table(rows).markdown], against_full(rows)
+    blocks += [FULL_TEXT, pairs.markdown] if len(pairs.frame) else []
+    return "\n\n".join(blocks) + "\n"
+
+
+def table_csv(rows: Sequence[Row]) -> str:
+    """One line per label, target and seed."""
+    one = ["label", "base", "bands", "method", "tracks", "target", "trainable_parameters", "audio_hours", "device"]
+    each = ["seeds", "usdr", "csdr", "seconds"]
+    return _frame(rows)[[*one, *each]].explode(each).to_csv(index=False, lineterminator="\n")
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
-
 TIME, AUDIO = "training time, s", "audio seen in training, h"
+WALL_CLOCK, MACS = "training time, s (wall clock)", "multiply-accumulates of training"
+# Figure → what stands below it, and whether its axis is a logarithmic one, on which methods are compared.
+AXES = {
+    "curves": (TIME, False),
+    "curves_audio": (AUDIO, False),
+    "compute_seconds": (WALL_CLOCK, True),
+    "compute_macs": (MACS, True),
+}
 
 
-def curve_of(run: StudyRun, target: str, against: str = TIME) -> Curve:
-    """Validation uSDR over training time without validation, or over the hours of audio seen, from metrics.jsonl.
+def curve_of(run: StudyRun, target: str, against: str = TIME) -> list[tuple[float, float]]:
+    """Validation uSDR over training time without validation, hours of audio seen or compute, from metrics.jsonl.
 
-    Logs that are older than ``training_seconds`` know the time with validation alone.
+    Logs that are older than ``training_seconds`` know the time with validation alone. Compute is the run's own: that
+    of the base of a transfer is not in it.
     """
-    key, points = f"validation/{target}/usdr", []
-    hours_per_step = run.recipe.train.batch_size * run.recipe.train.chunk_seconds / 3600
-    for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        if event.get(key) is not None:
-            seconds = event.get("training_seconds", event["seconds"])
-            points.append((seconds if against == TIME else event["step"] * hours_per_step, event[key]))
-    return points
+    key, train = f"validation/{target}/usdr", run.recipe.train
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [event for event in map(json.loads, lines) if event.get(key) is not None]
+    if against == MACS:
+        before, each = run.macs or (math.nan, math.nan)
+        return [(before + event["step"] * each, event[key]) for event in events if run.macs]
+    if against == AUDIO:
+        return [(event["step"] * train.batch_size * train.chunk_seconds / 3600, event[key]) for event in events]
+    return [(event.get("training_seconds", event["seconds"]), event[key]) for event in events]
+
+
+def curves_of(runs: Sequence[StudyRun], against: str) -> dict[str, dict[str, list[Points]]]:
+    """Target → label → one curve per seed."""
+    curves: dict[str, dict[str, list[Points]]] = defaultdict(lambda: defaultdict(list))
+    for run, target in ((each, target) for each in runs for target in each.recipe.targets):
+        curve = curve_of(run, target, against)
+        if curve:
+            curves[target][run.label].append(curve)
+    return curves
 
 
 def plot_curves(
-    curves: Mapping[str, Mapping[str, Sequence[Curve]]], bands: Mapping[str, str], against: str = TIME
+    curves: Mapping[str, Mapping[str, Sequence[Points]]], bands: Mapping[str, str], against: str = TIME
 ) -> Figure:
-    """One panel per target: every seed's curve thin, their mean thick; v7 in reds, every other scheme in blues.
-
-    ``curves`` is target → label → one curve per seed. The line styles tell the labels apart in black and white, too.
-    """
-    columns = len(curves) if len(curves) <= 3 else math.ceil(len(curves) / 2)
-    n_rows = math.ceil(len(curves) / columns)
-    figure = pyplot.figure(figsize=(4.2 * columns + 1, 4.4 * n_rows), layout="constrained")
-    axes = [figure.add_subplot(n_rows, columns, i + 1) for i in range(len(curves))]
-    for axis, (target, by_label) in zip(axes, curves.items(), strict=True):
-        for (label, seeds), style in zip(by_label.items(), _styles(list(by_label), bands), strict=True):
-            for curve in seeds:
-                axis.plot(*zip(*curve, strict=True), alpha=0.3, linewidth=0.8, **style)
-            axis.plot(*zip(*_mean_curve(seeds), strict=True), linewidth=2.0, label=label, **style)
-        axis.set(title=target, xlabel=against)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    for axis in axes[::columns]:
-        axis.set_ylabel("validation uSDR, dB")
-    return figure
+    """One panel per target: v7 in reds, every other scheme in blues; on an axis of compute each label in its colour."""
+    log = dict(AXES.values())[against]
+    styles = {target: _styles(list(by_label), bands) for target, by_label in curves.items()}
+    return curves_figure(curves, against, "validation uSDR, dB", None if log else styles, log)
 
 
-def _styles(labels: Sequence[str], bands: Mapping[str, str]) -> list[dict[str, Any]]:
-    reds = [label for label in labels if bands[label] == "v7"]
-    styles = []
-    for label in labels:
-        family, name = (reds, "Reds") if label in reds else ([x for x in labels if x not in reds], "Blues")
-        place = family.index(label)
-        shade = 0.9 - 0.5 * place / max(1, len(family) - 1)
-        styles.append({"color": matplotlib.colormaps[name](shade), "linestyle": ("-", "--", "-.", ":")[place % 4]})
+def _styles(labels: Sequence[str], bands: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The line styles tell the labels apart in black and white, too."""
+    reds, blues = ([label for label in labels if (bands[label] == "v7") == is_v7] for is_v7 in (True, False))
+    styles = {}
+    for family, name in ((reds, "Reds"), (blues, "Blues")):
+        for place, label in enumerate(family):
+            shade = 0.9 - 0.5 * place / max(1, len(family) - 1)
+            style = {"color": matplotlib.colormaps[name](shade), "linestyle": ("-", "--", "-.", ":")[place % 4]}
+            styles[label] = style
     return styles
-
-
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Point by point: all seeds look at the same steps, as far as the shortest goes."""
-    return [tuple(map(statistics.fmean, zip(*points, strict=True))) for points in zip(*curves, strict=False)]  # type: ignore[misc]
 
 
 def plot_songs(rows: Sequence[Row]) -> Figure:
     """uSDR against the number of training songs, a line per base, method and target; bars are over seeds."""
-    figure, axis = pyplot.subplots(figsize=(6, 4.4), layout="constrained")
-    lines: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
+    figure = Figure(figsize=(6, 4.4), layout="constrained")
+    axis, lines = figure.subplots(), defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.tracks or math.inf):
         lines[f"{row.base} to {row.target}, {row.method}"].append(row)
-    most = max(row.tracks for row in rows)
+    amounts = sorted({row.tracks for row in rows}, key=lambda tracks: tracks or math.inf)
+    place = {n: n or 2 * max(amounts) for n in amounts}  # all songs stand to the right
     for label, points in lines.items():
-        if len(points) < 2:
-            continue
-        points = sorted(points, key=lambda row: row.tracks or math.inf)
-        x = [row.tracks or 2 * most for row in points]
-        means, spreads = ([f(row.usdr) for row in points] for f in (_mean, _deviation))
-        axis.errorbar(x, means, spreads, marker="o", capsize=3, label=label)
-    ticks = sorted({row.tracks or 2 * most for row in rows})
+        if len(points) > 1:
+            means, spreads = ([f(row.usdr) for row in points] for f in (_mean, _deviation))
+            axis.errorbar([place[row.tracks] for row in points], means, spreads, marker="o", capsize=3, label=label)
     axis.set_xscale("log")
-    axis.set_xticks(ticks, [("all" if any(not r.tracks for r in rows) and t == 2 * most else str(t)) for t in ticks])
+    axis.set_xticks(list(place.values()), [str(n or "all") for n in amounts])
     axis.minorticks_off()
     axis.set(xlabel="training songs", ylabel="uSDR, dB")
     axis.grid(alpha=0.3)
@@ -344,33 +315,17 @@ def plot_songs(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def plot_matrix(rows: Sequence[Row], what: str = "uSDR, dB") -> Figure:
+def plot_matrix(rows: Sequence[Row]) -> Figure:
     """Base × target as a heat map, every cell with its number."""
     bases, targets = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("base", "target"))
-    values = [[_cell(rows, base, target) for target in targets] for base in bases]
-    figure, axis = pyplot.subplots(figsize=(1.4 * len(targets) + 2.4, 0.8 * len(bases) + 1.6), layout="constrained")
-    picture = axis.imshow(values, cmap="Greys", aspect="auto")
-    axis.set_xticks(range(len(targets)), targets)
-    axis.set_yticks(range(len(bases)), bases)
-    axis.set(xlabel="target", ylabel="base")
-    known = [value for line in values for value in line if not math.isnan(value)]
-    middle = (min(known) + max(known)) / 2 if known else 0.0
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            text = MISSING if math.isnan(value) else f"{value:.2f}"
-            axis.text(x, y, text, ha="center", va="center", color="white" if value > middle else "black")
-    figure.colorbar(picture, label=what)
-    return figure
-
-
-def _cell(rows: Sequence[Row], base: str, target: str) -> float:
-    values = [_mean(row.usdr) for row in rows if (row.base, row.target) == (base, target)]
-    return values[0] if values else math.nan
+    cells = {(bases.index(row.base), targets.index(row.target)): _mean(row.usdr) for row in reversed(rows)}
+    return heat_map({at: (value, "") for at, value in cells.items()}, bases, targets, "uSDR, dB")
 
 
 def plot_forgetting(rows: Sequence[Row]) -> Figure:
     """How the base's own heads changed, per transfer; bars are over seeds."""
-    figure, axis = pyplot.subplots(figsize=(6, 0.4 * len(rows) + 1.4), layout="constrained")
+    figure = Figure(figsize=(6, 0.4 * len(rows) + 1.4), layout="constrained")
+    axis = figure.subplots()
     means, spreads = ([f(row.forgetting) for row in rows] for f in (_mean, _deviation))
     bars = axis.barh([row.label for row in rows], means, xerr=spreads, color="0.6")
     axis.bar_label(bars, [f"{mean:.2f}" for mean in means], padding=3)
@@ -391,18 +346,17 @@ def report_study(study: Study, runs: Sequence[StudyRun], out: Path) -> list[Row]
     write_json(out / "study.json", values)
     write_text(out / "study.md", markdown(study, rows))
     write_text(out / "study.csv", table_csv(rows))
-    for name, figure in _figures(runs, rows):
+    for name, figure in study_figures(runs, rows):
         for suffix in ("png", "svg"):
-            with atomic_write(out / f"{name}.{suffix}") as temporary:
-                figure.savefig(temporary, format=suffix, dpi=150)
-        pyplot.close(figure)
+            save(figure, out / f"{name}.{suffix}", dpi=150)
     return rows
 
 
-def _figures(runs: Sequence[StudyRun], rows: Sequence[Row]) -> Iterable[tuple[str, Figure]]:
+def study_figures(runs: Sequence[StudyRun], rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of everything that there is something to draw of."""
     bands = {run.label: run.recipe.bands.kind for run in runs}
-    for name, against in (("curves", TIME), ("curves_audio", AUDIO)):
-        curves = _curves(runs, against)
+    for name, (against, _) in AXES.items():
+        curves = curves_of(runs, against)
         if curves:
             yield name, plot_curves(curves, bands, against)
     transfers = [row for row in rows if row.base]
@@ -414,17 +368,6 @@ def _figures(runs: Sequence[StudyRun], rows: Sequence[Row]) -> Iterable[tuple[st
     forgetful = [row for row in transfers if row.forgetting]
     if forgetful:
         yield "forgetting", plot_forgetting(forgetful)
-
-
-def _curves(runs: Sequence[StudyRun], against: str) -> dict[str, dict[str, list[Curve]]]:
-    """Target → label → one curve per seed."""
-    curves: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        for target in run.recipe.targets:
-            curve = curve_of(run, target, against)
-            if curve:
-                curves[target][run.label].append(curve)
-    return curves
 
 
 def _finite(value: Any) -> Any:

@@ -1,17 +1,16 @@
 """A report's tables and figures to wandb, as one run of its own."""
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import wandb
 
 from ..errors import UserError
 from ..recipe import LogSpec
 from ..runs.wandb_mode import wandb_mode
-from .tables import VERSUS_COLUMNS, Report, long_csv
+from .results import summaries
+from .tables import Report
 
 
 def send(report: Report, out: Path, spec: LogSpec | None = None) -> str:
@@ -27,28 +26,18 @@ def send(report: Report, out: Path, spec: LogSpec | None = None) -> str:
     except wandb.Error as error:
         raise UserError(f"wandb cannot be reached ({error}); set WANDB_MODE=offline to write files instead.") from None
     with sent:
-        values: dict[str, Any] = {"report/table": _table(report.csv), "report/scores": _table(long_csv(report.runs))}
-        if report.versus:
-            rows = [v.texts for v in report.versus]
-            values["report/differences"] = wandb.Table(columns=list(VERSUS_COLUMNS), data=rows)
-        for path in report.files:
-            if path.suffix == ".png":
-                values[f"report/{path.stem}"] = wandb.Image(str(path))
+        values: dict[str, Any] = {"report/table": _table(report.frame), "report/scores": _table(summaries(report.runs))}
+        if len(report.versus):
+            titles: list[str | int] = [column.title for column in report.differences.columns]
+            rows = [[cell.texts[0] for cell in cells] for cells in report.differences.rows]
+            values["report/differences"] = wandb.Table(columns=titles, data=rows)
+        values |= {f"report/{p.stem}": wandb.Image(str(p)) for p in report.files if p.suffix == ".png"}
         sent.log(values)
         return str(sent.url or sent.dir)
 
 
-def _table(text: str) -> wandb.Table:
-    """Numbers as numbers, so that they can be sorted and drawn; empty fields as None."""
-    header, *rows = csv.reader(io.StringIO(text))
-    columns = [_typed(column) for column in zip(*rows, strict=True)]
-    data = [list(row) for row in zip(*columns, strict=True)]
-    return wandb.Table(columns=[*header], data=data, allow_mixed_types=True)
-
-
-def _typed(column: Sequence[str]) -> list[float | str | None]:
-    """A column of numbers and empty fields as such; any other as it is."""
-    try:
-        return [float(text) if text else None for text in column]
-    except ValueError:
-        return [text or None for text in column]
+def _table(frame: pd.DataFrame) -> wandb.Table:
+    """Numbers as numbers, so that they can be sorted and drawn; what is missing or empty as None."""
+    plain = frame.astype(object).where(frame.notna() & (frame != ""), None)
+    names: list[str | int] = list(plain)
+    return wandb.Table(columns=names, data=plain.to_numpy().tolist(), allow_mixed_types=True)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from ..system import write_text
 from .charts import all_figures, training_curves
+from .comparable import CELL
 from .figures import save
 from .listening import listening_items
 from .page import render
 from .published import PUBLISHED
-from .results import Run, read_runs
-from .tables import CELL, Report, build, long_csv
+from .results import Run, read_runs, summaries
+from .tables import Report, build
 
 __all__ = ["CELL", "Report", "read_runs", "report", "training_curves"]
 
@@ -54,7 +55,7 @@ def _write(made: Report, runs: Sequence[Run], out: Path, audio: bool) -> Report:
     shown = "".join(f"\n![{text}]({name}.png)\n" for name, (_, text) in figures.items())
     write_text(out / "report.md", made.markdown + shown)
     write_text(out / "report.csv", made.csv)
-    write_text(out / "scores.csv", long_csv(runs))
+    write_text(out / "scores.csv", summaries(runs).to_csv(index=False, lineterminator="\n"))
     write_text(out / "index.html", render(made, figures, items))
     files = [out / name for name in ("index.html", "report.md", "report.csv", "scores.csv")]
     return replace(made, files=(*files, *pictures))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from refined_bsrnn.apps.cli.main import main
-from refined_bsrnn.network.info import describe, describe_network
+from refined_bsrnn.network.info import Info, Part, describe, describe_network, training_macs
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.network.receptive_field import reach_samples
 from refined_bsrnn.recipe import dump_recipe, load_recipe, make_recipe
@@ -76,6 +76,30 @@ def test_an_adapter_has_its_parameters_and_the_second_run_of_the_backbone():
     both.add_adapter("a", ["drums"], rank=2, alpha=4.0)
     backbone = sum(part.macs_per_second for part in plain.parts[:2])
     assert describe_network(both).macs_per_second == describe(micro_recipe(None)).macs_per_second + backbone
+
+
+BACKBONE, HEADS = 10 + 100 + 1000, 2  # of an encoder and two blocks, and of two heads, per second of audio
+STEP_SECONDS = 4 * 0.5
+COSTS = [  # base → what is computed before the first step, and per step and second of audio
+    (None, {}, 0, 3 * BACKBONE + 3 * HEADS),
+    ("full", {}, 0, 3 * BACKBONE + 3 * HEADS),
+    ("lora", {}, 0, 3 * BACKBONE + 3 * HEADS),
+    ("partial", {}, 0, BACKBONE + 2 * 1000 + 3 * HEADS),
+    ("frozen", {}, 0, BACKBONE + 3 * HEADS),
+    ("frozen", {"enabled": True, "pool": 5}, 5 * 0.5 * BACKBONE, 3 * HEADS),
+    ("frozen", {"enabled": True, "pool": 1000}, 7 * STEP_SECONDS * BACKBONE, 3 * HEADS),
+]
+
+
+@pytest.mark.parametrize(("method", "cache", "before", "each"), COSTS)
+def test_multiply_accumulates_of_a_training_by_hand(method, cache, before, each):
+    parts = [Part(n, "", 1, m) for n, m in (("encoder", 10), ("block 1", 100), ("block 2", 1000), ("adapter x", 9))]
+    parts += [Part(f"head {name}", "", 1, HEADS // 2) for name in "ab"]
+    info = Info(tuple(parts), 3, 2, "", "", None, None)
+    base = {"base": {"run": "x", "method": method, "blocks": 1}} if method else {}
+    train = {"batch_size": 4, "chunk_seconds": 0.5, "steps": 7}
+    recipe = make_recipe({"targets": ["a", "b"], "train": train, "cache": cache, **base})
+    assert training_macs(recipe, info) == (before, STEP_SECONDS * each)
 
 
 def test_a_run_is_shown_with_the_heads_that_it_has(capsys):

@@ -54,7 +54,7 @@ def test_bases_by_targets(tmp_path):
     )
     axes = heat_figure(runs, ["drums", "bass", "guitar"]).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["mtl", "elsewhere"]
-    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+    assert {text.get_position(): text.get_text() for text in axes.texts if text.get_text() != "–"} == {
         (0, 0): "1.00",
         (1, 0): "2.00",
         (2, 0): "4.00*",
@@ -95,6 +95,6 @@ def test_the_same_to_wandb(tmp_path):
     first = dict(zip(table["columns"], table["data"][0], strict=True))
     assert (first["row"], first["drums_usdr_mean"], first["drums_usdr_low"]) == ("a", 1.5, None), "numbers as numbers"
     scores = next(t for t in tables if t["columns"][-1] == "value")
-    assert all(isinstance(row[-1], float | None) for row in scores["data"])
+    assert all(isinstance(row[-1], int | float | None) for row in scores["data"])
     pictures = {path.stem.split("_")[0] for path in (tmp_path / "out").rglob("wandb/**/*.png")}
     assert {"boxes-usdr", "curves", "tracks-a-b"} <= pictures

@@ -18,8 +18,7 @@ from refined_bsrnn.report.figures import (
     bands_figure,
     curve_style,
     curves_figure,
-    plot_bands,
-    plot_curves,
+    heat_map,
     save,
 )
 from refined_bsrnn.runs.spectrograms import draw_spectrograms, spectrogram_db, spectrograms_figure
@@ -106,13 +105,13 @@ def test_bands_below_the_lowest_note_stay_visible():
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_bands_are_written_the_same_every_time(schemes, tmp_path, suffix):
-    first, second = (plot_bands(schemes, tmp_path / name / f"bands{suffix}") for name in "ab")
+    first, second = (save(bands_figure(schemes), tmp_path / name / f"bands{suffix}") for name in "ab")
     assert first.read_bytes() == second.read_bytes()
     assert [path.name for path in first.parent.iterdir()] == [f"bands{suffix}"], "no temporary file is left"
 
 
 def test_bands_picture_is_legible_in_size(schemes, tmp_path):
-    image = matplotlib.image.imread(plot_bands(schemes, tmp_path / "bands.png"))
+    image = matplotlib.image.imread(save(bands_figure(schemes), tmp_path / "bands.png"))
     assert image.shape[1] == 1200
     assert_drawn(image)
 
@@ -152,8 +151,12 @@ def test_all_schemes_in_one_picture(tmp_path):
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
+def panel(curves, title=""):
+    return {title: {name: [points] for name, points in curves.items()}}
+
+
 def test_curves_hold_the_points_given():
-    figure = curves_figure(CURVES, "time (s)", "uSDR (dB)", "validation")
+    figure = curves_figure(panel(CURVES, "validation"), "time (s)", "uSDR (dB)")
     (axes,) = figure.axes
     drawn = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axes.get_lines()}
     assert drawn == CURVES
@@ -162,14 +165,39 @@ def test_curves_hold_the_points_given():
 
 
 def test_curves_leave_out_what_is_not_finite():
-    (axes,) = curves_figure({"a": [(0.0, math.nan), (1.0, 2.0)], "b": [(0.0, math.inf)], "c": []}, "x", "y").axes
+    curves = {"a": [(0.0, math.nan), (1.0, 2.0)], "b": [(0.0, math.inf)], "c": []}
+    (axes,) = curves_figure(panel(curves), "x", "y").axes
     assert {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()} == {"a": [2.0]}
 
 
 def test_curves_with_nothing_to_draw_say_so(tmp_path):
-    figure = curves_figure({}, "x", "y")
+    figure = curves_figure(panel({}), "x", "y")
     assert [text.get_text() for text in figure.axes[0].texts] == ["nothing logged"]
-    assert plot_curves({}, tmp_path / "curves.svg", "x", "y").stat().st_size > 0
+    assert save(figure, tmp_path / "curves.svg").stat().st_size > 0
+
+
+def test_seeds_are_thin_lines_around_their_mean_in_a_band():
+    seeds = [[(1.0, 0.0), (2.0, 2.0)], [(3.0, 1.0), (4.0, 4.0), (5.0, 9.0)]]
+    figure = curves_figure({"bass": {"a": seeds, "b": seeds[:1]}, "drums": {"b": seeds}}, "x", "y")
+    bass, drums = figure.axes
+    *thin, mean, alone = bass.get_lines()
+    assert [line.get_xydata().tolist() for line in thin] == [[list(p) for p in points] for points in seeds]
+    assert mean.get_xydata().tolist() == [[2.0, 0.5], [3.0, 3.0]], "as far as the shortest goes"
+    assert [text.get_text() for text in bass.get_legend().get_texts()] == ["a", "b"]
+    (band,) = bass.collections
+    edges = {tuple(point) for point in np.round(band.get_paths()[0].vertices, 3).tolist()}
+    assert {(2.0, -0.207), (2.0, 1.207), (3.0, 1.586), (3.0, 4.414)} <= edges, "one standard deviation, n − 1"
+    assert {alone.get_color()} == {line.get_color() for line in drums.get_lines()}, "one name, one colour"
+
+
+def test_on_a_logarithmic_axis_nothing_lies_at_zero():
+    (axes,) = curves_figure({"": {"a": [[(0.0, 1.0), (10.0, 2.0)]]}}, "x", "y", log=True).axes
+    assert (axes.get_xscale(), axes.lines[0].get_xydata().tolist()) == ("log", [[10.0, 2.0]])
+
+
+def test_fields_of_a_heat_map_are_numbers_or_dashes():
+    axes = heat_map({(0, 1): (1.234, "*"), (1, 0): (2.0, "")}, ["a", "b"], ["x", "y"], "dB").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["–", "1.23*", "2.00", "–"]
 
 
 def test_styles_stay_distinct_for_many_runs():
@@ -178,7 +206,7 @@ def test_styles_stay_distinct_for_many_runs():
 
 def test_long_names_leave_room_for_the_curves():
     for name in ("mtl", "mtl-to-acoustic_guitar-with-a-very-long-name-indeed"):
-        figure = curves_figure({name: CURVES["mtl"], f"{name}-2": CURVES["mtl"]}, "x", "y")
+        figure = curves_figure(panel({name: CURVES["mtl"], f"{name}-2": CURVES["mtl"]}), "x", "y")
         figure.draw_without_rendering()
         assert figure.axes[0].get_window_extent().width > 0.75 * figure.bbox.width
         assert not figure.axes[0].get_window_extent().overlaps(figure.legends[0].get_window_extent())
@@ -186,22 +214,22 @@ def test_long_names_leave_room_for_the_curves():
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_curves_are_written_the_same_every_time(tmp_path, suffix):
-    first, second = (plot_curves(CURVES, tmp_path / f"{name}{suffix}", "x", "y") for name in "ab")
+    first, second = (save(curves_figure(panel(CURVES), "x", "y"), tmp_path / f"{name}{suffix}") for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"\.png or \.svg; 'curves\.jpg' is neither"):
-        plot_curves(CURVES, tmp_path / "curves.jpg", "x", "y")
+        save(curves_figure(panel(CURVES), "x", "y"), tmp_path / "curves.jpg")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = plot_curves(CURVES, tmp_path / "curves.png", "x", "y")
+    path = save(curves_figure(panel(CURVES), "x", "y"), tmp_path / "curves.png")
     before = path.read_bytes()
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(UserError, match="cannot be written"):
-        plot_curves({}, path, "x", "y")
+        save(curves_figure(panel({}), "x", "y"), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.colors
@@ -19,10 +20,13 @@ from filelock import FileLock
 
 from refined_bsrnn.apps.cli.main import _terminated_as_interrupted, main, study_runs
 from refined_bsrnn.errors import RecipeError, UserError
+from refined_bsrnn.network.info import describe, training_macs
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import recipe_folder
 from refined_bsrnn.report.study import (
     AUDIO,
+    MACS,
+    WALL_CLOCK,
     Row,
     against_full,
     collect,
@@ -150,7 +154,7 @@ def test_a_study_runs_to_its_end_resumes_and_reports_what_the_results_say(write,
         *("study.json", "study.md", "study.csv"),
         *(
             f"{name}.{suffix}"
-            for name in ("curves", "curves_audio", "matrix", "forgetting")
+            for name in ("curves", "curves_audio", "compute_seconds", "compute_macs", "matrix", "forgetting")
             for suffix in ("png", "svg")
         ),
     }
@@ -301,34 +305,41 @@ def row_of(label, method, usdr, seconds, **values):
     return Row(**{**facts, **given, "base_seconds": [100.0] * len(usdr), **values})
 
 
+def pairs_with_full(*rows):
+    return against_full(rows).markdown.splitlines()
+
+
 def test_what_is_reached_of_full_by_hand():
     full = row_of("full", "full", [2.0, 3.0, 4.0], [40.0, 40.0, 40.0])
     frozen = row_of("frozen", "frozen", [1.9, 2.8, 4.0], [5.0, 4.0, 3.0])
     few = row_of("few", "frozen", [1.0], [1.0], tracks=3)
     base = row_of("mtl", "base", [5.0], [100.0], base=None, base_seconds=[])
-    lines = against_full([base, frozen, full, few])
+    lines = pairs_with_full(base, frozen, full, few)
     # differences -0.1, -0.2, 0.0: mean -0.1, deviation 0.1; t of two degrees of freedom is 4.303
-    assert lines[-2] == "| frozen | guitar | 2.90 | 97 % | -0.10 (-0.35 to +0.15) | 10 % | 4 % |"
-    assert len([line for line in lines if line.startswith("| ")]) == 3  # nothing to hold the few songs against
-    assert against_full([base, frozen, few]) == []
+    assert lines[-1] == "| frozen | guitar | 2.90 | 97 % | -0.10 (-0.35 to +0.15) | 10 % | 4 % |"
+    assert len(lines) == 3  # nothing to hold the few songs against
+    assert against_full([base, frozen, few]).frame.empty
     silent = row_of("full", "full", [-1.0, -2.0, -3.0], [40.0, 40.0, 40.0])
-    assert against_full([frozen, silent])[-2].split(" | ")[3] == "–"  # a share of less than nothing
+    assert pairs_with_full(frozen, silent)[-1].split(" | ")[3] == "–"  # a share of less than nothing
     unknown = row_of("frozen", "frozen", [math.nan] * 3, [1.0] * 3)
-    assert against_full([unknown, full])[-2] == "| frozen | guitar | – | – | – | – | – |"
+    assert pairs_with_full(unknown, full)[-1] == "| frozen | guitar | – | – | – | – | – |"
     two = row_of("frozen", "frozen", [2.5], [4.0], seeds=[1])
-    assert "| 2.50 | 83 % | -0.50 | 10 %" in against_full([two, full])[-2]  # the same seed, not the same place
+    assert "| 2.50 | 83 % | -0.50 | 10 %" in pairs_with_full(two, full)[-1]  # the same seed, not the same place
 
 
 def test_trainings_too_short_to_be_timed_have_no_share():
     """Seconds are kept with one decimal: on a fast machine a tiny training takes none."""
     instant = row_of("full", "full", [2.0], [0.0])
     row = row_of("frozen", "frozen", [1.0], [0.1], base_seconds=[0.0])
-    assert against_full([row, instant])[-2] == "| frozen | guitar | 1.00 | 50 % | -1.00 | – | – |"
+    assert pairs_with_full(row, instant)[-1] == "| frozen | guitar | 1.00 | 50 % | -1.00 | – | – |"
 
 
 def hue(line):
     red, _, blue, _ = matplotlib.colors.to_rgba(line.get_color())
     return "red" if red > blue + 0.1 else "blue" if blue > red + 0.1 else "neither"
+
+
+ONE_SCHEME = dict.fromkeys("abc", "tet24")
 
 
 def test_v7_is_drawn_in_reds_and_other_schemes_in_blues_with_means_over_seeds():
@@ -344,6 +355,23 @@ def test_v7_is_drawn_in_reds_and_other_schemes_in_blues_with_means_over_seeds():
     assert all(line.get_xydata().tolist() == [[2.0, 0.5], [3.0, 3.0]] for line in means)
     assert len(axis.get_lines()) == 3 * len(bands)  # and every seed
     assert axis.get_xlabel() == "training time, s"
+    two = plot_curves({"bass": dict.fromkeys(["a", "b"], seeds), "drums": dict.fromkeys(["c", "b"], seeds)}, ONE_SCHEME)
+    for axis in two.axes:  # each panel by itself: the same label may differ between panels, never two in one
+        means = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+        assert len({line.get_color() for line in means}) == len({line.get_linestyle() for line in means}) == 2
+
+
+def test_methods_are_compared_over_the_logarithm_of_compute_each_in_its_colour():
+    labels = ["drums-v7", "a", "b", "c", "d", "e"]
+    seeds = [[(0.0, 0.0), (1e9, 2.0)], [(1e9, 1.0), (1e10, 4.0)]]
+    bands = {label: "v7" if label == "drums-v7" else "tet24" for label in labels}
+    for against in (WALL_CLOCK, MACS):
+        (axis,) = plot_curves({"bass": dict.fromkeys(labels, seeds)}, bands, against).axes
+        means = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+        assert axis.get_xscale() == "log"
+        assert axis.get_xlabel() == against
+        assert len({line.get_color() for line in means}) == len(labels)
+        assert len(axis.collections) == len(labels), "a band over seeds for each"
 
 
 def test_the_other_figures_show_the_rows():
@@ -388,6 +416,10 @@ def test_curves_come_from_the_log_and_their_time_is_without_validation(write, mo
     assert state["seconds"] - state["validation_seconds"] == pytest.approx(curve[1][0], abs=0.05)
     hours = [x for x, _ in curve_of(study_runs(runs)[0], "drums", AUDIO)]
     assert hours == [e["step"] * 2 * 0.25 / 3600 for e in events if "validation/drums/usdr" in e]
+    run = replace(study_runs(runs)[0], macs=(1000, 10))
+    assert curve_of(run, "drums", MACS) == [(1000 + 10 * e["step"], y) for e, (_, y) in zip(looks, curve, strict=True)]
+    assert study_runs(runs)[0].macs == training_macs(run.recipe, describe(run.recipe))
+    assert curve_of(replace(run, macs=None), "drums", MACS) == []
 
 
 @pytest.fixture

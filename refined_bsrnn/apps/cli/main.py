@@ -395,7 +395,7 @@ def report(args: argparse.Namespace) -> int:
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals:
+    if not (name and equals):
         raise RecipeError(f"{text!r} is not NAME=PATTERN, e.g. real='eir_*'.")
     return name, value
 
@@ -438,11 +438,14 @@ def compare(args: argparse.Namespace) -> int:
 
 def study_runs(runs: Sequence["Planned"]) -> list["StudyRun"]:
     """The planned runs that are evaluated, as the report of a study takes them."""
+    from ...network.info import describe, training_macs
     from ...report.study import StudyRun
     from ...training.study import state_of
 
     done = [run for run in runs if state_of(run) == "evaluated"]
-    return [StudyRun(run.name, run.label, run.base, run.recipe, run.folder.path) for run in done]
+    recipes = {run.label: run.recipe for run in done}  # of one seed: the others cost the same
+    macs = {label: training_macs(recipe, describe(recipe)) for label, recipe in recipes.items()}
+    return [StudyRun(run.name, run.label, run.base, run.recipe, run.folder.path, macs[run.label]) for run in done]
 
 
 def heads(args: argparse.Namespace) -> int:
@@ -574,14 +577,14 @@ def bands(args: argparse.Namespace) -> int:
 
     from ...bands import band_split, ranges_hz
     from ...report.band_table import band_table, matched_table, scheme_label
-    from ...report.figures import plot_bands
+    from ...report.figures import bands_figure, save
 
     schemes = _schemes(args.scheme)
     if args.match is not None:
-        print(matched_table(args.match, schemes, args.sample_rate))
+        print(matched_table(args.match, schemes, args.sample_rate).markdown)
         return 0
     if args.table:
-        print(band_table(schemes, args.sample_rate))
+        print(band_table(schemes, args.sample_rate).markdown)
         return 0
     schemes = schemes or [("v7", {}), ("tet24", {})]
     kinds = [kind for kind, _ in schemes]
@@ -602,7 +605,7 @@ def bands(args: argparse.Namespace) -> int:
     if args.png:
         hz = {name: ranges_hz(split, **grid) for name, split in splits.items()}
         widths = {name: [stop - start for start, stop in split] for name, split in splits.items()}
-        print(f"Written: {plot_bands(hz, args.png, widths)}", file=sys.stderr)
+        print(f"Written: {save(bands_figure(hz, widths), args.png)}", file=sys.stderr)
     return 0
 
 
@@ -631,8 +634,9 @@ def _bins(split: Any) -> str:
 def info(args: argparse.Namespace) -> int:
     """Show what a network is made of."""
     from ...console import console
-    from ...network.info import describe, describe_network, info_table
+    from ...network.info import describe, describe_network
     from ...recipe import find_recipe, load_recipe
+    from ...report.network_table import network_table
     from ...runs.folder import find_run, load_model
 
     is_run = (Path(args.network) / "recipe.yaml").is_file() or (
@@ -646,7 +650,7 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.values()))
     else:
-        console.print(info_table(found))
+        console.print(network_table(found.values()))
     return 0
 
 
