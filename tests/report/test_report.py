@@ -12,6 +12,7 @@ import matplotlib.image
 import pytest
 from rich.console import Console
 
+from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.errors import UserError
 from refined_bsrnn.evaluation.stats import interval
 from refined_bsrnn.report.write import CELL, read_runs, report, training_curves
@@ -335,6 +336,11 @@ def test_a_group_without_tracks_is_said_not_shown(runs):
     made = report(runs, groups={"live": "live_*"})
     assert len(made.sections) == 1
     assert "No track is named live_*: there is no section 'live'." in made.notes
+
+
+def test_a_group_needs_a_name(runs, capsys):
+    assert main(["report", str(runs[0]), "--group", "=eir_*"]) == 2
+    assert "'=eir_*' is not NAME=PATTERN" in capsys.readouterr().err
 
 
 # --- files and curves -------------------------------------------------------------------------------------------------
