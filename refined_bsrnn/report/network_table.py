@@ -25,7 +25,6 @@ def network_table(info: Mapping[str, Any]) -> Group:
         inner = [(f"  {INNER.get(part['name'], part['name'])}", part) for part in block["parts"]]
         records += [_record(label, part, times, total) for label, part in [(name, block), *inner]]
     whole = {"output": "", "parameters": total, "macs_per_second": info["macs_per_second"]}
-    whole["megabytes"] = sum(part["megabytes"] for part in info["parts"])
     records.append(_record("all", whole, 1, total) | {"group": " "})
     columns = [
         Column("part", "part"),
@@ -43,7 +42,7 @@ def network_table(info: Mapping[str, Any]) -> Group:
 def _record(label: str, part: Mapping[str, Any], times: int, total: int) -> dict[str, Any]:
     n, mmac = times * part["parameters"], times * part["macs_per_second"] / 1e6
     named = {"part": label, "output": part["output"], "parameters": n, "mmac": mmac}
-    named["megabytes"] = times * part["megabytes"]
+    named["megabytes"] = 4e-6 * n  # float32
     return {**named, "share": n / max(1, total), "group": ""}
 
 
