@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..console import Bar, say
-from ..data.examples import RandomMixes, begin_worker, load_track
+from ..data.examples import RandomMixes
 from ..data.sources import Sources, announce_builtin
 from ..data.tracks import Track
 from ..data.training_data import TrainingData, training_data
+from ..data.whole import load_track
+from ..data.workers import begin_worker
 from ..errors import RecipeError, UserError
 from ..metrics import usdr
 from ..network.model import BSRNN, count_parameters
@@ -685,7 +687,7 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
         with torch.no_grad(), accelerator.autocast():
             return objective.features(mixture)
 
-    probe = torch.zeros(1, recipe.data.channels, examples.length, device=accelerator.device)
+    probe = torch.zeros(1, recipe.data.channels, examples.planner.format.length, device=accelerator.device)
     arrays = example_arrays(recipe, tuple(features(probe).shape[1:]))
     digest = tensors_sha256(objective.model.backbone.state_dict())
     key = cache_key(recipe, digest, data.describe(), pool, accelerator.mixed_precision)

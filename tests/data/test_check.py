@@ -23,9 +23,10 @@ from refined_bsrnn.data.check.checker import (
     sharp_edge,
     track_facts,
 )
-from refined_bsrnn.data.examples import RandomMixes, load_track
+from refined_bsrnn.data.examples import RandomMixes
 from refined_bsrnn.data.scan import scan
 from refined_bsrnn.data.training_data import training_data
+from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.errors import UserError, alike
 from refined_bsrnn.recipe import DataSpec, dump_recipe, make_recipe
 from refined_bsrnn.system import write_text

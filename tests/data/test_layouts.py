@@ -21,12 +21,13 @@ import torch
 import yaml
 
 from refined_bsrnn.audio import read_audio
-from refined_bsrnn.data.examples import load_track, make_parts
 from refined_bsrnn.data.layouts import hub as hub_data
 from refined_bsrnn.data.scan import scan, track_table
 from refined_bsrnn.data.sources import LAYOUTS, find_sources, guess
 from refined_bsrnn.data.splits import split_validation
 from refined_bsrnn.data.tracks import read_stem
+from refined_bsrnn.data.training_parts import make_parts
+from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.errors import DataError, RecipeError
 from refined_bsrnn.recipe import DataSpec, SourceSpec
 from tests.audio.test_audio import encode
@@ -867,7 +868,7 @@ def test_sources_are_merged_with_weights_and_equal_names_told_apart(tmp_path):
     assert [(t.name, t.weight) for t in found.usable()] == [("song-0", 1.0), ("song-1", 1.0), ("two: song-0", 3.0)]
     assert (found.sources.name, found.sources.where) == ("one + two", f"{one}, {two}")
     songs = make_parts(found.tracks, ["accompaniment"], spec).songs
-    assert [song.sums for song in songs] == [{"accompaniment": ("drums", "bass", "other")}] * 3
+    assert [song.target_parts for song in songs] == [{"accompaniment": ("drums", "bass", "other")}] * 3
     again = find_sources(found.sources.resolved(spec))
     assert again.specs == found.sources.specs
     assert not again.notes

@@ -35,12 +35,13 @@ from ...errors import DataError, UserError, alike, nearest
 from ...recipe import DataSpec, Recipe
 from ...system import cache_folder, read_json, write_json
 from ..decode import writing
-from ..examples import MUSDB_STEMS, keep_memory, make_parts
 from ..layouts.listing import SPLITS, Finding, first
-from ..names import MIXTURE
+from ..names import MIXTURE, MUSDB_STEMS
 from ..scan import Scan, kind_of, refuse, scan
 from ..splits import Split, split_tracks
 from ..tracks import StemFile, Track, read_stem
+from ..training_parts import make_parts
+from ..workers import keep_memory
 
 # What is found, in the order in which it is told. Training stops where a `Finding` says so.
 KINDS = {
