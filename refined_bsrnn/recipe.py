@@ -106,7 +106,7 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """``kind`` names an entry of `tracks.SOURCES`; further keys are that source's options, ``root`` for most."""
+    """``kind`` names an entry of `sources.LAYOUTS`; further keys are that source's options, ``root`` for most."""
 
     kind: str = "auto"
     weight: float = _number(1.0, above=0)  # how often one of its tracks is drawn, beside one of weight 1

@@ -12,7 +12,7 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from refined_bsrnn.data.check.checker import all_facts
+from refined_bsrnn.data.check.facts import all_facts
 from refined_bsrnn.data.scan import scan
 from refined_bsrnn.evaluation.label_noise import (
     WINDOWS,

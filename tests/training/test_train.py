@@ -411,7 +411,7 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch(songs):
 
 
 def test_built_in_stems_are_named_everywhere(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("refined_bsrnn.data.layouts.folders.builtin_root", lambda: write_songs(tmp_path / "cache"))
+    monkeypatch.setattr("refined_bsrnn.data.layouts.builtin.builtin_root", lambda: write_songs(tmp_path / "cache"))
     run, _ = train(micro_recipe(None, train={"steps": 1}))
     assert run.name == "mtl-custom-builtin"
     assert json.loads(run.provenance.read_text())["data"]["builtin"] is True
