@@ -5,7 +5,7 @@ from typing import Any
 
 from ..recipe import Recipe
 from .check.checker import opening, read_all
-from .recordings import impulse_recordings, noise_recordings, notes_on_recordings
+from .recordings import IMPULSE, impulse_recordings, impulse_response, noise_recordings, notes_on_recordings
 from .scan import scan
 from .sources import Sources
 from .splits import split_tracks, use_part
@@ -45,7 +45,10 @@ def training_data(recipe: Recipe) -> TrainingData:
     tracks = found.usable()
     divided = split_tracks(tracks, recipe.targets, recipe.data)
     validation = [*divided.validation, *divided.solos.held_out]
-    recordings = [*noise_recordings(recipe.augment), *impulse_recordings(recipe.augment)]
+    rooms = impulse_recordings(recipe.augment)
+    for room in rooms:  # a silent one is refused now, not in a worker
+        impulse_response(room.path(IMPULSE), recipe.stft.sample_rate_hz)
+    recordings = [*noise_recordings(recipe.augment), *rooms]
     used = use_part(divided.train, recipe.targets, recipe.data, recipe.train.seed)
     if recipe.data.check and not found.sources.is_builtin:
         read_all([*used, *validation, *recordings])

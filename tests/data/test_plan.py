@@ -176,5 +176,10 @@ def test_examples_with_own_impulse_responses(songs, tmp_path):
     assert rooms == {"room-0.wav", "room-1.wav"}
     example = mixes[0]
     assert torch.allclose(example["mixture"], example["stems"].sum(0), atol=1e-5)
-    opening = training_data(micro_recipe(songs, augment=augment)).opening
+    recipe = micro_recipe(songs, augment=augment)
+    opening = training_data(recipe).opening
     assert any(re.search(r"2 impulse responses of .*rooms, for 50% of the parts", line) for line in opening)
+    impulse_response.cache_clear()
+    soundfile.write(folder / "room-1.wav", np.zeros(100), RATE)
+    with pytest.raises(DataError, match="room-1.wav is silent"):
+        training_data(recipe)

@@ -76,7 +76,8 @@ def test_a_split_of_other_data_than_the_recipes(songs, tmp_path):
         for path in sorted((other / split).rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         (other / split).rmdir()
-    assert names(scan_split(recipe, "valid", str(other))) == {"heard"}
+    found = scan_split(recipe, "valid", str(other))
+    assert (names(found), found.notes[-1]) == ({"heard"}, "valid: 1 tracks; there is no split to train on.")
 
 
 def test_nothing_is_kept_for_validation(songs):
