@@ -16,8 +16,7 @@ import soundfile
 import torch
 
 from refined_bsrnn.console import track as progress
-from refined_bsrnn.data.examples import MUSDB_STEMS
-from refined_bsrnn.data.names import MIXTURE
+from refined_bsrnn.data.names import MIXTURE, MUSDB_STEMS
 from refined_bsrnn.data.scan import scan
 from refined_bsrnn.data.tracks import Track, read_stem
 from refined_bsrnn.errors import DataError, UserError

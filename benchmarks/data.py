@@ -19,9 +19,11 @@ import torch
 
 from refined_bsrnn.audio import open_audio
 from refined_bsrnn.console import say, track
-from refined_bsrnn.data.examples import RandomMixes, keep_memory, make_parts
+from refined_bsrnn.data.examples import RandomMixes
 from refined_bsrnn.data.tracks import StemFile, Track
 from refined_bsrnn.data.training_data import training_data
+from refined_bsrnn.data.training_parts import make_parts
+from refined_bsrnn.data.workers import keep_memory
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.report.table import Column, Table

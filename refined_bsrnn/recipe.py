@@ -107,7 +107,7 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """``kind`` names an entry of `tracks.SOURCES`; further keys are that source's options, ``root`` for most."""
+    """``kind`` names an entry of `sources.LAYOUTS`; further keys are that source's options, ``root`` for most."""
 
     kind: str = "auto"
     weight: float = _number(1.0, above=0)  # how often one of its tracks is drawn, beside one of weight 1
@@ -184,9 +184,13 @@ class AugmentSpec:
     pitch_semitones: tuple[float, float] = (-2.0, 2.0)
     eq: float = _number(0.0, at_least=0)  # per part
     eq_db: tuple[float, float] = (-6.0, 6.0)  # of each of its three filters
-    reverb: float = _number(0.0, at_least=0)  # per part
+    reverb: float = _number(0.0, at_least=0)  # per part; a folder instead of a number is reverb_folder
     reverb_seconds: tuple[float, float] = (0.2, 1.5)  # the time in which it falls by 60 dB
     reverb_db: tuple[float, float] = (-24.0, -6.0)  # its level against the part
+    reverb_folder: str | None = _path(None)  # impulse responses of rooms, instead of modelled ones
+    noise: float = _number(0.0, at_least=0)  # per example; a folder instead of a number is noise_folder
+    noise_folder: str | None = _path(None)  # recordings that are added to mixtures, to no target
+    noise_db: tuple[float, float] = (-30.0, -10.0)  # their level against the mixture
     low_pass: float = _number(0.0, at_least=0)  # per example, all parts alike
     low_pass_hz: tuple[float, float] = (3000.0, 16000.0)
     codec: float = _number(0.0, at_least=0)  # per example, all parts alike: mp3 or Ogg Vorbis and back
@@ -605,6 +609,11 @@ def _check_together(recipe: Recipe) -> None:
 
 
 def _check_augment(augment: AugmentSpec) -> None:
+    if augment.noise and not augment.noise_folder:
+        raise RecipeError(
+            f"augment.noise is {augment.noise:g} without recordings; expected a folder of them: augment.noise=FOLDER, "
+            "or augment.noise_folder."
+        )
     for name, hint in typing.get_type_hints(AugmentSpec).items():
         value = getattr(augment, name)
         if hint is float and value > 1:
@@ -621,6 +630,7 @@ def _check_augment(augment: AugmentSpec) -> None:
         ("eq_db", -24.0, 24.0),
         ("reverb_seconds", 0.02, 10.0),
         ("reverb_db", -100.0, 20.0),
+        ("noise_db", -100.0, 40.0),
     ):
         low, high = getattr(augment, name)
         if low < lowest or high > highest:
@@ -721,15 +731,28 @@ def _expand_size(values: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+FOLDER_SHARES = {"noise": 0.5, "reverb": 0.5}  # augment.NAME=FOLDER: how often it is applied
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _expand_augment(values: Mapping[str, Any]) -> dict[str, Any]:
     """``augment: {preset: paper}`` and ``off`` written out; what the same layer says itself wins."""
     augment = values.get("augment")
     if not isinstance(augment, Mapping):
         return dict(values)
     augment = dict(augment)
-    for name, value in augment.items():
+    for name, value in list(augment.items()):
         if value is False or value == "off":  # YAML reads off as false
             augment[name] = _NOTHING.get(name, value)
+        elif name in FOLDER_SHARES and isinstance(value, str) and not _is_number(value):
+            augment[name] = FOLDER_SHARES[name]
+            augment[f"{name}_folder"] = value
     if "preset" in augment:
         preset = augment.pop("preset")
         if preset not in AUGMENT_PRESETS:

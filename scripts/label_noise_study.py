@@ -17,7 +17,7 @@ from refined_bsrnn.system import bound_spinning
 if __name__ == "__main__":
     bound_spinning()  # before torch is loaded
 
-from refined_bsrnn.data.check.checker import all_facts
+from refined_bsrnn.data.check.facts import all_facts
 from refined_bsrnn.data.scan import scan
 from refined_bsrnn.evaluation.label_noise import (
     WINDOWS,

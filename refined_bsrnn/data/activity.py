@@ -32,7 +32,7 @@ Read = Callable[[int, int], Tensor]  # (start, n_samples) → (channels, samples
 
 
 @dataclass(frozen=True)
-class Part:
+class ActivityPart:
     """A part of a track as the table knows it: by what it is, not by where it lies."""
 
     content: str  # tells apart what is to be heard
@@ -64,7 +64,7 @@ def active_starts(energies: np.ndarray, chunk_length: int) -> np.ndarray:
     return np.flatnonzero(segments.sum(1) > N_CHUNKS / 2) * HOP_CHUNKS * chunk_length
 
 
-def active_segments(parts: Sequence[Part], energy: str, folder: Path | None = None) -> list[np.ndarray]:
+def active_segments(parts: Sequence[ActivityPart], energy: str, folder: Path | None = None) -> list[np.ndarray]:
     """The first samples of the active segments of every part: from the cached table, which is made on first use.
 
     The table lies in ``folder`` (default: the user's cache) under a name made of the content of the parts. Of several
@@ -100,7 +100,7 @@ def _kept(path: Path) -> dict[str, list[int]] | None:
         return None
 
 
-def _build(parts: Sequence[Part], energy: str) -> Iterable[Mapping[str, Any]]:
+def _build(parts: Sequence[ActivityPart], energy: str) -> Iterable[Mapping[str, Any]]:
     distinct = list({part.content: part for part in parts}.values())
     for part in show_progress(distinct, len(distinct), "looking for active segments"):
         energies = chunk_energies(part.read, part.n_samples, part.sample_rate_hz, energy)

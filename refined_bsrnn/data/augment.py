@@ -13,6 +13,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,8 +22,9 @@ from scipy import fft
 from torch import Tensor
 from torchaudio.functional import bass_biquad, equalizer_biquad, treble_biquad
 
-from ..audio import CODECS, resample, stretch, through_codec
+from ..audio import CODECS, fold_channels, resample, stretch, through_codec
 from ..recipe import AugmentSpec
+from .recordings import IMPULSE, impulse_recordings, impulse_response
 
 Random = np.random.Generator
 
@@ -85,6 +87,12 @@ def _cutoff(spec: AugmentSpec, random: Random) -> float | None:
     return None if exponent is None else math.exp(exponent)
 
 
+def _noise(spec: AugmentSpec, random: Random) -> tuple[float, float, float] | None:
+    """Its level in dB against the mixture; which recording and which place of it, both from 0 to below 1."""
+    level_db = _range(spec.noise, spec.noise_db, random)
+    return None if level_db is None else (level_db, random.random(), random.random())
+
+
 def _codec(spec: AugmentSpec, random: Random) -> tuple[str, float] | None:
     level = _range(spec.codec, spec.codec_level, random)
     return None if level is None else (str(random.choice(CODECS)), level)
@@ -144,21 +152,31 @@ def equalise(audio: Tensor, setting: tuple[float, float, float, float], sample_r
 DIFFUSE_FROM_SECONDS = 0.01  # where the first reflections of a small room are
 
 
-def _room(spec: AugmentSpec, random: Random) -> tuple[float, float, int] | None:
-    """Reverberation time in seconds, level in dB, and the seed of the reflections."""
+Room = tuple[float, float, int] | Path  # a modelled room, or the file of a recorded impulse response
+
+
+def _room(spec: AugmentSpec, random: Random) -> Room | None:
+    """Reverberation time in seconds, level in dB, and the seed of the reflections; or one of the user's recordings."""
+    if rooms := impulse_recordings(spec):
+        which = _range(spec.reverb, (0.0, 1.0), random)
+        return None if which is None else rooms[min(int(which * len(rooms)), len(rooms) - 1)].path(IMPULSE)
     seconds = _range(spec.reverb, spec.reverb_seconds, random)
     return None if seconds is None else (seconds, random.uniform(*spec.reverb_db), int(random.integers(2**31)))
 
 
-def reverb(audio: Tensor, room: tuple[float, float, int], sample_rate_hz: int) -> Tensor:
+def reverb(audio: Tensor, room: Room, sample_rate_hz: int) -> Tensor:
     """The sound and its diffuse reverberation, of so many dB against the sound itself; (C, L) → (C, L).
 
     The reflections are noise, of its own in every channel, that falls by 60 dB in its time (Moorer, 1979);
-    convolved by scipy.
+    convolved by scipy. In a recorded room the sound is convolved with the impulse response instead, which has unit
+    energy and begins at its loudest sample.
     """
-    seconds, level_db, seed = room
     from scipy.signal import fftconvolve  # a second to load, for those who reverberate
 
+    if isinstance(room, Path):
+        impulse = fold_channels(torch.from_numpy(impulse_response(room, sample_rate_hz)), len(audio)).numpy()
+        return torch.from_numpy(fftconvolve(audio.numpy(), impulse, axes=-1)[..., : audio.shape[-1]].copy())
+    seconds, level_db, seed = room
     n_samples = max(1, round(seconds * sample_rate_hz))
     time = np.arange(n_samples) / sample_rate_hz
     noise = np.random.default_rng(seed).standard_normal((len(audio), n_samples))
@@ -176,7 +194,7 @@ def reverb(audio: Tensor, room: tuple[float, float, int], sample_rate_hz: int) -
 class Augmentation:
     """``draw`` says what is done this time, or None; ``apply`` does it to (C, L).
 
-    Without ``apply`` it decides what is read or summed, which `RandomMixes` does. ``faster`` is how much more of
+    Without ``apply`` it decides what is read or summed, which the plan says. ``faster`` is how much more of
     the file an excerpt takes.
     """
 
@@ -212,6 +230,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "eq": Augmentation("part", _equaliser, equalise),
     "reverb": Augmentation("part", _room, reverb),
     "gain_db": Augmentation("part", _gain, lambda x, gain, _: x * gain),
+    "noise": Augmentation("mixture", _noise),
     "low_pass": Augmentation("mixture", _cutoff, low_pass),
     "codec": Augmentation("mixture", _codec, lambda x, codec, rate_hz: through_codec(x, rate_hz, *codec)),
 }

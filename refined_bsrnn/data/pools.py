@@ -1,104 +1,58 @@
-"""Which tracks can stand where in a training mixture.
+"""Which tracks can give which part to a training mixture.
 
 A song leads: its parts make the mixture. Each part comes from the pool of all tracks that can give it. A solo, a track
 that is one stem alone, joins these pools; a solo of a target is added to songs that are known not to hold the target; a
-solo of no target is added to songs that have no such part. Without any song the solos are mixed to each other.
+solo of no target is added to songs that have no such part. Without any song the solos are mixed with each other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..recipe import DataSpec
-from .names import MIXTURE, MUSDB_STEMS, NO_VOICE, REST, belongs_to, is_catch_all, related, slug
-from .tracks import Track, read_stem
+from .names import MUSDB_STEMS, NO_VOICE, REST, belongs_to, is_catch_all, related, slug
+from .parts import TrackParts
 
+# (number of a song, part) → the first samples of its active segments
 Active = Mapping[tuple[int, str], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Song:
-    """A track and the parts it can give, whose sum is a mixture and of which no two hold the same."""
-
-    track: Track
-    parts: tuple[str, ...]  # stems, and REST: what the mixture holds beside them
-    sums: Mapping[str, tuple[str, ...]]  # each target that it has → the parts whose sum that is; none: it is silent
-    beside: tuple[str, ...] = ()  # the stems that REST leaves out
-    counts: Mapping[str, float] = field(default_factory=dict)  # stem → how much it counts, where not 1
-    lacks: frozenset[str] = frozenset()  # the sources that it is known not to hold
-    made_of: Mapping[str, frozenset[str]] = field(default_factory=dict)  # target that is a sum → its stems anywhere
-
-    @property
-    def is_solo(self) -> bool:
-        """Whether it is one stem and nothing else."""
-        return len(self.parts) == 1 and self.parts[0] != REST
-
-    @property
-    def is_named_solo(self) -> bool:
-        """Whether it is one stem whose name says what it holds, and nothing else."""
-        return self.is_solo and not is_catch_all(self.parts[0])
-
-    @property
-    def is_other_solo(self) -> bool:
-        """Whether it is one stem with a name of its own that no target holds."""
-        return self.is_named_solo and not any(self.sums.values())
-
-    def read(self, part: str, start: int = 0, n_samples: int | None = None) -> Tensor:
-        """Float (channels, samples) of a part at the track's own rate."""
-        return read_part(self.track, part, self.beside, start, n_samples)
-
-
-def read_part(track: Track, part: str, beside: Sequence[str], start: int = 0, n_samples: int | None = None) -> Tensor:
-    """Float (channels, samples) of one part at the track's own rate; a stem that is not there is silent.
-
-    REST is the mixture without the stems ``beside`` it. It may be a view that is not contiguous: an excerpt is copied
-    once, to where it is summed.
-    """
-    if part == REST:
-        rest = read_part(track, MIXTURE, (), start, n_samples)
-        for stem in beside:
-            if stem in track.files:
-                rest = rest - read_stem(track, stem, start, n_samples, contiguous=False)
-        return rest
-    if part not in track.files:
-        return torch.zeros(track.n_channels, track.n_samples - start if n_samples is None else n_samples)
-    return read_stem(track, part, start, n_samples, contiguous=False)
-
-
-def can_give(song: Song, part: str, lead: Song) -> bool:
+def can_give(song: TrackParts, part: str, lead: TrackParts) -> bool:
     """Whether a part of this song can stand in a mixture made of the lead's parts, no source being in it twice.
 
-    A stem of a name of its own holds that source and nothing else. What a catch-all holds depends on what lies beside
-    it: its song must have all of the lead's other parts by themselves, or be known to be without them.
+    A stem of a named source holds that source and nothing else. The content of a catch-all depends on the other stems
+    of its song: that song must have all of the lead's other parts by themselves, or be known to lack them.
     """
     if part not in song.parts:
         return False
     if not is_catch_all(part) or song is lead:
         return True
-    if part != REST and REST in lead.parts:  # what the lead's rest holds beside it is not known
+    if part != REST and REST in lead.parts:  # the content of the lead's rest is not known
         return set(song.track.files) == set(lead.track.files)
-    others = {target for target, parts in lead.sums.items() if part not in parts}
-    return (set(lead.parts) - {part, REST}) | others <= set(song.parts) | song.sums.keys() | song.lacks
+    others = {target for target, parts in lead.target_parts.items() if part not in parts}
+    return (set(lead.parts) - {part, REST}) | others <= set(song.parts) | song.target_parts.keys() | song.absent
 
 
-def holding_targets(parts: Sequence[str], target: str, lead: Song) -> list[str]:
+def holding_targets(parts: Sequence[str], target: str, lead: TrackParts) -> list[str]:
     """The other targets of a mixture that are sums which hold these parts of a target."""
-    return [name for name in lead.sums if name != target and lead.made_of.get(name, frozenset()) & {target, *parts}]
+    return [
+        name
+        for name in lead.target_parts
+        if name != target and lead.definitions.get(name, frozenset()) & {target, *parts}
+    ]
 
 
-def joined_targets(name: str, lead: Song) -> list[str]:
-    """The targets of a mixture to which a source that the lead has no part for belongs: those that take up the rest."""
+def joined_targets(name: str, lead: TrackParts) -> list[str]:
+    """The targets that a source belongs to for which the lead has no part: those that hold the rest of a mixture."""
     own = [part for part in lead.parts if not is_catch_all(part)]
     if len(lead.parts) == 1 and slug(lead.parts[0]) not in NO_VOICE:
-        own = [*own, *MUSDB_STEMS[:3]]  # what a solo of `other` leaves out
+        own = [*own, *MUSDB_STEMS[:3]]  # a solo of `other` holds none of these
     if any(related(name, part) for part in own):
         return []
     return [
         target
-        for target, parts in lead.sums.items()
+        for target, parts in lead.target_parts.items()
         if any(is_catch_all(stem) and belongs_to(name, stem) for stem in (target, *parts))
     ]
 
@@ -114,12 +68,12 @@ def related_target(name: str, targets: Sequence[str], spec: DataSpec) -> str | N
 # --- leads ------------------------------------------------------------------------------------------------------------
 
 
-def find_leads(songs: Sequence[Song]) -> list[int]:
+def find_leads(songs: Sequence[TrackParts]) -> list[int]:
     """The songs whose parts make mixtures: all but solos, and solos of a catch-all that stand in no other song.
 
     A mixture in which all targets are known to be silent leads too: it is all rest.
     """
-    leads = [i for i, song in enumerate(songs) if song.sums and song.parts and not song.is_solo]
+    leads = [i for i, song in enumerate(songs) if song.target_parts and song.parts and not song.is_solo]
     if not leads:
         return []
     kinds = list({kind_of_lead(songs[i]): songs[i] for i in leads}.values())
@@ -128,24 +82,24 @@ def find_leads(songs: Sequence[Song]) -> list[int]:
         for i, song in enumerate(songs)
         if song.is_solo
         and not song.is_named_solo
-        and any(not parts for parts in song.sums.values())
+        and any(not parts for parts in song.target_parts.values())
         and not any(can_give(song, song.parts[0], lead) for lead in kinds)
     ]
 
 
-def kind_of_lead(lead: Song) -> tuple[object, ...]:
+def kind_of_lead(lead: TrackParts) -> tuple[object, ...]:
     """Leads of one kind can take the same parts from the same tracks."""
-    return lead.parts, tuple(lead.sums.items()), tuple(sorted(lead.track.files)), lead.lacks
+    return lead.parts, tuple(lead.target_parts.items()), tuple(sorted(lead.track.files)), lead.absent
 
 
-def mixed_solos(songs: Sequence[Song]) -> list[tuple[Song, float]]:
-    """The mixtures that solos make with each other, and their weights: every name of its own, and one catch-all."""
+def mixed_solos(songs: Sequence[TrackParts]) -> list[tuple[TrackParts, float]]:
+    """The mixtures that solos make with each other, and their weights: every named source, and one catch-all."""
     named = tuple(dict.fromkeys(s.parts[0] for s in songs if s.is_named_solo))
-    wanted = {part for song in songs for parts in song.sums.values() for part in parts}
+    wanted = {part for song in songs for parts in song.target_parts.values() for part in parts}
     unnamed = {s.parts[0]: s for s in songs if s.is_solo and not s.is_named_solo}
-    found: list[tuple[Song, float]] = []
+    found: list[tuple[TrackParts, float]] = []
     for name, solo in unnamed.items():
-        mates = tuple(n for n in named if n in solo.lacks or n in solo.sums or n not in wanted)
+        mates = tuple(n for n in named if n in solo.absent or n in solo.target_parts or n not in wanted)
         if mates:
             found.append((_mixed((*mates, name), songs, solo), sum(s.track.weight for s in songs if name in s.parts)))
     left = set(named) - {part for lead, _ in found for part in lead.parts}
@@ -154,13 +108,15 @@ def mixed_solos(songs: Sequence[Song]) -> list[tuple[Song, float]]:
     return found
 
 
-def _mixed(parts: tuple[str, ...], songs: Sequence[Song], solo: Song | None = None) -> Song:
-    sums: dict[str, tuple[str, ...]] = dict(solo.sums) if solo else {}
+def _mixed(parts: tuple[str, ...], songs: Sequence[TrackParts], solo: TrackParts | None = None) -> TrackParts:
+    sums: dict[str, tuple[str, ...]] = dict(solo.target_parts) if solo else {}
     for song in songs:
-        for target, summed in song.sums.items():
+        for target, summed in song.target_parts.items():
             if summed and set(summed) <= set(parts):
                 sums[target] = tuple(dict.fromkeys((*sums.get(target, ()), *summed)))
-    lead = Song(songs[0].track, parts, sums, lacks=solo.lacks if solo else frozenset(), made_of=songs[0].made_of)
+    lead = TrackParts(
+        songs[0].track, parts, sums, absent=solo.absent if solo else frozenset(), definitions=songs[0].definitions
+    )
     if solo is None:
         return lead
     whole = replace(lead, parts=(solo.parts[0],))
@@ -168,7 +124,7 @@ def _mixed(parts: tuple[str, ...], songs: Sequence[Song], solo: Song | None = No
         if not any(part in summed for summed in sums.values()):
             for target in joined_targets(part, whole):
                 sums[target] = (*sums[target], part)
-    return replace(lead, sums=sums)
+    return replace(lead, target_parts=sums)
 
 
 # --- pools ------------------------------------------------------------------------------------------------------------
@@ -184,9 +140,9 @@ class Pool:
 
     @classmethod
     def of(cls, songs: Sequence[int], weights: np.ndarray) -> "Pool":
-        mine = weights[list(songs)]
-        alike = len(set(mine.tolist())) == 1
-        return cls(np.asarray(songs), None if alike else np.cumsum(mine) / mine.sum(), float(mine.sum()))
+        own = weights[list(songs)]
+        alike = len(set(own.tolist())) == 1
+        return cls(np.asarray(songs), None if alike else np.cumsum(own) / own.sum(), float(own.sum()))
 
     def draw(self, random: np.random.Generator) -> int:
         if self.odds is None:
@@ -197,7 +153,7 @@ class Pool:
 class Pools:
     """The leads of a training set, and for each lead the tracks that can give a part or be added; found once each."""
 
-    def __init__(self, songs: Sequence[Song], active: Active | None, spec: DataSpec):
+    def __init__(self, songs: Sequence[TrackParts], active: Active | None, spec: DataSpec):
         self.songs, self.active, self.spec = songs, active, spec
         self.weights = np.array([song.track.weight for song in songs])
         leads = find_leads(songs)
@@ -208,33 +164,33 @@ class Pools:
         self.found: dict[object, Pool | None] = {}
         self.kinds: dict[int, tuple[object, ...]] = {}
 
-    def all_leads(self) -> list[Song]:
+    def all_leads(self) -> list[TrackParts]:
         """One lead of each kind."""
         leads = self.mixed if self.leads is None else [self.songs[i] for i in self.leads.songs]
         return list({kind_of_lead(lead): lead for lead in leads}.values())
 
-    def kind(self, lead: Song) -> tuple[object, ...]:
+    def kind(self, lead: TrackParts) -> tuple[object, ...]:
         if id(lead) not in self.kinds:
             self.kinds[id(lead)] = kind_of_lead(lead)
         return self.kinds[id(lead)]
 
-    def part(self, part: str, lead: Song) -> Pool:
+    def part(self, part: str, lead: TrackParts) -> Pool:
         """The tracks that can give this part to a mixture made of the lead's parts."""
         key = (part, self.kind(lead)) if is_catch_all(part) else part
         pool = self._pool(key, ((i, (part,)) for i, song in enumerate(self.songs) if can_give(song, part, lead)))
         assert pool is not None  # the lead itself
         return pool
 
-    def solos(self, part: str, lead: Song) -> Pool | None:
-        """Those of them that are this part alone."""
+    def solos(self, part: str, lead: TrackParts) -> Pool | None:
+        """The tracks among them that are this part alone."""
         key = ("solo", part, self.kind(lead))
         return self._pool(
             key, ((i, (part,)) for i, s in enumerate(self.songs) if s.parts == (part,) and can_give(s, part, lead))
         )
 
-    def target(self, target: str, lead: Song) -> Pool | None:
-        """The tracks whose target can be added to a lead that is known not to hold it; None: it holds it, or none."""
-        if lead.sums.get(target, (target,)):
+    def target(self, target: str, lead: TrackParts) -> Pool | None:
+        """The tracks whose target can be added to a lead that is known to lack it; None if it has it, or no track."""
+        if lead.target_parts.get(target, (target,)):
             return None
         key = ("target", target, self.kind(lead))
         return self._pool(
@@ -242,14 +198,14 @@ class Pools:
             (
                 (i, parts)
                 for i, song in enumerate(self.songs)
-                if (parts := song.sums.get(target, ()))
+                if (parts := song.target_parts.get(target, ()))
                 and REST not in parts
                 and not set(parts) & set(lead.parts)
                 and all(can_give(song, part, lead) for part in parts)
             ),
         )
 
-    def others(self, lead: Song) -> Pool | None:
+    def others(self, lead: TrackParts) -> Pool | None:
         """The solos of no target whose source the lead has no part for."""
         if any(lead is mixed for mixed in self.mixed):  # it has all of them
             return None
@@ -264,15 +220,15 @@ class Pools:
         )
 
     def _pool(self, key: object, givers: Iterable[tuple[int, tuple[str, ...]]]) -> Pool | None:
-        """The pool of the givers (number of the song, its parts), which are looked at once."""
+        """The pool of the givers (number of the song, its parts), made once per key."""
         if key not in self.found:
             fitting = list(givers)
             numbers, weights, active = [i for i, _ in fitting], self.weights, self.active
             if active is not None:
                 # a part that is nowhere active is drawn as it is: silence is a part of music
                 segments = {i: sum(len(active.get((i, part), ())) for part in parts) for i, parts in fitting}
-                if heard := [i for i in numbers if segments[i]]:
-                    numbers, weights = heard, weights * [segments.get(i, 0) for i in range(len(self.songs))]
+                if audible := [i for i in numbers if segments[i]]:
+                    numbers, weights = audible, weights * [segments.get(i, 0) for i in range(len(self.songs))]
             self.found[key] = Pool.of(numbers, weights) if numbers else None
         return self.found[key]
 
@@ -280,9 +236,9 @@ class Pools:
         """The tracks of which some example reads something."""
         return {int(i) for lead in self.all_leads() for pool in self._pools_of(lead) for i in pool.songs}
 
-    def _pools_of(self, lead: Song) -> Iterator[Pool]:
+    def _pools_of(self, lead: TrackParts) -> Iterator[Pool]:
         for part in lead.parts:
             yield self.part(part, lead)
-        added = [self.target(target, lead) for target in lead.sums] if self.spec.add_targets else []
+        added = [self.target(target, lead) for target in lead.target_parts] if self.spec.add_targets else []
         others = [self.others(lead)] if self.spec.add_others else []
         yield from (pool for pool in (*added, *others) if pool is not None)

@@ -85,6 +85,17 @@ def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
     return found
 
 
+def open_files(paths: Sequence[Path], folder: Path, stem: str) -> list[Track]:
+    """Each file as a track of its own with one stem, named by its place below the folder; `DataError` for bad files."""
+    listed = [Listed(str(path.relative_to(folder)), "train", folder, {stem: (File(path),)}) for path in paths]
+    found = Scan(Sources(()), [], [], [])
+    lossless = _decoded_files(listed, all_lossy=True, found=found)
+    counted = _counted(listed, lossless)
+    opened = [_opened(track, lossless, counted, 0.0, found.findings) for track in listed]
+    refuse(found.findings)
+    return [track for track in opened if track is not None]
+
+
 def _free_name(track: Track, source: str, taken: Collection[tuple[str, str]]) -> str:
     """A name that no other track of the split has: its own, with the source's before it, or a number behind that."""
     tried = [track.name, f"{source}: {track.name}"]

@@ -68,7 +68,9 @@ def scan_split(recipe: Recipe, split: str, other_root: str | None = None) -> Sca
     found = scan(spec, ("train", "valid"))
     tracks = found.usable()
     if not any(t.split == "train" for t in tracks):  # a folder with the split `valid` alone
-        return replace(found, tracks=tracks if split == "valid" else [])
+        chosen = tracks if split == "valid" else []
+        note = f"{split}: {len(chosen)} tracks; there is no split to train on."
+        return replace(found, tracks=chosen, notes=[*found.notes, note])
     spec = spec if other_root is None else _without_idle_patterns(spec, tracks)
     divided = split_tracks(tracks, recipe.targets, spec)
     used = use_part(divided.train, recipe.targets, spec, recipe.train.seed)

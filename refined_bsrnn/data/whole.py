@@ -12,13 +12,25 @@ from torch import Tensor
 
 from ..audio import AUDIO_SUFFIXES, audio_info, match_channels, read_audio
 from ..errors import DataError, nearest
-from .examples import MUSDB_STEMS, REST, read_part, sum_to_mixture
-from .names import MIXTURE
-from .tracks import Track
+from .names import MIXTURE, MUSDB_STEMS, REST
+from .parts import read_part, sum_to_mixture
+from .tracks import Track, read_stem
 
 MIXTURES = ("auto", "file", "sum")
 ALL_BUT = "everything but "  # and a target: the mixture without it
 Signals = dict[str, Tensor]  # name → (channels, samples)
+
+
+def load_track(track: Track, targets: Sequence[str]) -> tuple[Tensor, dict[str, Tensor], str]:
+    """The mixture (C, L), the stems of those targets that the track has, and where the mixture came from.
+
+    At the track's own rate and channels. The mixture is ``mixture.wav`` ("file") if it exists, else the sum of all
+    stems ("sum").
+    """
+    stems = {target: read_stem(track, target) for target in targets if target in track.files}
+    if MIXTURE in track.files:
+        return read_stem(track, MIXTURE), stems, "file"
+    return torch.stack([read_stem(track, stem) for stem in track.apart]).sum(0), stems, "sum"
 
 
 def partition(track: Track, targets: Sequence[str]) -> tuple[str, ...]:

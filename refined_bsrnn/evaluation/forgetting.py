@@ -4,8 +4,8 @@ import statistics
 from typing import Any
 
 from ..console import track as progress
-from ..data.examples import load_track
 from ..data.splits import scan_split
+from ..data.whole import load_track
 from ..errors import DataError, RecipeError
 from ..metrics import usdr
 from ..network.model import BSRNN

@@ -351,7 +351,7 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
         with torch.no_grad(), accelerator.autocast():
             return objective.features(mixture)
 
-    probe = torch.zeros(1, recipe.data.channels, examples.length, device=accelerator.device)
+    probe = torch.zeros(1, recipe.data.channels, examples.planner.format.length, device=accelerator.device)
     arrays = example_arrays(recipe, tuple(features(probe).shape[1:]))
     digest = tensors_sha256(objective.model.backbone.state_dict())
     key = cache_key(recipe, digest, data.describe(), pool, accelerator.mixed_precision)

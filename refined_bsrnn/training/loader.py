@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..console import say
-from ..data.examples import begin_worker
+from ..data.workers import begin_worker
 from ..errors import AudioError, UserError
 from ..recipe import Recipe
 

@@ -12,9 +12,11 @@ import soundfile
 
 from benchmarks import data as data_benchmark
 from benchmarks.measure import run
-from refined_bsrnn.data.examples import REST, RandomMixes, make_parts
+from refined_bsrnn.data.examples import RandomMixes
+from refined_bsrnn.data.names import REST
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of
+from refined_bsrnn.data.training_parts import make_parts
 from refined_bsrnn.recipe import DataSpec
 from tests.conftest import STEMS, micro_recipe
 
@@ -71,7 +73,9 @@ def test_the_bare_reads_are_those_of_the_examples(songs, monkeypatch, stems):
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from refined_bsrnn.data.examples import RandomMixes, keep_memory, make_parts
+from refined_bsrnn.data.examples import RandomMixes
+from refined_bsrnn.data.training_parts import make_parts
+from refined_bsrnn.data.workers import keep_memory
 from refined_bsrnn.recipe import make_recipe
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of

@@ -7,10 +7,12 @@ import soundfile
 import torch
 
 from refined_bsrnn.data import activity
-from refined_bsrnn.data.activity import Part, active_segments, active_starts, chunk_energies
-from refined_bsrnn.data.examples import REST, RandomMixes, make_parts
+from refined_bsrnn.data.activity import ActivityPart, active_segments, active_starts, chunk_energies
+from refined_bsrnn.data.examples import RandomMixes
+from refined_bsrnn.data.names import REST
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of
+from refined_bsrnn.data.training_parts import make_parts
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from tests.conftest import RATE, micro_recipe
@@ -197,7 +199,7 @@ def test_of_two_processes_one_makes_the_table(tmp_path):
         reads.append(start)
         return torch.ones(1, n_samples)
 
-    parts = [Part("same", "track", "drums", 20 * RATE, RATE, read)]
+    parts = [ActivityPart("same", "track", "drums", 20 * RATE, RATE, read)]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: active_segments(parts, "rms", tmp_path / "tables"), range(2)))
     assert reads == [0]

@@ -4,14 +4,16 @@ import math
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from scipy.signal import lfilter
 
 from refined_bsrnn.audio import stretch, through_codec
 from refined_bsrnn.data.augment import AUGMENTATIONS, Streams, augmented, equalise, is_on, low_pass, music_taken, reverb
-from refined_bsrnn.data.examples import RandomMixes, make_parts
+from refined_bsrnn.data.examples import RandomMixes
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of
+from refined_bsrnn.data.training_parts import make_parts
 from refined_bsrnn.errors import AudioError, RecipeError
 from refined_bsrnn.recipe import AUGMENT_PRESETS, AugmentSpec, load_recipe, make_recipe
 from tests.conftest import RATE, STEMS, micro_recipe, micro_values
@@ -24,6 +26,14 @@ EVERYTHING = {
     "low_pass_hz": [1000.0, 3000.0],
 }
 RATE_HZ = 44100
+
+
+@pytest.fixture(autouse=True)
+def own_noise(tmp_path, monkeypatch):
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    soundfile.write(folder / "hiss.wav", np.random.default_rng(5).uniform(-0.5, 0.5, (8000, 2)), 8000)
+    monkeypatch.setitem(EVERYTHING, "noise_folder", str(folder))
 
 
 def mixes(root, n_examples=8, **values):
@@ -69,7 +79,7 @@ def test_every_augmentation_is_a_key_of_the_recipe_and_off_by_one_word():
 
 
 def test_mixture_and_stems_agree_whatever_is_done(songs):
-    made = mixes(songs, 20, targets=list(STEMS), augment=EVERYTHING)
+    made = mixes(songs, 20, targets=list(STEMS), augment={**EVERYTHING, "noise": "off"})
     for example in (made[i] for i in range(20)):
         assert torch.allclose(example["mixture"], example["stems"].sum(0), atol=1e-5)
         assert example["mixture"].shape == (2, RATE // 4)
@@ -108,7 +118,9 @@ def test_switching_one_off_leaves_the_others_as_they_are(songs, name):
         for value in ([-6, 6] if name == "gain_db" else 0.2, "off")
     )
     streams = [Streams(0, i)[name] for i in range(24)]
-    done = [[AUGMENTATIONS[name].draw(with_it.augment, stream) is not None for _ in range(8)] for stream in streams]
+    done = [
+        [AUGMENTATIONS[name].draw(with_it.planner.augment, stream) is not None for _ in range(8)] for stream in streams
+    ]
     untouched = [i for i in range(24) if not any(done[i])]
     assert bool(untouched) == (name != "gain_db")  # which is always done
     for i in untouched[:3]:

@@ -15,19 +15,16 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from refined_bsrnn.apps.cli.main import main
-from refined_bsrnn.data.check.checker import (
-    check,
-    duplicates,
-    findings_of,
-    known_facts,
-    same_audio,
-    sharp_edge,
-    track_facts,
-)
-from refined_bsrnn.data.examples import RandomMixes, load_track
+from refined_bsrnn.data.check.checker import check
+from refined_bsrnn.data.check.edge import sharp_edge
+from refined_bsrnn.data.check.facts import known_facts, track_facts
+from refined_bsrnn.data.check.findings import duplicates, findings_of
+from refined_bsrnn.data.check.fingerprints import same_audio
+from refined_bsrnn.data.examples import RandomMixes
 from refined_bsrnn.data.scan import scan
 from refined_bsrnn.data.tracks import read_stem
 from refined_bsrnn.data.training_data import training_data
+from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.errors import UserError, alike
 from refined_bsrnn.recipe import DataSpec, dump_recipe, make_recipe
 from refined_bsrnn.system import write_text
@@ -36,7 +33,7 @@ from tests.audio.test_audio import encode
 from tests.audio.test_claims import damage
 from tests.conftest import RATE, STEMS, micro_recipe, micro_values, write_song, write_songs
 
-check_module = sys.modules["refined_bsrnn.data.check.checker"]
+facts_module = sys.modules["refined_bsrnn.data.check.facts"]
 
 
 def read(path):
@@ -101,7 +98,7 @@ def test_facts_are_those_of_the_samples(songs):
 
 def test_long_tracks_are_read_in_blocks(songs, monkeypatch):
     whole = facts_of(songs)[0]
-    monkeypatch.setattr("refined_bsrnn.data.check.checker.BLOCK_HOPS", 3)
+    monkeypatch.setattr("refined_bsrnn.data.check.facts.BLOCK_HOPS", 3)
     parts = facts_of(songs)[0]
     assert parts.residual_db < -100
     for name, stem in whole.stems.items():
@@ -239,7 +236,7 @@ def test_a_training_reads_all_files_before_its_first_step(songs, monkeypatch):
         shutil.rmtree(songs / "train" / name)
     write_song(songs / "train" / "song-3", seed=5)
     training_data(recipe)
-    monkeypatch.setattr("refined_bsrnn.data.check.checker.track_facts", None)  # nothing is read a second time
+    monkeypatch.setattr("refined_bsrnn.data.check.facts.track_facts", None)  # nothing is read a second time
     training_data(recipe)
 
 
@@ -358,11 +355,11 @@ def test_the_checkers_threads_are_the_only_ones(songs, monkeypatch):
     """Linear algebra with threads of its own inside them took twice the processor time and saved none."""
     seen = []
 
-    def spy(track, unkept, measured=check_module._measured):
+    def spy(track, unkept, measured=facts_module.measure_and_keep):
         seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
         return measured(track, unkept)
 
-    monkeypatch.setattr(check_module, "_measured", spy)
+    monkeypatch.setattr(facts_module, "measure_and_keep", spy)
     with threadpool_limits(2, user_api="blas"):
         check(DataSpec(root=str(songs)), jobs=2)
     assert set(seen) == {1}
@@ -629,7 +626,7 @@ def test_facts_are_kept_until_a_file_changes(songs, monkeypatch):
     check(DataSpec(root=str(songs)))
     tracks = scan(DataSpec(root=str(songs)), ("train",)).usable()
     assert known_facts(tracks[1]) == track_facts(tracks[1])
-    monkeypatch.setattr("refined_bsrnn.data.check.checker.track_facts", None)  # nothing is read again
+    monkeypatch.setattr("refined_bsrnn.data.check.facts.track_facts", None)  # nothing is read again
     assert not check(DataSpec(root=str(songs))).findings
     samples = read(songs / "train" / "song-1" / "bass.wav")
     write(songs / "train" / "song-1" / "bass.wav", 0 * samples)

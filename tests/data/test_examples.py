@@ -8,9 +8,13 @@ import pytest
 import soundfile
 import torch
 
-from refined_bsrnn.data.examples import REST, RandomMixes, load_track, make_parts, read_part
+from refined_bsrnn.data.examples import RandomMixes
+from refined_bsrnn.data.names import REST
+from refined_bsrnn.data.parts import read_part
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of, with_definitions
+from refined_bsrnn.data.training_parts import make_parts
+from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from tests.conftest import RATE, STEMS, micro_recipe, write_song, write_songs
@@ -78,7 +82,7 @@ def test_a_defined_target_is_drawn_as_the_stems_it_sums(songs):
     tracks = [with_definitions(t, spec) for t in tracks_in(songs)]
     parts = make_parts(tracks, ["singing", "accompaniment", "drums"], spec)
     assert parts.names == STEMS
-    assert parts.songs[0].sums == {"singing": ("vocals",), "accompaniment": STEMS[1:], "drums": ("drums",)}
+    assert parts.songs[0].target_parts == {"singing": ("vocals",), "accompaniment": STEMS[1:], "drums": ("drums",)}
     values = {"define": {**spec.define, "accompaniment": list(STEMS[1:])}, "root": str(songs)}
     recipe = micro_recipe(None, targets=["singing", "accompaniment", "drums"], data=values)
     example = RandomMixes(parts, recipe, 3)[2]
@@ -94,8 +98,8 @@ def test_a_definition_is_the_sum_of_what_a_track_has_of_it(songs):
     spec = DataSpec(define={"guitar": ("acoustic_guitar", "electric_guitar")})
     tracks = [with_definitions(t, spec) for t in tracks_in(songs)]
     both, electric = make_parts(tracks, ["guitar"], spec).songs  # the others have none
-    assert both.sums == {"guitar": ("acoustic_guitar", "electric_guitar")}
-    assert electric.sums == {"guitar": ("electric_guitar",)}
+    assert both.target_parts == {"guitar": ("acoustic_guitar", "electric_guitar")}
+    assert electric.target_parts == {"guitar": ("electric_guitar",)}
     assert set(electric.parts) == {*STEMS, "electric_guitar"}
     for track in tracks:  # with another mixture the stems do not sum to it
         shutil.copy(track.path("drums"), track.path("mixture"))
@@ -103,7 +107,7 @@ def test_a_definition_is_the_sum_of_what_a_track_has_of_it(songs):
     assert both.parts == electric.parts == ("guitar", REST)
     both, electric = make_parts(tracks, ["guitar", "electric_guitar"], spec).songs  # one holds the other
     assert both.parts == ("acoustic_guitar", "electric_guitar", REST)
-    assert both.sums["guitar"] == ("acoustic_guitar", "electric_guitar")
+    assert both.target_parts["guitar"] == ("acoustic_guitar", "electric_guitar")
 
 
 def test_a_definition_that_takes_up_a_stem_of_its_own_name(songs):

@@ -10,9 +10,12 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from refined_bsrnn.data.examples import REST, RandomMixes, load_track, make_parts
+from refined_bsrnn.data.examples import RandomMixes
+from refined_bsrnn.data.names import REST
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of
+from refined_bsrnn.data.training_parts import make_parts
+from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.recipe import DataSpec
 from refined_bsrnn.training.losses import JOINT_LOSSES
@@ -78,7 +81,7 @@ def test_what_is_present_is_all_that_the_mixture_holds_of_it(tmp_path_factory, c
         parts = make_parts(tracks_of(track_table(root, ["train"])), targets, recipe.data)
     except DataError:  # a target that nobody has, or has by itself alone
         assume(False)
-    assert all(song.sums or song.is_other_solo for song in parts.songs)
+    assert all(song.target_parts or song.is_other_solo for song in parts.songs)
     mixes = RandomMixes(parts, recipe, 12)
     for example in (mixes[i] for i in range(12)):
         whole = heard(example["mixture"])
@@ -108,7 +111,7 @@ def test_kinds_of_tracks_and_their_parts(tmp_path):
     by_name = {song.track.name: song for song in parts.songs}
     assert by_name.keys() == kinds.keys() - {"nothing"}
     assert by_name["four"].parts == STEMS
-    assert by_name["four"].sums == {"drums": ("drums",)}  # its guitar is in the mixture all the same
+    assert by_name["four"].target_parts == {"drums": ("drums",)}  # its guitar is in the mixture all the same
     assert set(by_name["five"].parts) == {*STEMS, "guitar"}
     assert by_name["target"].parts == ("guitar", REST)
     assert by_name["inside"].parts == ("guitar", "drums", REST)
@@ -202,7 +205,11 @@ def test_beside_the_rest_of_a_mixture_a_bad_stem_goes_into_the_rest(songs, tmp_p
     spec = stem_weights(tmp_path, "track,stem\nsong-1,drums\n")
     spec = DataSpec(stem_weights=spec.stem_weights, stems=("drums", "vocals", REST))
     song = make_parts(tracks_of(track_table(songs, ["train"])), ["drums", "vocals"], spec).songs[1]
-    assert (song.parts, song.beside, dict(song.sums)) == (("vocals", REST), ("vocals",), {"vocals": ("vocals",)})
+    assert (song.parts, song.subtracted, dict(song.target_parts)) == (
+        ("vocals", REST),
+        ("vocals",),
+        {"vocals": ("vocals",)},
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from refined_bsrnn.data.examples import REST, RandomMixes, make_parts
-from refined_bsrnn.data.names import belongs_to, is_catch_all, leaves_out, related
+from refined_bsrnn.data.examples import RandomMixes
+from refined_bsrnn.data.names import REST, belongs_to, is_catch_all, leaves_out, related
 from refined_bsrnn.data.scan import scan, track_table
 from refined_bsrnn.data.tracks import tracks_of
+from refined_bsrnn.data.training_parts import make_parts
 from refined_bsrnn.errors import DataError, RecipeError
 from refined_bsrnn.recipe import make_recipe
 from tests.conftest import RATE, STEMS, micro_recipe
@@ -225,7 +226,7 @@ def test_what_an_instrumental_may_hold_is_not_known(tmp_path):
     present = {tuple(mixes[i]["present"].tolist()) for i in range(60)}
     assert present == {(1.0, 0.0), (1.0, 1.0)}  # the drums are masked beside an instrumental
     mixes = RandomMixes(
-        make_parts(mixes.parts.tracks, ["vocals", "drums"], replace(mixes.data, absent=("vocals", "drums"))),
+        make_parts(mixes.parts.tracks, ["vocals", "drums"], replace(mixes.planner.data, absent=("vocals", "drums"))),
         micro_recipe(tmp_path, targets=["vocals", "drums"]),
         60,
     )

@@ -1,5 +1,6 @@
 """What is held out: the run's own split, and validation of targets that only solos have."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from refined_bsrnn.data.splits import MUSDB_VALIDATION_TRACKS, scan_split, split
 from refined_bsrnn.data.tracks import read_stem
 from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.errors import DataError
+from refined_bsrnn.evaluation.evaluate import evaluate
 from refined_bsrnn.training.train import train
 from tests.conftest import RATE, micro_recipe, write_song, write_songs
 
@@ -74,7 +76,8 @@ def test_a_split_of_other_data_than_the_recipes(songs, tmp_path):
         for path in sorted((other / split).rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         (other / split).rmdir()
-    assert names(scan_split(recipe, "valid", str(other))) == {"heard"}
+    found = scan_split(recipe, "valid", str(other))
+    assert (names(found), found.notes[-1]) == ({"heard"}, "valid: 1 tracks; there is no split to train on.")
 
 
 def test_nothing_is_kept_for_validation(songs):
@@ -128,14 +131,14 @@ def test_solos_are_held_out_by_their_names_and_never_trained_on(with_solos):
 
 
 def test_a_run_validates_a_target_that_only_solos_have(with_solos):
-    import json
-
     data = {"root": str(with_solos), "validation_share": 0.25}
     run, _ = train(micro_recipe(with_solos, targets=["tabla"], data=data))
     scores = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     values = [line["validation/tabla/usdr"] for line in scores if "validation/tabla/usdr" in line]
     assert values
     assert np.isfinite(values).all()
+    [row] = [row for row in evaluate(run, split="valid")["tracks"] if "tabla" in row["targets"]]
+    assert " + tabla-" in row["track"]
 
 
 def test_why_a_solos_target_is_not_validated(with_solos):

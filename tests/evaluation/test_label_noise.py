@@ -10,9 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from refined_bsrnn.data.examples import make_parts, read_stem_weights
+from refined_bsrnn.data.label_weights import read_stem_weights
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import read_stem, tracks_of
+from refined_bsrnn.data.training_parts import make_parts
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.evaluation.label_noise import (
     Suspect,

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from refined_bsrnn.apps.cli.main import main
-from refined_bsrnn.data.examples import load_track
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.splits import use_part
 from refined_bsrnn.data.tracks import tracks_of
+from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.errors import CheckpointError, DataError, RecipeError
 from refined_bsrnn.evaluation.forgetting import forgetting
 from refined_bsrnn.metrics import usdr

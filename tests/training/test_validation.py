@@ -4,8 +4,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from refined_bsrnn.data.examples import load_track
 from refined_bsrnn.data.tracks import Track, track_table, tracks_of
+from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.metrics import usdr
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.separation.separator import Separator

@@ -29,7 +29,7 @@ SYSTEM_FILES = (".ds_store", "thumbs.db", "desktop.ini")
 class Finding:
     """Something about the data that a person should know, in one sentence."""
 
-    kind: str  # a key of `checker.KINDS`
+    kind: str  # a key of `findings.KINDS`
     where: str  # split/track
     text: str
     stops: bool = True  # whether training cannot go on with it

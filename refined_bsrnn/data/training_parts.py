@@ -1,0 +1,216 @@
+"""The parts of a training set: which songs train which targets, and which are left out.
+
+This module decides; `part_notes` words the decisions for the user.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from ..errors import DataError, nearest
+from ..recipe import DataSpec
+from . import part_notes
+from .absent import with_absent
+from .activity import SEGMENT_SECONDS, ActivityPart, active_segments
+from .label_weights import label_weight_notes, read_stem_weights, with_label_weights
+from .names import MIXTURE, REST
+from .parts import TrackParts, Usable, split_into_parts
+from .pools import Active, Pools
+from .tracks import Track
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """The songs of a training set, and notes for the user on what is left out or does not count."""
+
+    songs: list[TrackParts]
+    notes: list[str]
+    active: Active | None = None  # None: excerpts begin anywhere
+
+    @property
+    def tracks(self) -> list[Track]:
+        return [song.track for song in self.songs]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every part that a mixture may be made of."""
+        return tuple(dict.fromkeys(part for song in self.songs for part in song.parts))
+
+
+def make_parts(
+    tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str] = ()
+) -> TrainingParts:
+    """What each track gives to mixtures for these targets.
+
+    The stems in ``data.stems`` if given; else vocals, drums, bass, other, or all stems that the track has, whichever
+    hold its targets and measurably sum to its mixture; else its targets and the rest of its mixture. A track that
+    lacks a target counts for the others, is left out, taken as silent there or refused, as ``data.missing_stem`` says.
+    ``elsewhere``: stems of tracks that are not used, which ``data.stems`` may name all the same.
+    Raises `DataError` if no track has a target.
+    """
+    _check_names(tracks, targets, spec, elsewhere)
+    weights = read_stem_weights(Path(spec.stem_weights)) if spec.stem_weights else {}
+    notes = label_weight_notes(tracks, weights, spec.stem_weights)
+    songs, split_other = split_into_parts(tracks, targets, spec)
+    songs = [with_label_weights(song, weights) for song in songs]
+    notes += part_notes.of_split_other(split_other)
+    songs = with_absent(songs, targets, spec)
+    notes += part_notes.of_absent(songs, targets, spec)
+    usable = usable_songs(songs, targets, spec)
+    notes += part_notes.of_usable(usable, songs, targets, spec)
+    songs = usable.used
+    notes += part_notes.of_incomplete(songs, incomplete_sums(songs, targets, spec))
+    _check_mixable(songs, targets, tracks)
+    active: Active | None = None
+    if spec.excerpts == "active":
+        active = _active(songs, spec)
+        notes.append(part_notes.of_active(active, songs, spec))
+    reach = reached_songs(songs, active, targets, spec)
+    songs, active = [songs[i] for i in reach.kept], _renumbered(active, reach.kept)
+    return TrainingParts(songs, [*notes, *reach.notes, *part_notes.of_added(songs, targets, spec)], active)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str]) -> None:
+    available = {stem for t in tracks for stem in t.stems}
+    for target in targets:
+        if target in elsewhere and target not in available:
+            raise DataError(
+                f"none of the {len(tracks)} tracks that data.use_tracks (--tracks), use_minutes and use_fraction leave "
+                f"has a stem {target!r}; others have. Expected one for each target: use more."
+            )
+    for name in [*targets, *(n for n in spec.stems if n != REST and n not in elsewhere)]:
+        if name not in available:
+            parts = [f"{stem!r}.{nearest(stem, available)}" for stem in spec.stems_of(name)]
+            sums = f" data.define.{name} is the sum of {' '.join(parts)}" if name in spec.define else ""
+            raise DataError(
+                f"no track has a stem {name!r}.{sums or nearest(name, available)} "
+                f"Stems found in {len(tracks)} tracks: {', '.join(sorted(available)) or 'none'}."
+            )
+    for target in targets:
+        alone = all(MIXTURE not in t.files and len(t.apart) == 1 for t in tracks if target in t.files)
+        if spec.stems and not alone and target not in spec.stems and not set(spec.stems_of(target)) <= set(spec.stems):
+            raise DataError(
+                f"the target {target!r} is not among data.stems {list(spec.stems)}, which make the mixture."
+            )
+
+
+def _check_mixable(songs: Sequence[TrackParts], targets: Sequence[str], tracks: Sequence[Track]) -> None:
+    """`DataError` for a target that no mixture could hold together with something else."""
+    pools = Pools(songs, None, DataSpec())
+    leads = pools.all_leads()
+    for target in targets:
+        if not any(len(lead.parts) > 1 and lead.target_parts.get(target) for lead in leads) and not any(
+            pools.target(target, lead) for lead in leads
+        ):
+            without = any(target not in track.files and MIXTURE in track.files for track in tracks)
+            absent = f" data.absent=[{target}] says that tracks without it hold none." if without else ""
+            raise DataError(
+                f"the tracks that have {target!r} hold nothing else: there is nothing to separate it from. Give them a "
+                f"mixture or other stems, or add tracks that have it beside others.{absent}"
+            )
+
+
+# --- which songs ------------------------------------------------------------------------------------------------------
+
+
+def usable_songs(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> Usable:
+    """The songs that ``data.missing_stem`` keeps. Raises `DataError` for a missing stem if it is ``error``."""
+    missing = spec.missing_stem
+    gaps = {i: found for i, song in enumerate(songs) if (found := _gaps(song, targets, spec))}
+    if missing == "error" and gaps:
+        raise DataError(part_notes.missing_stems(songs, gaps))
+    useless = [
+        i
+        for i, song in enumerate(songs)
+        if not (song.parts and (song.target_parts or (song.is_other_solo and missing == "mask")))
+    ]
+    left_out = set(gaps) if missing == "skip" else set(useless)
+    lacking = {i: found for i, found in gaps.items() if i not in left_out and not songs[i].is_other_solo}
+    used = [song for i, song in enumerate(songs) if i not in left_out]
+    usable = Usable(used, {i: gaps.get(i, []) for i in sorted(left_out)}, lacking)
+    if not used:
+        raise DataError(f"none of {len(songs)} tracks has all of {', '.join(spec.stems or targets)}.")
+    for target in targets:
+        if not any(song.target_parts.get(target) for song in used):
+            notes = " ".join(part_notes.of_usable(usable, songs, targets, spec))
+            raise DataError(f"no track that can be trained on has the target {target!r}. {notes}")
+    return usable
+
+
+def _gaps(song: TrackParts, targets: Sequence[str], spec: DataSpec) -> list[str]:
+    """The targets, and stems of ``data.stems``, that a song lacks."""
+    missing = [target for target in targets if not song.target_parts.get(target) and target not in song.absent]
+    stems = () if song.is_solo else spec.stems
+    return list(dict.fromkeys([*missing, *(s for s in stems if s not in song.parts and s not in song.absent)]))
+
+
+def incomplete_sums(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> dict[int, list[str]]:
+    """Number of a song → ``target without stem`` for sums of which its mixture may hold more than its stems."""
+    gaps: dict[int, list[str]] = {}
+    for i, song in enumerate(songs):
+        for target in set(targets) & spec.define.keys() & song.target_parts.keys() if REST in song.parts else ():
+            missing = [stem for stem in spec.stems_of(target) if stem not in song.track.files]
+            gaps.setdefault(i, []).extend(f"{target} without {stem}" for stem in missing)
+    return {i: missing for i, missing in gaps.items() if missing}
+
+
+# --- which songs some example reads -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The numbers of the songs of which some example reads something, and notes on the others."""
+
+    kept: list[int]
+    notes: list[str]
+
+
+def reached_songs(songs: Sequence[TrackParts], active: Active | None, targets: Sequence[str], spec: DataSpec) -> Reach:
+    """Find the songs that no example would read: they are left out, with the reason."""
+    allowed = [i for i, song in enumerate(songs) if not part_notes.why_refused(song, targets, spec)]
+    pools = Pools([songs[i] for i in allowed], _renumbered(active, allowed), spec)
+    reached = {allowed[i] for i in pools.reached()}
+    reasons: dict[str, list[str]] = {}
+    for i, song in enumerate(songs):
+        if i not in reached:
+            silent = active is not None and not any((i, part) in active for part in song.parts)
+            reasons.setdefault(part_notes.why_unread(song, targets, spec, silent), []).append(song.track.name)
+    return Reach(sorted(reached), part_notes.of_unread(reasons, len(songs)))
+
+
+def _renumbered(active: Active | None, kept: Sequence[int]) -> Active | None:
+    """The active segments of some of the songs, by their numbers among these."""
+    if active is None:
+        return None
+    place = {number: i for i, number in enumerate(kept)}
+    return {(place[i], part): starts for (i, part), starts in active.items() if i in place}
+
+
+# --- where parts are active -------------------------------------------------------------------------------------------
+
+
+def _active(songs: Sequence[TrackParts], spec: DataSpec) -> Active:
+    """Where each part of each song is active; a part that is silent throughout is left out."""
+    keys = [(i, part) for i, song in enumerate(songs) for part in song.parts]
+    starts = active_segments([_activity_part(songs[i], part) for i, part in keys], spec.energy)
+    found = {key: places for key, places in zip(keys, starts, strict=True) if len(places)}
+    if not found:
+        raise DataError(
+            f"no part of {len(songs)} tracks has an active segment of {SEGMENT_SECONDS:g} s (data.energy="
+            f"{spec.energy}). Tracks shorter than that need data.excerpts=random."
+        )
+    return found
+
+
+def _activity_part(song: TrackParts, part: str) -> ActivityPart:
+    track = song.track
+    stems = [MIXTURE, *sorted(song.subtracted)] if part == REST else [part]
+    files = [[asdict(file) for file in track.files[stem]] for stem in stems]
+    content = hashlib.sha256(json.dumps([track.name, track.content, track.written, files]).encode()).hexdigest()
+    return ActivityPart(content, track.name, part, track.n_samples, track.sample_rate_hz, partial(song.read, part))
