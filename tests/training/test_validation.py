@@ -4,7 +4,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from refined_bsrnn.data.tracks import Track, track_table, tracks_of
+from refined_bsrnn.data.scan import track_table
+from refined_bsrnn.data.tracks import Track, tracks_of
 from refined_bsrnn.data.whole import load_track
 from refined_bsrnn.metrics import usdr
 from refined_bsrnn.network.model import BSRNN
