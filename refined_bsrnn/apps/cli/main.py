@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...errors import RecipeError, UserError
 from ...system import bound_spinning, expanded
+from .learn import learn, learn_arguments
 from .models import chosen_models, learnt_on, models, models_arguments, offline_argument
 
 if TYPE_CHECKING:
@@ -720,6 +721,7 @@ def parser() -> argparse.ArgumentParser:
         ("train", train, "train one backbone on the recipe's targets", _train_arguments),
         ("check-data", check_data, "what is wrong with the songs, before training", _check_data_arguments),
         ("transfer", transfer, "learn heads for new targets on a base's backbone", _transfer_arguments),
+        ("learn", learn, "teach a model a new instrument from folders of your songs", learn_arguments),
         ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
         ("app", app, "separate songs in a browser: one page, served by this machine", _app_arguments),
@@ -1026,7 +1028,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command, rest = _command(top, words)
     args = command.parse_intermixed_args(_whole(rest)) if command else top.parse_args(words)
     for many in ("target", "names"):
-        if getattr(args, many, None):
+        if isinstance(getattr(args, many, None), list) and getattr(args, many):
             args.overrides += [text for text in getattr(args, many) if "=" in text]
             setattr(args, many, [name for text in getattr(args, many) if "=" not in text for name in _names(text)])
     return args

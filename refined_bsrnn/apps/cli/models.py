@@ -83,7 +83,7 @@ def _pull(args: argparse.Namespace) -> int:
     from ...runs.exchange.library import pull, pulled
 
     catalogue = read_catalogue()
-    entries = [catalogue.best_for() if name == BEST else catalogue.find(name) for name in args.names]
+    entries = [catalogue.best_for() if name == BEST else catalogue.find(name) for name in args.models]
     for entry in dict.fromkeys(entry.name for entry in entries):  # a name that is unknown stops all of them
         if run := pulled(entry):
             say(f"{entry} is here already: {run.path}.")
@@ -134,7 +134,7 @@ def models_arguments(p: argparse.ArgumentParser) -> None:
         a = actions.add_parser(name, help=text, description=text)
         a.set_defaults(function=models, command="models", action=name)
         if name == "pull":
-            a.add_argument("names", nargs="+", metavar="NAME")
+            a.add_argument("models", nargs="+", metavar="NAME")
             offline_argument(a)
         elif name != "list":
             a.add_argument("name", metavar="NAME")
