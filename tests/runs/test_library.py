@@ -387,3 +387,22 @@ def test_a_head_learnt_on_the_packages_model_is_found_by_its_name(packaged, song
     song = str(songs / "test" / "song-0" / "mixture.wav")
     assert main(["separate", song, "--head", "bass,vocals"]) == 0
     assert sorted(p.name for p in Path("separated").glob("*/*/*")) == ["bass.wav", "vocals.wav"]
+
+
+def test_the_app_offers_the_packages_heads_and_those_learnt_on_it(packaged, songs, capfd, monkeypatch):
+    app = pytest.importorskip("refined_bsrnn.apps.browser.app")
+    quick = ["train.steps=2", "train.validate_every=2", "train.warmup_steps=0", f"data.root={songs}"]
+    quick += ["data.validation_tracks=[song-0]", "log.wandb=off"]
+    for target in (["bass"], ["vocals", "--overwrite"]):
+        assert main(["transfer", "--base", str(packaged.path), "--target", *target, *quick]) == 0
+    served = []
+    monkeypatch.setattr(app, "serve", served.append)
+    capfd.readouterr()
+    assert main(["app", "--device", "cpu", "--port", "0"]) == 0
+    assert sorted(served[0].studio.separator.heads) == ["bass", "drums", "vocals"]
+    assert served[0].studio.label == "small"
+    said = capfd.readouterr().err
+    assert "With the head bass, learnt in runs/small-to-bass." in said
+    assert "runs/small-to-vocals has a head vocals too, which is not shown" in said
+    assert main(["app", "--model", "small-to-bass", "--device", "cpu", "--port", "0"]) == 0
+    assert "runs/small-to-bass has a head" not in capfd.readouterr().err  # its own heads are there already

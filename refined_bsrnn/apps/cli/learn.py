@@ -72,6 +72,7 @@ def _words(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def learn_arguments(p: argparse.ArgumentParser) -> None:
+    """What stands behind ``learn``."""
     p.add_argument("target", metavar="TARGET", help="the instrument, as its stem is called, e.g. guitar (guitar.wav)")
     text = "folders of songs with that stem, and recipe overrides, e.g. train.steps=8000 data.define={...}"
     p.add_argument("folders", nargs="+", metavar="FOLDER", help=text)

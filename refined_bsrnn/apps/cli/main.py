@@ -22,7 +22,7 @@ from ... import __version__
 from ...errors import RecipeError, UserError
 from ...system import bound_spinning, expanded
 from .learn import learn, learn_arguments
-from .models import chosen_models, learnt_on, models, models_arguments, offline_argument
+from .models import add_learnt, chosen_models, models, models_arguments, offline_argument
 
 if TYPE_CHECKING:
     from ...report.study import StudyRun
@@ -293,13 +293,8 @@ def app(args: argparse.Namespace) -> int:
     model = chosen_models([args.model] if args.model else [], None, args.root, say)[0]
     run = find_model(model, args.root, local_files_only=args.offline)
     separator = Separator.from_pretrained(run.path, device=args.device)
-    for other, heads in learnt_on(run, args.root):
-        for head in heads:
-            if head in separator.heads:
-                say(f"{other.path} has a head {head} too, which is not shown: --model {other.path} shows it.")
-                continue
-            separator.load_head(other.head(head))
-            say(f"With the head {head}, learnt in {other.path}.")
+    for line in add_learnt(separator, run, args.root):
+        say(line)
     studio = Studio(separator, Path(model).name, args.max_mb, args.keep_minutes * 60)
     with _terminated_as_interrupted():
         serve(App(studio, args.host, args.port, args.public_url))

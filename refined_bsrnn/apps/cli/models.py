@@ -11,6 +11,7 @@ from ...errors import RecipeError
 
 if TYPE_CHECKING:
     from ...runs.folder import RunFolder
+    from ...separation.separator import Separator
 
 
 def models(args: argparse.Namespace) -> int:
@@ -122,6 +123,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def models_arguments(p: argparse.ArgumentParser) -> None:
+    """What stands behind ``models``."""
     actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
     texts = {
         "list": "all models: heads, size, licence, published score, whether they are here",
@@ -181,6 +183,26 @@ def learnt_on(run: "RunFolder", root: str) -> "list[tuple[RunFolder, list[str]]]
             own = [n for n in other.head_names() if read_metadata(other.head(n)).get("backbone_sha256") == digest]
         except UserError:  # a run that is damaged is no reason not to show the others
             continue
-        if own and not other.backbone.is_file():  # a transfer: another run's heads have a backbone beside them
+        if (
+            own and not other.backbone.is_file() and not other.path.samefile(run.path)
+        ):  # a transfer: another run's heads have a backbone beside them
             found.append((other, own))
     return found
+
+
+def add_learnt(separator: "Separator", run: "RunFolder", root: str) -> list[str]:
+    """Attach the heads that were learnt on a run to a separator of it; returns what to say about each."""
+    from ...errors import UserError
+
+    lines = []
+    for other, names in learnt_on(run, root):
+        for name in names:
+            if name in separator.heads:
+                lines.append(f"{other.path} has a head {name} too, which is not shown: --model {other.path} shows it.")
+                continue
+            try:
+                separator.load_head(other.head(name), name)
+                lines.append(f"With the head {name}, learnt in {other.path}.")
+            except UserError as error:
+                lines.append(f"The head {name} of {other.path} is not shown: {error}")
+    return lines
