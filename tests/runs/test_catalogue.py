@@ -85,6 +85,7 @@ def test_the_usual_place_of_a_users_file(tmp_path, monkeypatch):
         ({"sha256": "0" * 63}, "expected 64 hexadecimal digits"),
         ({"kind": "bs_roformer"}, "has no config"),
         ({"config": {"model": {}}}, "has a config"),
+        ({"kind": "bs_roformer", "config": "http://127.0.0.1/c/oud.ckpt"}, "url and config both end in oud.ckpt"),
         ({"targets": "oud"}, "targets is 'oud'; expected a list"),
         ({"targets": ["../oud"]}, "cannot name a target"),
         ({"published": {"vocals": 3.0}}, "expected set, metric and a number"),

@@ -178,6 +178,15 @@ def test_too_little_room_is_said_and_nothing_is_begun(listed, monkeypatch, capfd
     assert pulled(NAME) is None
 
 
+def test_what_a_call_left_that_was_killed_while_converting_is_replaced(listed):
+    left = library.library_folder() / "downloads" / NAME / "run" / NAME
+    left.mkdir(parents=True)
+    (left / "recipe.yaml").write_text("half")
+    pull(listed())
+    assert set(verify(pulled(NAME)).values()) == {"ok"}
+    assert not left.exists()
+
+
 def test_a_disk_that_is_full_while_converting_keeps_the_download(listed, server, monkeypatch, capfd):
     def full(*arguments, **named):
         raise OSError(28, "No space left on device")

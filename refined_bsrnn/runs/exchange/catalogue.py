@@ -164,6 +164,10 @@ def _check_values(where: str, values: Mapping[str, Any]) -> None:
     for key, value in (("url", values["url"]), ("config", config if isinstance(config, str) else values["url"])):
         if not re.match("https?://", value) or not file_name(value):
             raise RecipeError(f"{where}: {key} is {value!r}; expected the http(s) address of a file.")
+    if isinstance(config, str) and file_name(config) == file_name(values["url"]):
+        raise RecipeError(
+            f"{where}: url and config both end in {file_name(config)}; expected two different file names."
+        )
     if not isinstance(config, str | dict | None):
         raise RecipeError(f"{where}: config is {config!r}; expected an address or a mapping.")
     if values["kind"] != "obsrnn" and config is None:

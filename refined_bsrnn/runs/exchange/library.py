@@ -151,9 +151,14 @@ def _make(entry: Entry, run: RunFolder, offline: bool) -> None:
     checkpoint = _member(wanted.path, entry.member) if entry.member else wanted.path
     facts = {"catalogue": _facts(entry, received)}
     say(f"Converting {checkpoint.name} to a run.")
-    made = import_network(checkpoint, run.path, config, ROOT, **facts)
+    shutil.rmtree(folder / "run", ignore_errors=True)  # what a call left that was killed here
+    made = import_network(checkpoint, folder / "run" / entry.name, config, ROOT, **facts)
+    try:
+        made.path.replace(run.path)
+    except OSError as problem:
+        raise unwritable(run.path, problem, CheckpointError) from None
     shutil.rmtree(folder, ignore_errors=True)
-    heads = made.head_names()
+    heads = run.head_names()
     say(f"{entry.name} is ready in {run.path}: heads {', '.join(heads)}.")
     if not set(heads) <= set(entry.targets):
         say(f"The catalogue calls its heads {', '.join(entry.targets)}; the names in the checkpoint's files count.")
