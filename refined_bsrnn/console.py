@@ -12,11 +12,13 @@ from typing import IO, Any, TypeVar
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 T = TypeVar("T")
@@ -186,4 +188,31 @@ def work_bar(text: str, seconds: float | None) -> Iterator[Callable[[float], Non
     shown = is_main() and console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task(text, total=1.0, speed="")
+        yield update
+
+
+@contextmanager
+def bytes_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar that is set to the number of bytes that are done, of ``total``; lines every so often without a terminal."""
+    text, last_line = printable(text), time.monotonic()
+    of_all = f" of {total / 1e6:,.0f}" if total else ""
+
+    def update(done: int) -> None:
+        nonlocal last_line
+        progress.update(task, completed=done)
+        if not console.is_terminal and time.monotonic() - last_line > LINE_EVERY_SECONDS:
+            last_line = time.monotonic()
+            say(f"{text}: {done / 1e6:,.0f}{of_all} MB")
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not (is_main() and console.is_terminal)
+    ) as progress:
+        task = progress.add_task(text, total=total)
         yield update

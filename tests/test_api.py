@@ -62,6 +62,8 @@ def test_every_snippet_of_the_document_runs(code, monkeypatch):
     calls, signature = [], inspect.signature(export.export_core)
     # Writing ONNX takes long: test_export.py does it; here the arguments must fit.
     monkeypatch.setattr(export, "export_core", lambda *x, **y: calls.append(signature.bind(*x, **y).arguments))
+    # Nothing comes from the hub here: owner/name is the run below.
+    monkeypatch.setattr("refined_bsrnn.runs.exchange.hub.snapshot_download", lambda name, **options: "runs/mtl")
     causal = {"features": 4, "repeats": 1, "causal": True, "norm": "cumulative"}
     make_run("mtl", ["bass", "vocals"], backbone=causal)
     write_audio("song.mp3", noise(2, 3000), RATE)

@@ -34,6 +34,7 @@ from ..network.model import BSRNN
 from ..network.signals import OF_WHOLE_TRACKS, Level
 from ..recipe import HeadSpec, check_target_name
 from ..runs.exchange.hub import find_model, push_to_hub, save_model
+from ..runs.exchange.library import default_model, introduction
 from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
 from ..system import address, expand_home
@@ -431,7 +432,7 @@ class Separator:
     @classmethod
     def from_pretrained(
         cls,
-        path_or_id: str | os.PathLike[str],
+        path_or_id: str | os.PathLike[str] | None = None,
         device: str = "cpu",
         *,
         heads: Iterable[str] | None = None,
@@ -443,7 +444,11 @@ class Separator:
         force_download: bool = False,
         **options: Any,
     ) -> "Separator":
-        """A separator from a run's name or folder, an exported folder or a model ``hf:owner/name`` of the hub.
+        """A separator from a run's name or folder, an exported folder, a public model's name or ``hf:owner/name``.
+
+        Without a name the model that comes with the package is used, and a line says what to expect of it. A public
+        model (`refined-bsrnn models list`) is fetched when it is not here yet, unless ``local_files_only``; ``best`` is
+        the best one for ``heads``.
 
         ``revision``: a branch, tag or commit of the hub model; ``token``, ``cache_dir``, ``local_files_only`` and
         ``force_download`` as in `huggingface_hub`. ``options`` are those of `Separator`; one that is unknown or cannot
@@ -457,12 +462,14 @@ class Separator:
         check_options(**options)
         if device != "auto":
             check_device(device)
-        hub = {"token": token, "cache_dir": cache_dir}
-        run = find_model(
-            path_or_id, root, revision, local_files_only=local_files_only, force_download=force_download, **hub
-        )
         if heads is not None:
             heads = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
+        if path_or_id is None:
+            run = default_model()
+            say(introduction(run, heads))
+            return cls(load_model(run, heads), device, **options)
+        hub = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
+        run = find_model(path_or_id, root, revision, heads, local_files_only=local_files_only, **hub)
         return cls(load_model(run, heads), device, **options)
 
     @property

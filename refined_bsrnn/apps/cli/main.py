@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...errors import RecipeError, UserError
 from ...system import bound_spinning, expand_home
+from .learn import learn, learn_arguments
+from .models import add_learnt, chosen_models, models, models_arguments, offline_argument
 
 if TYPE_CHECKING:
     from ...report.study import StudyRun
@@ -60,7 +62,7 @@ def transfer(args: argparse.Namespace) -> int:
     from ...training.transfer import check_name_is_free, transfer, transfer_recipe
 
     _check_transfer_words(args)
-    base = find_model(args.base, parse_root(args.overrides))
+    base = find_model(args.base, parse_root(args.overrides), local_files_only=args.offline)
     how = {key: getattr(args, key) for key in ("method", "blocks", "rank", "init_from")}
     how["heads"] = "own" if args.continue_own else None
     part = {"use_tracks": args.tracks, "use_minutes": args.minutes, "use_fraction": args.data_fraction}
@@ -200,7 +202,9 @@ def separate(args: argparse.Namespace) -> int:
     _use_threads(args)
     options = {"device": args.device, "root": args.root, "chunk_seconds": args.chunk_seconds, "overlap": args.overlap}
     options |= {"shifts": args.shifts, "batch": args.batch, "precision": args.precision}
-    runs = [*args.model, *args.ensemble]
+    options["local_files_only"] = args.offline
+    tell = _nothing_said if args.quiet else say
+    runs = chosen_models([*args.model, *args.ensemble], wanted.needed, args.root, tell)
     _check_songs(args, runs)
     ensemble, notes = load_voices(runs, wanted.needed, bool(args.ensemble), **options)
     if args.live:
@@ -246,6 +250,10 @@ def _separated(jobs: Sequence[Any], results: Sequence[Any], left_out: Sequence[s
     return {"songs": rows, "left_out": list(left_out), "interrupted": len(results) < len(jobs)}
 
 
+def _nothing_said(text: str) -> None:
+    pass
+
+
 @contextmanager
 def _no_bar(text: str, seconds: float | None) -> Iterator[Callable[[float], None]]:
     yield lambda share: None
@@ -270,7 +278,10 @@ def _check_songs(args: argparse.Namespace, runs: Sequence[str]) -> None:
     from ...runs.exchange.hub import find_model
 
     missing = [text for text in args.input if text != "-" and not os.path.lexists(text)]
-    heads = {head for run in runs for head in find_model(run, args.root).head_names()} if missing else set()
+    heads: set[str] = set()
+    for run in runs if missing else ():
+        with suppress(UserError):  # what is not here yet is not fetched for this
+            heads |= set(find_model(run, args.root, local_files_only=True).head_names())
     for text in missing:
         if text in heads:
             raise RecipeError(f"{text} is a head, and there is no song of that name. Several heads: --head NAME,{text}")
@@ -287,13 +298,19 @@ def _use_threads(args: argparse.Namespace) -> None:
 
 def app(args: argparse.Namespace) -> int:
     """Separate songs in a browser: drop a song, mix and download its stems. Nothing uploaded is kept."""
+    from ...console import say
+    from ...runs.exchange.hub import find_model
     from ...separation.separator import Separator
     from ..browser.app import App, serve
     from ..browser.studio import Studio
 
     _use_threads(args)
-    separator = Separator.from_pretrained(args.model, device=args.device, root=args.root)
-    studio = Studio(separator, Path(args.model).name, args.max_mb, args.keep_minutes * 60)
+    model = chosen_models([args.model] if args.model else [], None, args.root, say)[0]
+    run = find_model(model, args.root, local_files_only=args.offline)
+    separator = Separator.from_pretrained(run.path, device=args.device)
+    for line in add_learnt(separator, run, args.root):
+        say(line)
+    studio = Studio(separator, Path(model).name, args.max_mb, args.keep_minutes * 60)
     with _terminated_as_interrupted():
         serve(App(studio, args.host, args.port, args.public_url))
     return 0
@@ -527,7 +544,7 @@ def _heads_export(args: argparse.Namespace) -> int:
     from ...console import console
     from ...runs.exchange.hub import export, find_model, push_to_hub
 
-    folder = export(find_model(args.run, args.root), args.out, args.heads)
+    folder = export(find_model(args.run, args.root), args.out, args.heads, args.half)
     console.print(f"Written: {folder.path}, heads {', '.join(folder.head_names())}.", markup=False, soft_wrap=True)
     if args.push:
         console.print(f"Pushed: {push_to_hub(folder.path, args.push, private=not args.public)}", markup=False)
@@ -718,10 +735,12 @@ def parser() -> argparse.ArgumentParser:
         ("train", train, "train one backbone on the recipe's targets", _train_arguments),
         ("check-data", check_data, "what is wrong with the songs, before training", _check_data_arguments),
         ("transfer", transfer, "learn heads for new targets on a base's backbone", _transfer_arguments),
+        ("learn", learn, "teach a model a new instrument from folders of your songs", learn_arguments),
         ("evaluate", evaluate, "score a run's heads on whole tracks", _evaluate_arguments),
         ("separate", separate, "separate songs with chosen heads", _separate_arguments),
         ("app", app, "separate songs in a browser: one page, served by this machine", _app_arguments),
         ("compare", compare, "run a whole study: bases × targets × methods × seeds", _compare_arguments),
+        ("models", models, "public models by name: list, show, pull, remove, path", models_arguments),
         ("heads", heads, "the heads of a run: list, add, remove, rename, export, verify", _heads_arguments),
         ("report", report, "compare runs: tables, figures and a page to listen to", _report_arguments),
         ("import", import_networks, "make runs of published checkpoints: oBSRNN, RoFormers", _import_arguments),
@@ -766,8 +785,9 @@ def _check_data_arguments(p: argparse.ArgumentParser) -> None:
 
 def _transfer_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--base", type=_place, required=True, metavar="RUN", help="a run's name, a run's folder or an exported folder"
+        "--base", type=_place, required=True, metavar="RUN", help="a run's name or folder, or a public model's name"
     )
+    offline_argument(p)
     p.add_argument("--target", nargs="+", action="extend", default=[], metavar="NAME", help="the new sources")
     p.add_argument("--recipe", default="transfer", help="training settings (default: recipes/transfer.yaml)")
     p.add_argument("--method", metavar="WORD", help="frozen (default), partial, lora, full, scratch, random")
@@ -814,7 +834,9 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
 
 def _separate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("input", nargs="+", metavar="INPUT", help="files, folders, patterns, - for standard input")
-    _list(p, "--model", "RUN", "names or folders of runs, or hf:owner/name", _runs, required=True)
+    text = "names or folders of runs, public models (models list), best, hf:owner/name (default: the package's model)"
+    _list(p, "--model", "RUN", text, _runs)
+    offline_argument(p)
     _list(p, "--ensemble", "RUN", "more runs: each head is averaged over all", _runs)
     what = p.add_argument_group("what is written")
     _list(what, "--head", "NAME", "heads to write (default: all, or only the sums asked for)", default=None)
@@ -857,8 +879,9 @@ def _separate_arguments(p: argparse.ArgumentParser) -> None:
 
 def _app_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--model", type=_place, required=True, metavar="RUN", help="a run's name or folder, or hf:owner/name"
+        "--model", type=_place, metavar="RUN", help="a run, a public model, best (default: the package's own model)"
     )
+    offline_argument(p)
     p.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: this machine alone)")
     p.add_argument("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
     p.add_argument("--max-mb", type=float, default=500.0, metavar="MB", help="how large a song may be (default: 500)")
@@ -918,6 +941,7 @@ def _heads_arguments(p: argparse.ArgumentParser) -> None:
             _list(a, "--heads", "NAME", "these heads only")
         if name == "export":
             a.add_argument("--out", type=expand_home, required=True, metavar="DIR", help="a new folder")
+            a.add_argument("--half", action="store_true", help="weights in 16 bits: half the size, slightly rounded")
             a.add_argument("--push", metavar="OWNER/NAME", help="also put it on the Hugging Face hub")
             a.add_argument("--public", action="store_true", help="there for everybody to see (default: private)")
         if name == "forgetting":
@@ -1036,7 +1060,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command, rest = _command(top, words)
     args = command.parse_intermixed_args(_whole(rest)) if command else top.parse_args(words)
     for many in ("target", "names"):
-        if getattr(args, many, None):
+        if isinstance(getattr(args, many, None), list) and getattr(args, many):
             args.overrides += [text for text in getattr(args, many) if "=" in text]
             setattr(args, many, [name for text in getattr(args, many) if "=" not in text for name in _names(text)])
     return args

@@ -13,19 +13,22 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
+from torch import Tensor
 
-from ...errors import RecipeError, UserError
+from ...errors import CheckpointError, RecipeError, UserError, nearest
 from ...network.model import BSRNN
 from ...recipe import Recipe, RunSpec, dump_recipe
 from ...system import read_json, write_bytes, write_json, write_text
 from ...temporary import owned_folder
 from ..folder import (
+    ADAPTER,
     RunFolder,
     backbone_file,
     find_run,
@@ -33,9 +36,12 @@ from ..folder import (
     read_tensors,
     save_backbone,
     save_head,
+    tensors_sha256,
     write_tensors,
 )
 from ..heads import HeadFacts, list_heads
+from .catalogue import read_catalogue
+from .library import named
 
 HUB = "hf:"  # before the name of a hub model
 HUB_ID = r"[\w.-]+/[\w.-]+"
@@ -43,13 +49,19 @@ FILES = ["README.md", "recipe.yaml", "provenance.json", "results.json", "*.safet
 
 
 def find_model(
-    path_or_id: str | os.PathLike[str], root: str = "runs", revision: str | None = None, **options: Any
+    path_or_id: str | os.PathLike[str],
+    root: str = "runs",
+    revision: str | None = None,
+    heads: Collection[str] | None = None,
+    **options: Any,
 ) -> RunFolder:
-    """A run by its folder or its name under ``root``, or a model of the Hugging Face hub, ``hf:owner/name``.
+    """A run by its folder or its name under ``root``, a model of the catalogue by its name, or one of the hub.
 
-    ``owner/name`` alone is looked for on this machine, and on the hub only where nothing here is called ``owner``: a
-    path with a typing mistake never is a stranger's model. A hub model is downloaded once and kept in the hub's own
-    cache. ``options``: those of `huggingface_hub.snapshot_download`.
+    The hub's models are called ``hf:owner/name``. A model of the catalogue (see `library`) is pulled when it is not
+    here yet, unless ``local_files_only``; ``best`` is the catalogue's best one for ``heads``. ``owner/name`` alone is
+    looked for on this machine, and on the hub only where nothing here is called ``owner``: a path with a typing mistake
+    never is a stranger's model. A hub model is downloaded once and kept in the hub's own cache. ``options``: those of
+    `huggingface_hub.snapshot_download`.
     """
     text = str(path_or_id)
     name = text.removeprefix(HUB)
@@ -58,9 +70,11 @@ def find_model(
         try:
             return find_run(path_or_id, root)
         except RecipeError as error:
+            if model := named(text, heads, offline=bool(options.get("local_files_only"))):
+                return model
             here = f"{error} "
             if not re.fullmatch(HUB_ID, name):
-                raise
+                raise _also_models(error, name) from None
             if _is_here(name, root):
                 raise RecipeError(f"{here}A model of the Hugging Face hub is called {HUB}{name}.") from None
     elif not re.fullmatch(HUB_ID, name):
@@ -77,17 +91,26 @@ def find_model(
     return RunFolder(Path(folder))
 
 
+def _also_models(error: RecipeError, name: str) -> RecipeError:
+    """What to say of a name that is neither a run nor a model."""
+    models = read_catalogue().entries
+    return RecipeError(
+        f"{error} Nor is it a public model.{nearest(name, models)} `refined-bsrnn models list` shows them."
+    )
+
+
 def _is_here(name: str, root: str) -> bool:
     """Whether the first part of a path is there, or is where runs are."""
     first = name.split("/")[0]
     return first in (".", "..", Path(root).name) or any(os.path.lexists(Path(place) / first) for place in (".", root))
 
 
-def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
+def export(run: RunFolder, out: Path, heads: Sequence[str] = (), half: bool = False) -> RunFolder:
     """Write the run's backbone and its heads (or those named) into the new folder ``out``, with a model card.
 
-    Written beside ``out`` first and renamed when it is whole. Raises `RecipeError` where ``out`` exists or a head does
-    not.
+    Written beside ``out`` first and renamed when it is whole. ``half``: weights in 16 bits, half the size, which are
+    read as float32 again. They are rounded, so the backbone is another one, to which only heads of this folder belong.
+    Raises `RecipeError` where ``out`` exists or a head does not, `CheckpointError` for weights beyond 16 bits.
     """
     if out.exists():
         raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
@@ -98,27 +121,61 @@ def export(run: RunFolder, out: Path, heads: Sequence[str] = ()) -> RunFolder:
     out.parent.mkdir(parents=True, exist_ok=True)
     with owned_folder(out.parent, f".export-{out.name}-") as temporary:
         whole = RunFolder(temporary / out.name)
-        _write(run, whole, names)
+        _write(run, whole, names, half)
         whole.path.replace(out)
     return RunFolder(out)
 
 
-def _write(run: RunFolder, whole: RunFolder, names: Sequence[str]) -> None:
+def _write(run: RunFolder, whole: RunFolder, names: Sequence[str], half: bool) -> None:
     recipe = run.load_recipe()
     missing = [name for name in run.head_names() if name not in names]
     if recipe.tie and missing:
         raise RecipeError(f"{recipe.tie}: the head {missing[0]!r} cannot be left out.")
     write_text(whole.recipe, dump_recipe(_alone(recipe, tuple(names), run.name)))
     tensors, metadata = read_tensors(backbone_file(run), "backbone")
+    if half:
+        tensors = _halved(tensors, backbone_file(run))
+        # As `load_backbone` finds it: of the float32 numbers that the stored ones become.
+        metadata["sha256"] = tensors_sha256({name: _single(tensor) for name, tensor in tensors.items()})
     write_tensors(whole.backbone, tensors, metadata)
     for name in names:
-        write_bytes(whole.head(name), run.head(name).read_bytes())
+        if half:
+            _write_half_head(run.head(name), whole.head(name), metadata["sha256"])
+        else:
+            write_bytes(whole.head(name), run.head(name).read_bytes())
     provenance = read_json(run.provenance) if run.provenance.exists() else {}
     write_json(whole.provenance, _without_paths(provenance))
     results = read_json(run.results) if run.results.exists() else None
     if results is not None:
         shutil.copyfile(run.results, whole.results)
     write_text(whole.path / "README.md", model_card(whole.path.name, list_heads(whole), provenance, results))
+
+
+def _halved(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors in 16 bits; `CheckpointError` for a number that is too large for them."""
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    for name, tensor in half.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: {name} has numbers beyond 65504, which 16 bits cannot hold; leave --half out."
+            )
+    return half
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _write_half_head(source: Path, path: Path, backbone_sha256: str) -> None:
+    """A head in 16 bits, as one of that backbone; its hashes are those of what the file holds."""
+    tensors, metadata = read_tensors(source, "head")
+    half = _halved(tensors, source)
+    adapter = {name.removeprefix(ADAPTER): tensor for name, tensor in half.items() if name.startswith(ADAPTER)}
+    own = {name: tensor for name, tensor in half.items() if not name.startswith(ADAPTER)}
+    metadata |= {"sha256": tensors_sha256(own), "backbone_sha256": backbone_sha256}
+    if adapter:
+        metadata["adapter"] = json.dumps({**json.loads(metadata["adapter"]), "sha256": tensors_sha256(adapter)})
+    write_tensors(path, half, metadata)
 
 
 def save_model(model: BSRNN, out: Path) -> RunFolder:

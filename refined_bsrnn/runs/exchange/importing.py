@@ -4,9 +4,10 @@ refined-bsrnn import CHECKPOINT... [--config YAML] --out RUN
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from ...errors import CheckpointError, RecipeError
 from ...system import unwritable
@@ -55,13 +56,25 @@ def import_networks(paths: Sequence[Path], out: Path, config: Path | None = None
     return [RunFolder(folder) for folder in folders]
 
 
-def _write(network: PublishedNetwork, folder: Path) -> None:
+def import_network(path: Path, out: Path, config: Path | None, root: str, **facts: Any) -> RunFolder:
+    """Write one checkpoint as the run ``out``; ``root``: where runs that are made from it go.
+
+    ``facts`` are added to its `provenance.json`. Raises `CheckpointError` and `RecipeError`; then there is no ``out``.
+    """
+    with open_checkpoint(path) as file:
+        _write(read_network(file, config), out, root, facts)
+    return RunFolder(out)
+
+
+def _write(
+    network: PublishedNetwork, folder: Path, root: str | None = None, facts: Mapping[str, Any] | None = None
+) -> None:
     """Written beside ``folder`` and renamed when it is whole: a damaged checkpoint leaves nothing behind."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             whole = RunFolder(Path(temporary) / folder.name)
-            network.write(whole, RunFolder(folder).name, str(folder.parent))
+            network.write(whole, RunFolder(folder).name, root or str(folder.parent), facts or {})
             if folder.exists():
                 folder.rmdir()  # empty: it was looked at before
             whole.path.replace(folder)

@@ -60,8 +60,13 @@ class PublishedNetwork:
             load_strict(model.heads[target], dict(tensors), f"{where} ({target})")
         return model.eval()
 
-    def write(self, run: RunFolder, name: str | None = None, root: str | None = None) -> None:
-        """Write the run folder; ``name`` and ``root`` are what it is called where it will be in the end."""
+    def write(
+        self, run: RunFolder, name: str | None = None, root: str | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the run folder; ``name`` and ``root`` are what it is called where it will be in the end.
+
+        ``facts`` are added to its provenance.
+        """
         model = self.model
         place = {"root": root or str(run.path.parent), "name": name or run.name}
         write_text(run.recipe, dump_recipe(make_recipe({**recipe_values(model.recipe), "run": place})))
@@ -70,7 +75,7 @@ class PublishedNetwork:
         for target, tensors in self.heads.items():
             about = about_head(model, target, tensors_sha256(tensors), digest)
             _write(run.head(target), model.heads[target], tensors, about)
-        write_json(run.provenance, self._provenance(place["name"]))
+        write_json(run.provenance, {**self._provenance(place["name"]), **(facts or {})})
 
     def _provenance(self, name: str) -> dict[str, Any]:
         """Where the weights came from, with the fields every run has; what is not known of the training is null."""

@@ -1,0 +1,208 @@
+"""Models by name on the command line: ``models list|show|...``, and the model of a command that names none."""
+
+import argparse
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RecipeError
+
+if TYPE_CHECKING:
+    from ...runs.folder import RunFolder
+    from ...separation.separator import Separator
+
+
+def models(args: argparse.Namespace) -> int:
+    """Public models by name: list them, show one, fetch, remove, say where one is."""
+    return ACTIONS[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from ...console import console
+    from ...runs.exchange.catalogue import read_catalogue
+    from ...runs.exchange.library import packaged_models, pulled
+
+    entries = read_catalogue().entries.values()
+    if args.json:
+        print(json.dumps([_values(entry) for entry in entries]))
+        return 0
+    table = Table("name", "heads", "size", "here", "licence of the weights", "published score")
+    table.columns[0].no_wrap = True
+    for run in packaged_models():
+        table.add_row(run.name, ", ".join(run.head_names()), "in the package", "yes", "as the package", "")
+    for entry in entries:
+        here = "yes" if pulled(entry.name) else "no"
+        table.add_row(entry.name, ", ".join(entry.targets), entry.size, here, entry.licence, entry.score)
+    console.print(table)
+    return 0
+
+
+def _values(entry: Any) -> dict[str, Any]:
+    """An entry for programs, with the folder of its run, null where it is not here."""
+    from ...runs.exchange.library import pulled
+
+    run = pulled(entry.name)
+    return {**asdict(entry), "listed_in": str(entry.listed_in), "path": str(run.path) if run else None}
+
+
+def _show(args: argparse.Namespace) -> int:
+    from ...runs.exchange.catalogue import read_catalogue
+    from ...runs.exchange.library import introduction, packaged_models
+
+    own = {run.name: run for run in packaged_models()}
+    if args.name in own and not args.json:
+        print(introduction(own[args.name]))
+        return 0
+    values = _values(read_catalogue().find(args.name))
+    if args.json:
+        print(json.dumps(values))
+        return 0
+    for key, value in values.items():
+        if key == "published" and value:
+            value = read_catalogue().find(args.name).score
+        if key in ("sha256", "md5") and value is None:
+            continue
+        print(f"{key}: {_words(value)}")
+    if not values["sha256"] and not values["md5"]:
+        print("checksum: none listed; a pull cannot verify the file and notes what it received")
+    return 0
+
+
+def _words(value: Any) -> str:
+    if value in (None, {}):
+        return "not known"
+    return ", ".join(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from ...console import say
+    from ...runs.exchange.catalogue import BEST, read_catalogue
+    from ...runs.exchange.library import pull, pulled
+
+    catalogue = read_catalogue()
+    entries = [catalogue.best_for() if name == BEST else catalogue.find(name) for name in args.models]
+    for entry in dict.fromkeys(entry.name for entry in entries):  # a name that is unknown stops all of them
+        if run := pulled(entry):
+            say(f"{entry} is here already: {run.path}.")
+            continue
+        pull(catalogue.find(entry), args.offline)
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from ...console import say
+    from ...runs.exchange.library import remove
+
+    say(f"Removed: {remove(args.name)}. Heads that were trained on it need it; `models pull {args.name}` puts it back.")
+    return 0
+
+
+def _path(args: argparse.Namespace) -> int:
+    from ...runs.exchange.catalogue import read_catalogue
+    from ...runs.exchange.library import pulled
+
+    run = pulled(args.name)
+    if run is None:
+        entry = read_catalogue().find(args.name)
+        raise RecipeError(f"{entry.name} is not on this machine. Fetch it: refined-bsrnn models pull {entry.name}")
+    print(run.path)
+    return 0
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "list": _list,
+    "show": _show,
+    "pull": _pull,
+    "remove": _remove,
+    "path": _path,
+}
+
+
+def models_arguments(p: argparse.ArgumentParser) -> None:
+    """What stands behind ``models``."""
+    actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
+    texts = {
+        "list": "all models: heads, size, licence, published score, whether they are here",
+        "show": "all that is known of one",
+        "pull": "fetch, verify and convert them",
+        "remove": "delete one",
+        "path": "the folder of one that is here",
+    }
+    for name, text in texts.items():
+        a = actions.add_parser(name, help=text, description=text)
+        a.set_defaults(function=models, command="models", action=name)
+        if name == "pull":
+            a.add_argument("models", nargs="+", metavar="NAME")
+            offline_argument(a)
+        elif name != "list":
+            a.add_argument("name", metavar="NAME")
+        if name in ("list", "show"):
+            a.add_argument("--json", action="store_true", help="results for programs on standard output")
+
+
+def offline_argument(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--offline", action="store_true", help="fetch nothing; say what to run instead")
+
+
+# --- the model of a command -------------------------------------------------------------------------------------------
+
+
+def chosen_models(
+    names: Sequence[str], heads: Collection[str] | None, root: str, say: Callable[[str], None]
+) -> list[str]:
+    """The models that a command means: those named, ``best`` by its name, or the package's own.
+
+    Beside the package's own stand the runs in ``root`` whose heads were learnt on it and are asked for.
+    """
+    from ...runs.exchange.catalogue import BEST, read_catalogue
+    from ...runs.exchange.library import default_model, introduction
+
+    if names:
+        is_run = (Path(BEST) / "recipe.yaml").is_file() or (Path(root) / BEST / "recipe.yaml").is_file()
+        return [read_catalogue().best_for(heads).name if name == BEST and not is_run else name for name in names]
+    run = default_model()
+    say(introduction(run, [head for head in heads or () if head in run.head_names()] or None))
+    missing = [head for head in heads or () if head not in run.head_names()]
+    learnt = [other for other, found in learnt_on(run, root) if set(missing) & set(found)]
+    return [str(run.path), *(str(other.path) for other in learnt)]
+
+
+def learnt_on(run: "RunFolder", root: str) -> "list[tuple[RunFolder, list[str]]]":
+    """The runs in ``root`` with heads that were learnt on a run's frozen backbone, and those heads."""
+    from ...errors import UserError
+    from ...runs.folder import RunFolder, backbone_file, read_metadata
+
+    digest, found = read_metadata(backbone_file(run)).get("sha256"), []
+    for recipe in sorted(Path(root).glob("*/recipe.yaml")):
+        other = RunFolder(recipe.parent)
+        try:
+            own = [n for n in other.head_names() if read_metadata(other.head(n)).get("backbone_sha256") == digest]
+        except UserError:  # a run that is damaged is no reason not to show the others
+            continue
+        if (
+            own and not other.backbone.is_file() and not other.path.samefile(run.path)
+        ):  # a transfer: another run's heads have a backbone beside them
+            found.append((other, own))
+    return found
+
+
+def add_learnt(separator: "Separator", run: "RunFolder", root: str) -> list[str]:
+    """Attach the heads that were learnt on a run to a separator of it; returns what to say about each."""
+    from ...errors import UserError
+
+    lines = []
+    for other, names in learnt_on(run, root):
+        for name in names:
+            if name in separator.heads:
+                lines.append(f"{other.path} has a head {name} too, which is not shown: --model {other.path} shows it.")
+                continue
+            try:
+                separator.load_head(other.head(name), name)
+                lines.append(f"With the head {name}, learnt in {other.path}.")
+            except UserError as error:
+                lines.append(f"The head {name} of {other.path} is not shown: {error}")
+    return lines
