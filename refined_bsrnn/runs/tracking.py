@@ -99,7 +99,17 @@ class Mirror:
         except Exception as error:
             name, why = self.tracker.name, " ".join(str(error).split()) or type(error).__name__
             self.tracker = None
+            if name == "wandb" and isinstance(error, ConnectionError):
+                forget_wandb_helper()
             say(f"{name} has failed ({why}): from here on it gets nothing. metrics.jsonl has every number.")
+
+
+def forget_wandb_helper() -> None:
+    """Let go of wandb's writing process, which is dead: else wandb waits for it at the end, with a traceback."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown(exit_code=1)
 
 
 class Tracker:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..console import say
+from ..data.scan import kind_of
 from ..data.workers import begin_worker
 from ..errors import AudioError, UserError
 from ..recipe import Recipe
@@ -38,6 +39,8 @@ class Patient(Dataset):
             try:
                 return self.examples[index]
             except (AudioError, OSError) as error:
+                if isinstance(error, AudioError) and kind_of(error) != "unreadable":  # its content is wrong
+                    raise
                 if seconds == RETRY_SECONDS[0]:
                     say(f"{error} Trying again for {sum(RETRY_SECONDS):.0f} s.")
                 time.sleep(seconds)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..console import say
-from ..errors import UserError
+from ..errors import AudioError, UserError
 from ..recipe import Recipe, recipe_values
 from ..runs.folder import RunFolder, load_state, save_state
 from ..system import children_may_end, unwritable
@@ -128,6 +128,8 @@ class RunState:
             if known is None:
                 say(self.how_to_go_on())
                 raise
+            if isinstance(error, AudioError) and not self.run.state.is_file():
+                raise  # the file alone is to be mended
             clear_frames(
                 error.__traceback__
             )  # they hold data workers, whose end PyTorch would report to who comes next

@@ -309,6 +309,32 @@ def test_one_process_trains_with_one_precision_after_another(songs):
         assert json.loads(run.provenance.read_text())["precision"] == precision
 
 
+def test_the_launchers_precision_counts_where_the_recipe_leaves_it_open(songs, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run, _ = train(micro_recipe(songs))
+    assert json.loads(run.provenance.read_text())["precision"] == "bf16"
+    assert "× 1 in bf16, " in capsys.readouterr().err
+    run, _ = train(named(micro_recipe(songs, train={"precision": "no"}), "own"))
+    assert json.loads(run.provenance.read_text())["precision"] == "no"
+    assert "train.precision=no is used; accelerate launch was told bf16" in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(RecipeError, match="--mixed_precision fp8; expected bf16, fp16 or no"):
+        train(named(micro_recipe(songs), "eight"))
+
+
+def test_a_network_is_built_once(songs, monkeypatch):
+    base, _ = train(named(micro_recipe(songs), "mtl"))
+    built, init = [], BSRNN.__init__
+
+    def spy(self, *args, **options):
+        built.append(1)
+        init(self, *args, **options)
+
+    monkeypatch.setattr(BSRNN, "__init__", spy)
+    transfer(transfer_recipe(base, ["bass"], "transfer", ["train.steps=1"]))
+    assert built == [1]
+
+
 def test_an_existing_run_is_not_overwritten(songs):
     run, _ = train(micro_recipe(songs))
     before = run.backbone.read_bytes()
@@ -456,6 +482,17 @@ def finished_wandb(path, seconds=60):
                 return records
         time.sleep(0.1)
     return read_wandb(path)
+
+
+def test_tensorboard_gets_the_numbers(songs):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, _ = train(micro_recipe(songs, log={"wandb": "off", "tensorboard": True}))
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses(run))
 
 
 def read_wandb(path):

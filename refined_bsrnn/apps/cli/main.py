@@ -44,7 +44,9 @@ def train(args: argparse.Namespace) -> int:
         args.overrides, args.recipe = [args.recipe, *args.overrides], None
     if args.resume:
         if args.recipe or args.from_run:
-            raise RecipeError("--resume takes the run's own recipe; give no other, and no --from. It takes key=value.")
+            raise RecipeError(
+                "--resume goes on with the run's own recipe: give no recipe or override file, only key=value."
+            )
         return _trained(*resume(find_run(args.resume), overrides=args.overrides))
     if args.from_run:
         root = parse_root(args.overrides)
