@@ -251,6 +251,7 @@ class LogSpec:
     project: str = "refined_bsrnn"
     group: str | None = None
     audio_seconds: float = _number(8.0, at_least=0)  # length of the audio logged at validation; 0: none
+    energy: bool = False  # kWh and CO2 into provenance.json; needs codecarbon
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from ..metrics import usdr
 from ..network.model import BSRNN, count_parameters
 from ..network.signals import Signal
 from ..recipe import Recipe, TrainSpec, default_run_name, dump_recipe
+from ..runs.energy import energy_recorded, energy_wanted
 from ..runs.folder import (
     RunFolder,
     check_tensors,
@@ -50,6 +51,7 @@ from ..runs.tracking import Tracker, device_name, environment
 from ..separation.separator import Separator
 from ..system import atomic_write, big_blocks_kept, taking_part, write_text
 from .feature_cache import GB, CachedMixes, FeatureCache, Remembered, cache_key, example_arrays, fill
+from .launch import refuse_sharding
 from .losses import MultiTargetLoss
 
 DAY = 86400.0
@@ -600,6 +602,7 @@ class Trainer:
             "precision": self.accelerator.mixed_precision,
             "parameters": {"trained": trained, "frozen": count_frozen(self.model)},
             "cache": self.cache.describe() if self.cache else None,
+            **({"energy": old["energy"]} if "energy" in old else {}),
             "seconds": self.progress.seconds,
             "validation_seconds": self.progress.validation_seconds,
             "steps_done": self.progress.step,
@@ -640,6 +643,7 @@ def load_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: s
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate as `accelerate launch` (or nothing) set it up, with the recipe's precision and accumulation."""
+    refuse_sharding()
     # Where there is only a CPU, Accelerate must be told, or several processes would train apart from each other.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=cpu)
@@ -757,13 +761,15 @@ def run_training(
         accelerator.wait_for_everyone()  # all have looked before one makes the folder
     else:
         run = resume
-    cache = filled_cache(recipe, objective, data, accelerator) if recipe.cache.enabled else None
-    if resume is None and accelerator.is_main_process:
-        write_run(run, recipe, data)
-        if recipe.base is not None and recipe.owns_backbone and objective.model.backbone_is_frozen:
-            save_backbone(run.backbone, objective.model)  # random: what it was cannot be found out later
-    trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None, cache)
-    return run, trainer.fit()
+    what = "transfer" if recipe.base else "train"
+    with energy_recorded(run.provenance, what, energy_wanted(recipe.log.energy), accelerator):
+        cache = filled_cache(recipe, objective, data, accelerator) if recipe.cache.enabled else None
+        if resume is None and accelerator.is_main_process:
+            write_run(run, recipe, data)
+            if recipe.base is not None and recipe.owns_backbone and objective.model.backbone_is_frozen:
+                save_backbone(run.backbone, objective.model)  # random: what it was cannot be found out later
+        trainer = Trainer(recipe, run, objective, data, accelerator, resume is not None, cache)
+        return run, trainer.fit()
 
 
 def train(recipe: Recipe) -> tuple[RunFolder, bool]:
