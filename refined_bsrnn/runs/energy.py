@@ -55,10 +55,11 @@ def energy_recorded(
 
 def _start() -> Any:
     """A running tracker of codecarbon; None if it cannot be had."""
-    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it writes tracebacks of what it can do without
     try:
         from codecarbon import OfflineEmissionsTracker  # seconds to import
 
+        # It writes tracebacks of what it can do without, and its import sets another level.
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         country = os.environ.get(COUNTRY_VARIABLE) or ANY_COUNTRY
         tracker = OfflineEmissionsTracker(country_iso_code=country, output_methods=[], log_level="critical")
         tracker.start()
