@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Packages are installed without bytecode: Python keeps that of what it imports, or every process compiles it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check check-static format docs clean
+.PHONY: demo test check check-static format docs docs-site clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python scripts/demo.py
@@ -27,9 +27,18 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix refined_bsrnn benchmarks scripts tests
 	$(BIN)/ruff format refined_bsrnn benchmarks scripts tests
 
-# The generated tables of README and docs/.
+# The generated tables of README and docs/, the glossary among them.
 docs: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.docs
+	$(BIN)/python scripts/glossary.py
+
+# The documents and the API as a site, in build/site; a broken link is an error.
+docs-site: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 # Installed again only where what is installed has changed.
 $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh

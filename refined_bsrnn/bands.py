@@ -462,10 +462,7 @@ def band_split(kind: str, *, sample_rate_hz: int = 44100, n_fft: int = 2048, **o
 def band_ranges(kind: str, *, sample_rate_hz: int = 44100, n_fft: int = 2048, **options: Any) -> list[BinRange]:
     """The half-open bin ranges ``[(start, stop), ...]`` of a scheme, lowest band first.
 
-    Raises `RecipeError` as `band_split` does.
-
-    >>> band_ranges("v7")[:3]
-    [(0, 5), (5, 10), (10, 14)]
+    ``band_ranges("v7")[:3]`` is ``[(0, 5), (5, 10), (10, 14)]``. Raises `RecipeError` as `band_split` does.
     """
     return list(band_split(kind, sample_rate_hz=sample_rate_hz, n_fft=n_fft, **options).ranges)
 

@@ -269,6 +269,7 @@ class LogSpec:
     group: str | None = None
     tensorboard: bool = False  # also write files for TensorBoard (needs the package tensorboard)
     audio_seconds: float = _number(8.0, at_least=0)  # length of the audio logged at validation; 0: none
+    energy: bool = False  # kWh and CO2 into provenance.json; needs codecarbon
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Description:
             "wandb_id": old.get("wandb_id"),
             "resumed_at_steps": [*old.get("resumed_at_steps", []), *([progress.step] if old else [])],
             "history": [*before, start],
+            **({"energy": old["energy"]} if "energy" in old else {}),
             "seed": self.recipe.train.seed,
             "data": self.tracks,
             "device": device_name(self.accelerator.device),

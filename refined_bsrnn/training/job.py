@@ -19,6 +19,7 @@ from ..network.model import BSRNN
 from ..recipe import Recipe, TrainSpec, default_run_name, dump_recipe
 from ..runs.folder import RunFolder, save_backbone
 from ..system import atomic_write, write_text
+from .launch import refuse_sharding
 
 # Validation songs differ in length, caches and data are read by one process first: the others wait, and do not give up.
 PATIENCE = timedelta(days=1)
@@ -27,6 +28,7 @@ PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"  # set by `accelerate launch`,
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate as `accelerate launch` (or nothing) set it up, with the recipe's precision and accumulation."""
+    refuse_sharding()
     # Where there is only a CPU, Accelerate must be told, or several processes would train apart from each other.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=cpu, timeout=PATIENCE)

@@ -20,6 +20,7 @@ from ..data.sources import announce_builtin
 from ..data.training_data import TrainingData, training_data
 from ..network.model import BSRNN
 from ..recipe import Recipe, differences, dump_recipe, recipe_values
+from ..runs.energy import energy_recorded, energy_wanted
 from ..runs.folder import RunFolder
 from ..runs.tracking import Tracker
 from ..system import big_blocks_kept, stop_signals, taking_part, write_text
@@ -247,7 +248,8 @@ def run_training(
     else:
         recipe, run = replace(recipe, data=data.sources.resolved(recipe.data)), resume
         check_same_songs(run, data)
-    with only_writer(run, accelerator):
+    what, wanted = "transfer" if recipe.base else "train", energy_wanted(recipe.log.energy)
+    with only_writer(run, accelerator), energy_recorded(run.provenance, what, wanted, accelerator):
         cache = filled_cache(recipe, objective, data, accelerator) if recipe.cache.enabled else None
         if resume is None:
             on_main(accelerator, lambda: begin_run(run, recipe, data, objective.model))

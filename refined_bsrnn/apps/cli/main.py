@@ -185,6 +185,8 @@ def separate(args: argparse.Namespace) -> int:
     format."""
 
     from ...console import say, work_bar
+    from ...runs.energy import energy_recorded, energy_wanted
+    from ...runs.tracking import environment
     from ...separation.live import Live, LiveEstimates
     from ..songs.stems import Wanted, find_jobs, load_voices, separate_all
 
@@ -220,7 +222,8 @@ def separate(args: argparse.Namespace) -> int:
     bar = _no_bar if args.quiet else work_bar
     results: list[Any] = []
     try:
-        with _terminated_as_interrupted():
+        place = args.out / "provenance.json"
+        with _terminated_as_interrupted(), energy_recorded(place, "separate", energy_wanted(), about=environment):
             for result in separate_all(jobs, ensemble, wanted, bar, live):
                 results.append(result)
                 for line in result.lines() if result.problem or not args.quiet else ():
