@@ -1,19 +1,19 @@
 """Tensors out of a file that torch.save wrote, without running it.
 
-Such a file is a zip with a pickle in it, and a pickle is a program. It is never run here: of everything it names only
-the parts that describe a tensor have a meaning, all else becomes an inert placeholder, and only the tensors of the
-state dict are read, each when it is wanted.
+Such a file is a zip with a pickle in it, and a pickle is a program. `torch.load` reads it with ``weights_only``, which
+knows tensors and plain values; every other name in the file becomes a class that does nothing, and only the tensors of
+the state dict are kept. torch.load trusts the zip around the pickle, so the zip is checked here first; and it maps the
+file to memory, of which each tensor is copied when it is wanted.
 """
 
-import io
-import math
-import pickle
-import pickletools
+import struct
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -21,111 +21,41 @@ from torch import Tensor
 from ...errors import CheckpointError
 
 
-class _Frozen(type):
-    """Classes that a pickle cannot change."""
-
-    def __setattr__(cls, name: str, value: Any) -> NoReturn:
-        raise pickle.UnpicklingError("the pickle tries to change a class")
-
-
-class _Inert(metaclass=_Frozen):
-    """Stands for whatever a pickle names and we do not read: takes any treatment, does and keeps nothing."""
-
-    def __init__(self, *arguments: Any, **named: Any):
-        pass
+class _Inert:
+    """Stands for a class or function that a pickle names: takes any treatment, does and keeps nothing."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> "_Inert":
         return super().__new__(cls)
 
-    def __setstate__(self, state: Any) -> None:
+    def __init__(self, *arguments: Any, **named: Any):
         pass
-
-    def __call__(self, *arguments: Any) -> "_Inert":
-        return self
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-
-class _Mapping(dict, metaclass=_Frozen):
-    """Stands for OrderedDict; the attributes that a state dict carries beside its items are dropped."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
-class _Storage(NamedTuple):
-    """A run of numbers in the zip."""
+class _InertDict(_Inert):
+    """Stands for a kind of dict, whose items may be set: torch.load sets those of the plain kinds alone."""
 
-    dtype: torch.dtype
-    key: str
-    n_items: int
-
-
-class _View(metaclass=_Frozen):
-    """Stands for a tensor: which part of which storage; read when it is wanted."""
-
-    __slots__ = ("offset", "shape", "storage", "stride")
-
-    def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any):
-        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        return OrderedDict()
 
 
-class _Parameter(metaclass=_Frozen):
-    """Stands for a parameter, which is its tensor."""
+class _InertGetter(_Inert):
+    """Stands for getattr, whose result may be called: torch.load calls the classes it was given alone."""
 
-    def __new__(cls, data: Any, *rest: Any) -> Any:
-        return data
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        return cls
 
 
-DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-}
-# All that has a meaning here. None of these classes is the real one.
-READABLE: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Mapping,
-    ("torch._utils", "_rebuild_tensor_v2"): _View,
-    ("torch._utils", "_rebuild_parameter"): _Parameter,
-    **{("torch", name): dtype for name, dtype in DTYPES.items()},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Resolves no name to anything but the stand-ins of this module."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return READABLE.get((module, name), _Inert)
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, dtype, key, _, n_items = pid
-        if kind != "storage" or not isinstance(key, str) or not isinstance(n_items, int):
-            raise pickle.UnpicklingError(f"unknown storage {pid!r:.80}")
-        return _Storage(dtype, key, n_items) if isinstance(dtype, torch.dtype) else _Inert()
-
-
-PIECE = 1 << 20  # bytes read at a time
+DICTS = ("collections.defaultdict", "lightning_fabric.utilities.data.AttributeDict")
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Within the block a damaged zip is a `CheckpointError`."""
+def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        yield
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there; expected a checkpoint that torch.save wrote.") from None
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
@@ -135,63 +65,62 @@ def _readable(path: Path) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    with _readable(path):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        yield archive
+def _check_zip(path: Path) -> dict[int, int]:
+    """Where the parts with numbers start in the file: {first byte: bytes}.
 
-
-def _part(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
-    """One part of the zip; refused where it is missing or packed: what torch.save writes lies there as it is."""
-    try:
-        part = archive.getinfo(name)
-    except KeyError:
-        raise CheckpointError(f"{path} holds no {name}; expected a checkpoint that torch.save wrote.") from None
-    if part.compress_type != zipfile.ZIP_STORED:
-        raise CheckpointError(f"{path}: {name} is compressed; torch.save never does that.")
-    return part
-
-
-def _check_claims(program: bytes) -> None:
-    """Refuse a pickle that makes its reader reserve more memory than the file's own size accounts for.
-
-    Walking over it reads every argument, so that none is longer than the file. What is left are the numbers under which
-    things are remembered: a reader keeps a table up to the largest, and six bytes can ask for 4 GB.
+    `CheckpointError` for a zip that torch.save does not write.
     """
-    for operation, argument, position in pickletools.genops(program):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
-            raise pickle.UnpicklingError(f"memory slot {argument} is claimed by byte {position}")
+    with _open_zip(path) as archive:
+        parts = {part.filename.partition("/")[2]: part for part in archive.infolist()}
+        if "data.pkl" not in parts or len(parts) < len(archive.infolist()):
+            raise CheckpointError(f"{path} is a zip, but holds no data.pkl; expected what torch.save writes.")
+        for part in parts.values():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"{path}: {part.filename} is compressed; torch.save never does that.")
+        if sum(part.file_size for part in parts.values()) > path.stat().st_size:
+            raise CheckpointError(f"{path} holds parts that overlap; torch.save never does that.")
+        if "byteorder" in parts and archive.read(parts["byteorder"]) != b"little":
+            raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported.")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} is damaged")
+        numbers = [part for name, part in parts.items() if name.startswith("data/")]
+        with path.open("rb") as file:
+            return {_first_byte(file, part): part.file_size for part in numbers}
 
 
-def _unpickle(program: bytes, path: Path) -> Any:
+def _first_byte(file: BinaryIO, part: zipfile.ZipInfo) -> int:
+    """Where a part's content starts: behind its header, a name and a padding, whose lengths the header ends with."""
+    file.seek(part.header_offset + 26)
+    return part.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+
+
+def _load(path: Path) -> Any:
+    """What `torch.load` makes of the file, its numbers left on the disk."""
     try:
-        _check_claims(program)
-        return _Unpickler(io.BytesIO(program)).load()
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
+        for name in names:
+            module, _, qualname = name.rpartition(".")
+            kind = _InertDict if name in DICTS else _InertGetter if name == "builtins.getattr" else _Inert
+            stand_ins.append(type(qualname, (kind,), {"__module__": module, "__qualname__": qualname}))
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a broken or hostile pickle can raise anything
-        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {str(error)[:200]}.") from None
-
-
-def _check_total(views: Mapping[str, _View], path: Path) -> None:
-    """Refuse tensors that share their numbers so often that together they would be much larger than the file."""
-    shapes = [view.shape for view in views.values() if isinstance(view.shape, tuple)]
-    total = sum(math.prod(shape) for shape in shapes if all(isinstance(n, int) and n > 0 for n in shape))
-    if total > path.stat().st_size:  # of a byte or more each
-        raise CheckpointError(f"{path} has {path.stat().st_size} bytes and claims to hold {total} numbers.")
+        why = " ".join(text for text in str(error).split("\n\n") if "weights_only" not in text)  # its advice is unsafe
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {' '.join(why.split())[:200]}") from None
 
 
 # Under which a checkpoint keeps its state dict, where it is not the state dict itself.
 STATE_NAMES = ("state_dict", "state", "model_state_dict")
 
 
-def _find_views(content: Any, path: Path) -> dict[str, _View]:
+def _find_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of the state dict in a checkpoint; `CheckpointError` where there is none."""
     for state in [*(content.get(name) for name in STATE_NAMES), content] if isinstance(content, dict) else []:
-        views = {k: v for k, v in state.items() if isinstance(k, str)} if isinstance(state, dict) else {}
-        if views and all(isinstance(view, _View) for view in views.values()):
-            _check_total(views, path)
-            return views
+        tensors = {k: v for k, v in state.items() if isinstance(k, str)} if isinstance(state, dict) else {}
+        if tensors and all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            return tensors
     raise CheckpointError(
         f"{path} holds no tensors under 'state_dict' and is no state dict; expected a checkpoint as torch.save writes "
         "it."
@@ -199,70 +128,52 @@ def _find_views(content: Any, path: Path) -> dict[str, _View]:
 
 
 class TorchFile:
-    """The tensors of an open checkpoint, read one by one; see `open_checkpoint`."""
+    """The tensors of a checkpoint, read one by one; see `open_checkpoint`."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile):
-        self.path, self.archive = path, archive
-        pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise CheckpointError(f"{path} is a zip, but holds no data.pkl; expected what torch.save writes.")
-        self.root = pickles[0].partition("/")[0]
-        if f"{self.root}/byteorder" in archive.namelist() and self._bytes(f"{self.root}/byteorder") != b"little":
-            raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported.")
-        self.views = _find_views(_unpickle(bytes(self._bytes(pickles[0])), path), path)
-        self._last: tuple[str, Tensor] = ("", torch.empty(0))  # tensors that share a storage often stand together
+    def __init__(self, path: Path):
+        parts = _check_zip(path)
+        self.path, self.views = path, _find_tensors(_load(path), path)
+        self._mapped_at = self._find_mapping(parts)
+        total = sum(tensor.numel() for tensor in self.views.values())
+        if total > path.stat().st_size:  # of a byte or more each: tensors that share numbers, or repeat them
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes and claims to hold {total} numbers.")
+
+    def _find_mapping(self, parts: Mapping[int, int]) -> int:
+        """The address of the file's first byte; `CheckpointError` unless every storage is one whole part of the file.
+
+        torch.load slices the mapped file by what the pickle says, and does not ask the zip whether a part is as long.
+        """
+        storages = [tensor.untyped_storage() for tensor in self.views.values() if not tensor.is_meta]
+        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}
+        for first in parts if sizes else ():
+            start = min(sizes) - first
+            if all(parts.get(at - start) == size for at, size in sizes.items()):
+                return start
+        if sizes:
+            raise CheckpointError(f"{self.path} holds a tensor that does not fit its part of the file.")
+        return 0
 
     @property
     def names(self) -> list[str]:
         return list(self.views)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape that the file says; `CheckpointError` where it is none."""
-        shape = self.views[name].shape
-        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise CheckpointError(f"{self.path}: {name} is not described as a tensor of floating-point numbers.")
-        return shape
+        """The shape that the file says."""
+        return tuple(self.views[name].shape)
 
     def read(self, name: str) -> Tensor:
-        """A tensor of its own, float32; `CheckpointError` where its numbers do not lie within their storage."""
-        view, shape = self.views[name], self.shape(name)
-        storage, offset, stride = view.storage, view.offset, view.stride
-        steps = [offset, *stride] if isinstance(stride, tuple) else [None]
-        whole = all(isinstance(n, int) and n >= 0 for n in steps) and len(shape) == len(stride)
-        if not isinstance(storage, _Storage) or not whole:
+        """A tensor of its own, float32; `CheckpointError` for one without numbers or of another kind."""
+        tensor = self.views[name]
+        plain = type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta
+        if not plain or not tensor.is_floating_point() or not tensor.numel():
             raise CheckpointError(f"{self.path}: {name} is not described as a tensor of floating-point numbers.")
-        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-        part = _part(self.archive, f"{self.root}/data/{storage.key}", self.path)
-        size = storage.n_items * storage.dtype.itemsize
-        # A step of zero would repeat a number as often as the file says.
-        if part.file_size != size or 0 in shape or last >= storage.n_items or math.prod(shape) > storage.n_items:
-            raise CheckpointError(
-                f"{self.path}: {name} of shape {shape} does not fit its {part.file_size} bytes of {size}."
-            )
-        tensor = self._numbers(storage).as_strided(shape, stride, offset)
-        if math.prod(shape) < storage.n_items:
-            return tensor.to(torch.float32, copy=True).contiguous()
-        self._last = ("", torch.empty(0))  # it has the numbers for itself
-        return tensor.contiguous().float()
-
-    def _numbers(self, storage: _Storage) -> Tensor:
-        if self._last[0] != storage.key:
-            self._last = ("", torch.empty(0))  # not both at once
-            data = self._bytes(f"{self.root}/data/{storage.key}")
-            self._last = (storage.key, torch.frombuffer(data, dtype=storage.dtype))
-        return self._last[1]
-
-    def _bytes(self, name: str) -> bytearray:
-        """The content of a part; `CheckpointError` where its checksum differs or it is cut off."""
-        part = _part(self.archive, name, self.path)
-        if part.file_size > self.path.stat().st_size:
-            raise CheckpointError(f"{self.path}: {name} claims {part.file_size} bytes. Download it again.")
-        data, done = bytearray(part.file_size), 0
-        with _readable(self.path), self.archive.open(part) as file:
-            while piece := file.read(PIECE):
-                data[done : done + len(piece)] = piece
-                done += len(piece)
-        return data
+        storage = tensor.untyped_storage()
+        # Read rather than copied from the mapping, whose pages would count as the process's memory.
+        with self.path.open("rb") as file:
+            file.seek(storage.data_ptr() - self._mapped_at)
+            numbers = torch.frombuffer(bytearray(file.read(storage.nbytes())), dtype=tensor.dtype)
+        view = numbers.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        return view.to(torch.float32, copy=tensor.numel() < len(numbers)).contiguous()
 
 
 @contextmanager
@@ -271,8 +182,7 @@ def open_checkpoint(path: Path) -> Iterator[TorchFile]:
 
     Raises `CheckpointError` for a file that is missing, damaged, no zip, or holds no state dict.
     """
-    with _open_zip(path) as archive:
-        yield TorchFile(path, archive)
+    yield TorchFile(path)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
