@@ -196,7 +196,7 @@ def transfer_model(recipe: Recipe, base: RunFolder, own: Path | None = None) -> 
     if not method.keeps_weights:
         model.backbone.load_state_dict(fresh)
     for target in recipe.targets:
-        if target != model.headless:
+        if target != model.ties.remainder_target:
             _add_head(model, target, base)
     if own is not None and own.is_file() and not method.keeps_weights:
         load_backbone(own, model)
