@@ -39,6 +39,7 @@ SCRIPTS = {
     "compare": ["compare_transfer"],
     "demo": None,  # see below
     "evaluate": ["none"],
+    "glossary": None,  # needs no torch
     "label_noise_study": ["--model", "none", "--data", "none"],
     "plot_bands": None,  # needs no torch
     "report": None,  # needs no torch

@@ -26,7 +26,7 @@ Show = Callable[[float], None]  # is given the share that is done
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class ValidationExcerpt:
     """Where in a track is listened."""
 
     track: Track
@@ -86,7 +86,7 @@ class Validation:
         return means(gather_object(rows), self.recipe.targets)
 
     def _score(
-        self, separator: Separator, excerpt: Excerpt, stopped: Callable[[], bool], progress: Show
+        self, separator: Separator, excerpt: ValidationExcerpt, stopped: Callable[[], bool], progress: Show
     ) -> list[tuple[str, float]]:
         """(target, uSDR) of the targets that sound in the excerpt: a silent stem has no defined uSDR."""
         targets = [target for target in self.recipe.targets if target in excerpt.track.files]
@@ -160,21 +160,21 @@ def some_of(tracks: Sequence[Track], targets: Sequence[str], n_songs: int) -> li
     return chosen
 
 
-def middle_of(track: Track, seconds: float) -> Excerpt:
+def middle_of(track: Track, seconds: float) -> ValidationExcerpt:
     """So many seconds (0: all) from the middle of a track."""
     length = round(seconds * track.sample_rate_hz)
     if not 0 < length < track.n_samples:
-        return Excerpt(track, 0, track.n_samples)
-    return Excerpt(track, max(0, track.n_samples // 2 - length // 2), length)
+        return ValidationExcerpt(track, 0, track.n_samples)
+    return ValidationExcerpt(track, max(0, track.n_samples // 2 - length // 2), length)
 
 
-def seconds_of(excerpt: Excerpt) -> float:
+def seconds_of(excerpt: ValidationExcerpt) -> float:
     return excerpt.length / excerpt.track.sample_rate_hz
 
 
-def shared_out(excerpts: Sequence[Excerpt], n_processes: int) -> list[list[Excerpt]]:
+def shared_out(excerpts: Sequence[ValidationExcerpt], n_processes: int) -> list[list[ValidationExcerpt]]:
     """A list for each process, of about the same duration: the longest first, each to who has least."""
-    shares: list[list[Excerpt]] = [[] for _ in range(n_processes)]
+    shares: list[list[ValidationExcerpt]] = [[] for _ in range(n_processes)]
     loads = [0.0] * n_processes
     for excerpt in sorted(excerpts, key=seconds_of, reverse=True) if n_processes > 1 else excerpts:
         least = loads.index(min(loads))
@@ -183,7 +183,7 @@ def shared_out(excerpts: Sequence[Excerpt], n_processes: int) -> list[list[Excer
     return shares
 
 
-def source_of(excerpt: Excerpt, stopped: Callable[[], bool] = lambda: False) -> Source:
+def source_of(excerpt: ValidationExcerpt, stopped: Callable[[], bool] = lambda: False) -> Source:
     """The mixture of an excerpt, read as it is needed; raises `Interrupted` once ``stopped`` is true."""
     track, n_block = excerpt.track, BLOCK_SECONDS * excerpt.track.sample_rate_hz
 

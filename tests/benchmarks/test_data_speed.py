@@ -60,7 +60,7 @@ def test_the_bare_reads_are_those_of_the_examples(songs, monkeypatch, stems):
     opened = soundfile.SoundFile.read
 
     def spy(self, frames=-1, *args, **kwargs):
-        read.append((self.name, self.tell(), frames))
+        read.append((os.fsdecode(self.name), self.tell(), frames))
         return opened(self, frames, *args, **kwargs)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", spy)

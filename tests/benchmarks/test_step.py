@@ -12,7 +12,7 @@ from benchmarks.measure import run
 from benchmarks.step import STEP, _check, difference, in_turns, settings_of, step_markdown, summary
 from refined_bsrnn.errors import RecipeError, UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def results(loss=2.0, estimate=(1.0, -4.0), **gradients):

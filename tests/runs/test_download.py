@@ -10,7 +10,7 @@ import pytest
 
 from refined_bsrnn.errors import UserError
 from refined_bsrnn.runs.exchange import download as module
-from refined_bsrnn.runs.exchange.download import Wanted, download
+from refined_bsrnn.runs.exchange.download import RemoteFile, download
 from tests.helpers.file_server import Served, file_server
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -31,7 +31,7 @@ def server():
 
 
 def wanted(server, tmp_path, name="model.ckpt", **facts):
-    return Wanted(f"{server.url}/{name}", tmp_path / "there" / name, **facts)
+    return RemoteFile(f"{server.url}/{name}", tmp_path / "there" / name, **facts)
 
 
 def left(tmp_path):
@@ -166,7 +166,7 @@ def test_a_passing_refusal_is_tried_again(server, tmp_path):
 
 def test_an_unreachable_server_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/x cannot be fetched: .*\. By hand."):
-        download(Wanted("http://127.0.0.1:9/x", tmp_path / "x", advice="By hand."))
+        download(RemoteFile("http://127.0.0.1:9/x", tmp_path / "x", advice="By hand."))
 
 
 def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
@@ -217,7 +217,7 @@ def test_a_file_of_the_hub_comes_from_the_mirror_that_is_set_with_the_users_toke
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     server.files |= {f"/{name}": Served(CONTENT) for name in ("owner/net/resolve/main/model.ckpt", "x")}
     for address in ("https://huggingface.co/owner/net/resolve/main/model.ckpt", f"{server.url}/x"):
-        assert download(Wanted(address, tmp_path / "there" / address[-4:], **LISTED)).sha256 == SHA256
+        assert download(RemoteFile(address, tmp_path / "there" / address[-4:], **LISTED)).sha256 == SHA256
     assert server.tokens == ["Bearer hf_mine", None]
 
 

@@ -138,7 +138,7 @@ def test_names_are_not_taken_twice(base, guitar, capsys):
     assert main(["heads", "add", "mtl", "mtl", "--as", "x"]) == 2
     assert "--as names one head; mtl holds 2. Give mtl:HEAD" in capsys.readouterr().err
     assert main(["transfer", "--base", "mtl", "--target", "drums", *QUICK]) == 2
-    assert "--as drums2, or say --overwrite" in capsys.readouterr().err
+    assert "--as drums2, or say --continue" in capsys.readouterr().err
 
 
 def test_tied_heads_stay(tmp_path):

@@ -12,7 +12,7 @@ from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.separation.separator import Separator
 from refined_bsrnn.training import validation
 from refined_bsrnn.training.failures import Interrupted
-from refined_bsrnn.training.validation import Excerpt, Validation, middle_of, shared_out, some_of
+from refined_bsrnn.training.validation import Validation, ValidationExcerpt, middle_of, shared_out, some_of
 from tests.conftest import STEMS, micro_recipe, write_song
 
 
@@ -80,7 +80,7 @@ def test_the_middle_of_some_songs(model, tracks):
 
 def test_songs_are_shared_out_by_their_length():
     def song(name, seconds):
-        return Excerpt(Track(name, "train", "", seconds, 1, 2, {}, ""), 0, seconds)
+        return ValidationExcerpt(Track(name, "train", "", seconds, 1, 2, {}, ""), 0, seconds)
 
     songs = [song("a", 10), song("hour", 100), song("b", 20), song("c", 30), song("d", 40)]
     shares = shared_out(songs, 2)

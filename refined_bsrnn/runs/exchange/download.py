@@ -35,7 +35,7 @@ AGAIN = (408, 425, 429, 500, 502, 503, 504)  # states of a server that may pass
 OFFLINE = "HF_HUB_OFFLINE"
 
 
-class Wanted(NamedTuple):
+class RemoteFile(NamedTuple):
     """A file to fetch. ``size`` and ``checksum`` (algorithm, digest) as listed, None where they are not.
 
     ``advice``: how a person gets the file where this program cannot.
@@ -67,7 +67,7 @@ def is_offline() -> bool:
     return os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def download(wanted: Wanted, room: int = 0) -> Received:
+def download(wanted: RemoteFile, room: int = 0) -> Received:
     """Fetch a file to its path, unless it is there, and verify it. ``room``: bytes that must be free besides its own.
 
     Raises `UserError` where the network or the disk does not permit it, or the file is not the one that is listed; what
@@ -89,7 +89,7 @@ def download(wanted: Wanted, room: int = 0) -> Received:
     return replace(received, path=path)
 
 
-def verify(path: Path, wanted: Wanted) -> Received:
+def verify(path: Path, wanted: RemoteFile) -> Received:
     """Compare a file with what is listed; `UserError` with both values where they differ."""
     size = path.stat().st_size
     if wanted.size is not None and size != wanted.size:
@@ -102,7 +102,7 @@ def verify(path: Path, wanted: Wanted) -> Received:
     return Received(path, size, found["sha256"], tuple(verified))
 
 
-def _differs(path: Path, wanted: Wanted, found: str, listed: str) -> str:
+def _differs(path: Path, wanted: RemoteFile, found: str, listed: str) -> str:
     by_hand = f" Remove {path} and get it again." if path == wanted.path else " What arrived was deleted."
     return (
         f"{wanted.url} has {found}; {listed} is listed. It is damaged, or another file than the one that was "
@@ -140,7 +140,7 @@ def check_room(folder: Path, n_bytes: int, what: str) -> None:
         )
 
 
-def _unreachable(wanted: Wanted, why: object) -> UserError:
+def _unreachable(wanted: RemoteFile, why: object) -> UserError:
     text = str(why).strip().partition("\n")[0] or type(why).__name__
     return UserError(f"{wanted.url} cannot be fetched: {text.rstrip('.')}. {wanted.advice}".rstrip())
 
@@ -153,7 +153,7 @@ def _note(path: Path) -> Path:
     return path.with_name(f"{path.name}.part.json")
 
 
-def _fetch(wanted: Wanted, room: int) -> Path:
+def _fetch(wanted: RemoteFile, room: int) -> Path:
     """The file by http: what is here already is continued, as often as something arrives in between."""
     part, failures = _part(wanted.path), 0
     with (
@@ -178,7 +178,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _receive(client: httpx.Client, wanted: Wanted, part: Path, room: int, progress: Callable[[int], None]) -> None:
+def _receive(client: httpx.Client, wanted: RemoteFile, part: Path, room: int, progress: Callable[[int], None]) -> None:
     """One request; its answer is appended to ``part``. Raises `_Broken` where it ended early."""
     start, note = _size(part), _read_note(_note(wanted.path))
     url, headers = wanted.url, {"Accept-Encoding": "identity"}  # the bytes of the file, not of a compressed form
@@ -206,7 +206,7 @@ def _receive(client: httpx.Client, wanted: Wanted, part: Path, room: int, progre
         raise _Broken(f"{done} of {total} bytes arrived")
 
 
-def _place(answer: httpx.Response, start: int, wanted: Wanted, part: Path) -> tuple[int, int | None]:
+def _place(answer: httpx.Response, start: int, wanted: RemoteFile, part: Path) -> tuple[int, int | None]:
     """Where the bytes of an answer begin, and the size of the whole file where the server says it."""
     state = answer.status_code
     if state == 206:

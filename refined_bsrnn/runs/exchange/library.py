@@ -26,7 +26,7 @@ from ...system import cache_folder, read_json, unwritable, write_text
 from ..folder import RunFolder
 from ..heads import HeadFacts, list_heads
 from .catalogue import BEST, NAME, Entry, file_name, read_catalogue
-from .download import Received, Wanted, check_room, download, is_offline
+from .download import Received, RemoteFile, check_room, download, is_offline
 from .importing import import_network
 
 PACKAGED = Path(__file__).parents[2] / "models"  # runs in the form that `heads export` writes
@@ -139,7 +139,7 @@ def _make(entry: Entry, run: RunFolder, offline: bool) -> None:
     received = [download(wanted, room=entry.bytes or 0)]  # the run takes as much again
     config = None
     if isinstance(entry.config, str):
-        other = Wanted(entry.config, folder / file_name(entry.config), advice=_advice(entry, entry.config, folder))
+        other = RemoteFile(entry.config, folder / file_name(entry.config), advice=_advice(entry, entry.config, folder))
         if not other.path.is_file():
             _check_allowed(entry, offline)
         received.append(download(other))
@@ -164,9 +164,9 @@ def _make(entry: Entry, run: RunFolder, offline: bool) -> None:
         say(f"The catalogue calls its heads {', '.join(entry.targets)}; the names in the checkpoint's files count.")
 
 
-def _checkpoint(entry: Entry, folder: Path) -> Wanted:
+def _checkpoint(entry: Entry, folder: Path) -> RemoteFile:
     advice = _advice(entry, entry.url, folder)
-    return Wanted(entry.url, folder / file_name(entry.url), entry.bytes, entry.checksum, advice)
+    return RemoteFile(entry.url, folder / file_name(entry.url), entry.bytes, entry.checksum, advice)
 
 
 def _advice(entry: Entry, url: str, folder: Path) -> str:
