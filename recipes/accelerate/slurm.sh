@@ -24,7 +24,7 @@ else
     set -- "$@" run.root=runs run.name="$RUN"
 fi
 
-main_host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+main_host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 # The rank is that of the machine on which srun starts the shell.
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --config_file recipes/accelerate/gpu2x8.yaml \
     --num_machines "$SLURM_NNODES" --num_processes "$0" --machine_rank "$SLURM_NODEID" \

@@ -23,7 +23,7 @@ def test_equal_blocks_are_one_line_and_others_are_not():
     assert "encoder 1 × 2 5 0.0 0.2 % 1.5" in lines
     assert "blocks 1 to 2 1 × 2 20 0.0 1.0 % 10.0" in lines
     assert "along time 1 × 2 20 0.0 1.0 % 10.0" in lines
-    assert "block 3 1 × 2 10 0.5 % 6.0" in lines
-    assert {f"head {name} 1 × 2 1,000 49.1 % 0.0" for name in "ab"} <= set(lines)
+    assert "block 3 1 × 2 10 0.0 0.5 % 6.0" in lines
+    assert {f"head {name} 1 × 2 1,000 0.0 49.1 % 0.0" for name in "ab"} <= set(lines)
     assert "all 2,035 0.0 100 % 17.5" in lines
     assert lines[-2:] == ["receptive field: all", "latency: none"]
