@@ -7,10 +7,11 @@ a claim: lengths are those of what is there. `write` and `convert` hold the rest
 
 import re
 import stat
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import lru_cache
 from mmap import ACCESS_READ, mmap
-from os import PathLike, stat_result
+from os import SEEK_END, PathLike, stat_result
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from ..errors import AudioError
+from . import ogg
 from .base import MAX_CHANNELS, MEND, TAGS, VORBIS_ORDER, AudioInfo, AudioReader, Window, reason, sound_path
 from .convert import (
     CODECS,
@@ -237,29 +239,24 @@ def _look(path: Path, size: int, modified_ns: int) -> _Look:
             return _Look("ffmpeg")
 
 
-OGG_BEGINNING = re.compile(rb"OggS\0[\2\3\6\7]")  # a page with the mark of a stream's first one
-
-
 def _look_at_ogg(path: Path, file: BinaryIO) -> _Look:
     """Whether an Ogg is a chain: each link begins with the first pages of its streams, one right behind the other."""
     with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-
-        def page_end(place: int) -> int:
-            n_segments = data[place + 26] if place + 26 < len(data) else 0
-            return place + 27 + n_segments + sum(data[place + 27 : place + 27 + n_segments])
-
-        starts, end = [], -1
-        for match in OGG_BEGINNING.finditer(data):
-            if match.start() != end:
-                starts.append(match.start())
-            end = page_end(match.start())
-        cut = page_end(data.rfind(b"OggS")) > len(data)
-        return _chain(path, starts, len(data), "it ends in the middle of a page" if cut else "")
+        all_pages = list(ogg.pages(data))
+    before = [ogg.Page(0, 0, False), *all_pages]
+    starts = [page.start for page, last in zip(all_pages, before, strict=False) if page.first and not last.first]
+    damaged = [page.start for page in ogg.damaged(all_pages)]
+    cut = "it ends in the middle of a page" if all_pages[-1].cut else ""
+    return _chain(path, starts, file.seek(0, SEEK_END), cut, damaged)
 
 
-def _chain(path: Path, starts: list[int], size: int, cut: str = "") -> _Look:
+def _chain(path: Path, starts: list[int], size: int, cut: str = "", damaged: Iterable[int] = ()) -> _Look:
+    """The pieces of a file that begin at the bytes ``starts``; libsndfile reads none with a ``damaged`` place in it."""
     ends = [*starts[1:], size]
-    pieces = [(start, stop, _trusted(path, start, stop)) for start, stop in zip([0, *ends], ends, strict=False)]
+    pieces = [
+        (start, stop, not any(start <= place < stop for place in damaged) and _trusted(path, start, stop))
+        for start, stop in zip([0, *ends], ends, strict=False)
+    ]
     return _Look("chain", tuple(pieces), cut=cut)
 
 

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ VORBIS_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 4, 5, 3), 7: (0, 
 VORBIS_ORDER[8] = (0, 2, 1, 6, 7, 4, 5, 3)
 TAGS = ("title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license")  # carried over
 SHOWN_GAPS = 5
+LEAST_SHARE = 0.1  # of a file that must be there
 MEND = "Copy it again or restore a backup."
 
 
@@ -65,7 +67,7 @@ class AudioReader:
         """The next (channels, n_samples) as float32; fewer only at the end, then (channels, 0).
 
         Without ``contiguous`` they may be a view of samples that alternate between channels, as in the file. Raises
-        `AudioError` for NaN or infinite samples, for a file of which less than half can be decoded, and, with
+        `AudioError` for NaN or infinite samples, for a file of which less than `LEAST_SHARE` can be decoded, and, with
         ``strict``, for any damage.
         """
         samples = self._read(n_samples)
@@ -151,9 +153,9 @@ class AudioReader:
         return f"its header promises {promised_seconds:.2f} s, and it has {seconds:.2f} s"
 
     def _check_share(self, n_samples: int) -> None:
-        """Refuse a file of whose ``n_samples`` less than half can be decoded."""
+        """Refuse a file of whose ``n_samples`` too few can be decoded."""
         lost = sum(stop - start for start, stop in self.gaps)
-        if lost > n_samples / 2:
+        if lost > n_samples * (1 - LEAST_SHARE):
             left, whole = ((n / self.sample_rate_hz) for n in (n_samples - lost, n_samples))
             raise AudioError(f"{self.path} is damaged: only {left:.2f} of its {whole:.2f} s can be decoded. {MEND}")
 
@@ -167,6 +169,10 @@ class Window(io.RawIOBase):
 
     def __init__(self, path: Path, start: int, stop: int):
         self.file, self.start, self.stop, self.place = path.open("rb"), start, stop, 0
+
+    def mapped(self) -> tuple[mmap, int, int]:
+        """The whole file in memory, and the first and the last of its bytes that are seen here."""
+        return mmap(self.file.fileno(), 0, access=ACCESS_READ), self.start, self.stop
 
     def readable(self) -> bool:
         return True

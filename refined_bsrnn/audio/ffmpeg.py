@@ -1,7 +1,9 @@
 """What the FFmpeg inside PyAV decodes: one audio stream of a file or of a pipe, in place whatever is lost of it."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +13,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from ..errors import AudioError
+from . import ogg
 from .base import MEND, AudioReader, Window
 from .convert import Uniform
 
@@ -21,6 +24,9 @@ PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins wit
 # A jump of time stamps without any error is a loss from here on, up to here: less is jitter, more another recording.
 JUMP_SECONDS = (0.1, 600.0)
 ROUNDING_SECONDS = 0.002  # of time stamps
+RETURN_SECONDS = (
+    6.0  # a wrong time stamp counts no longer than this: for one packet, or for a cluster of a Matroska file
+)
 SEARCHED_BYTES = 1 << 22  # for the next packet
 MOST_FAILURES = 8  # of reading in a row
 COUNTED = ("flac", "wav", "w64", "aiff", "au", "caf", "tta", "ape")  # whose headers count samples
@@ -79,6 +85,8 @@ class FfmpegReader(AudioReader):
         except AudioError:
             self.close()
             raise
+        window = file if "ogg" in self.format and isinstance(file, Window) else None
+        self.lost = ogg.Losses.of(*window.mapped()) if window else ogg.Losses()
         self.made = 0  # samples decoded so far
         self.tags_end = 0  # byte behind the last tag
         self.place = 0  # byte behind the last packet
@@ -151,15 +159,18 @@ class FfmpegReader(AudioReader):
         """(channels, n) per frame, as float32, with silence where something is lost."""
         jittery = "matroska" in self.format and "opus" in self.stream.codec_context.name  # as browsers write it
         clock = _Clock(float(self.scale), self.sample_rate_hz, self.format in BARE, jittery)
+        if self.lost.before:
+            clock.expected = 0.0
         sound = _Floats(self.sample_rate_hz, self.n_channels)
         last = b""
-        for packet in self._packets():
+        decoded = _Ahead(self._decoded())
+        for packet, frames, n_bytes in decoded:
             if packet.size and self.format == "mp3":
                 last = bytes(packet)
-            frames, (skipped, padding) = self._decode(packet), _trimming(packet) if self.format == "mp3" else (0, 0)
+            skipped, padding = _trimming(packet) if self.format == "mp3" else (0, 0)
             if self.end is not None:
                 self._refine_end(packet)
-            if clock.bare and (n_bytes := self._left_out(packet)):
+            if n_bytes:
                 clock.failed(n_bytes, packet)
             if frames is None:
                 clock.failed(packet.size, packet)
@@ -169,7 +180,8 @@ class FfmpegReader(AudioReader):
                     sound.skip, self.scale = self.priming, 0  # no place is found by its time stamps
                 self.priming = 0
             for frame in frames:
-                yield from self._silence(clock.missing_before(frame, packet.size), sound)
+                missing = clock.missing_before(frame, packet.size, decoded)
+                yield from self._silence(missing, sound)
                 self.frame_pts = frame.pts or 0
                 for samples in sound.push(frame, skipped, padding):
                     self.made += samples.shape[1]
@@ -179,6 +191,11 @@ class FfmpegReader(AudioReader):
             self.made += samples.shape[1]
             yield samples
         self._check_end(last)
+
+    def _decoded(self) -> Iterator["_Decoded"]:
+        for packet in self._packets():
+            frames = self._decode(packet)
+            yield packet, frames, self._left_out(packet)
 
     def _refine_end(self, packet: Any) -> None:
         """The length that an mp4 states may be rounded to milliseconds; where its last packet agrees, that counts."""
@@ -192,7 +209,7 @@ class FfmpegReader(AudioReader):
         failures = 0
         while True:
             try:
-                for packet in self.container.demux(self.stream):
+                for packet in self._in_place(self.container.demux(self.stream)):
                     failures = 0
                     yield packet
                 self._check_pipe()
@@ -210,6 +227,33 @@ class FfmpegReader(AudioReader):
                 if failures == MOST_FAILURES:
                     self.end_early(f"nothing behind {self.made / self.sample_rate_hz:.2f} s can be read")
                     return
+
+    def _in_place(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """The packets of an Ogg's page behind a lost one at their time; FFmpeg has them follow the page before."""
+        if not self.lost.followed_by:
+            yield from packets
+            return
+        for place, group in groupby(packets, key=lambda packet: packet.pos if packet.size else None):
+            in_page = list(group)
+            page = self.lost.followed_by.get(place) if place is not None else None
+            if page is not None and all(packet.pts is not None and packet.duration for packet in in_page):
+                self._put_in_place(in_page, page)
+            yield from in_page
+
+    def _put_in_place(self, packets: list[Any], page: ogg.Page) -> None:
+        first, lengths = packets[0], [packet.duration for packet in packets]
+        if len(packets) > 1 and packets[1].pts != first.pts + lengths[0]:  # Vorbis: only the first is wrong
+            first.pts = first.dts = packets[1].pts - lengths[0]
+            return
+        codec = self.stream.codec_context
+        skipped = int.from_bytes(codec.extradata[10:12], "little") if codec.name == "opus" else 0  # RFC 7845, 5.1
+        if page.last:  # FFmpeg lets its last packet end where the page does
+            lengths[-1] = min(lengths[-2:])
+        late = page.granule - skipped - sum(lengths) - first.pts
+        if page.last and codec.name == "opus":  # whole packets are lost; the end may be cut within one
+            late = -(-late // lengths[0]) * lengths[0]
+        for packet in packets:
+            packet.pts = packet.dts = packet.pts + late
 
     def _decode(self, packet: Any) -> list[Any] | None:
         """The frames of a packet; None where it is damaged."""
@@ -270,6 +314,8 @@ class FfmpegReader(AudioReader):
         self._check_share(self.made)
         if self.stated_end and self.made < self.stated_end - max(MP4_FRAME, self.sample_rate_hz // 10):
             self.end_early(self.promise(self.stated_end, self.made))
+        elif self.lost.behind:
+            self.end_early(f"nothing behind {self.made / self.sample_rate_hz:.2f} s can be decoded")
         elif self.format == "mp3" and _is_half_a_frame(last):
             self.end_early(f"it ends in the middle of a frame, at {self.made / self.sample_rate_hz:.2f} s")
 
@@ -332,6 +378,7 @@ class _Clock:
 
     def __init__(self, scale: float, sample_rate_hz: int, bare: bool, jittery: bool):
         self.scale, self.rate, self.bare, self.jittery = scale, sample_rate_hz, bare, jittery
+        self.rounding = ROUNDING_SECONDS * sample_rate_hz if scale != 1 else 0.5  # of time stamps, in samples
         self.expected: float | None = None  # place of the next frame, in samples
         self.failures, self.failed_samples, self.failed_bytes = 0, 0, 0  # since the last good frame
         self.frame, self.mean_bytes = 0, 0.0  # of good ones
@@ -347,17 +394,20 @@ class _Clock:
         self.failures += 1
         self.failed_bytes += n_bytes
         length = round(packet.duration * self.scale) or self.frame
-        alike = abs(length - self.frame) <= ROUNDING_SECONDS * self.rate  # time stamps may be rounded
+        alike = abs(length - self.frame) <= self.rounding
         self.failed_samples += self.frame if alike else length
         if self.expected is None and packet.pts is not None:
             self.expected = max(0.0, packet.pts * self.scale)
 
-    def missing_before(self, frame: Any, n_bytes: int) -> int:
+    def missing_before(self, frame: Any, n_bytes: int, behind: "_Ahead") -> int:
+        """Samples that are lost before a frame; ``behind`` it is looked where its time stamp alone tells of a loss."""
         length = round(frame.samples * self.rate / frame.sample_rate)
         place = None if self.bare or frame.pts is None else float(frame.pts * frame.time_base) * self.rate
         missing = self.owed
         if place is not None and self.expected is not None:
             missing = self._jumped(place - self.expected)
+            if missing and not self.failures and self._returns(self.expected + length, behind):
+                missing = 0
         self.expected = length + (place if place is not None else (self.expected or 0.0) + missing)
         self.failures = self.failed_samples = self.failed_bytes = 0
         self.frame = length
@@ -366,16 +416,54 @@ class _Clock:
 
     def _jumped(self, jump: float) -> int:
         """What a jump of time stamps says: they may be rounded, jitter, or belong to another recording."""
-        rounding, lowest, highest = (s * self.rate for s in (ROUNDING_SECONDS, *JUMP_SECONDS))
-        if self.failures and (abs(jump - self.owed) <= rounding or not 0 <= jump < highest):
+        lowest, highest = (seconds * self.rate for seconds in JUMP_SECONDS)
+        if self.failures and (abs(jump - self.owed) <= self.rounding or not 0 <= jump < highest):
             return self.owed
         frames = round(jump / self.frame) * self.frame if self.frame else 0
-        whole = frames > 0 and abs(frames - jump) <= rounding  # whole frames are missing
+        whole = frames > 0 and abs(frames - jump) <= self.rounding  # whole frames are missing
         if jump < self.frame / 2:
             return 0
         if (self.failures or jump > lowest or (whole and not self.jittery)) and jump < highest:
             return frames if whole else round(jump)
         return 0
+
+    def _returns(self, expected: float, behind: "_Ahead") -> bool:
+        """Whether time stamps go on as if there had been no jump, soon: then that one was wrong."""
+        start = expected
+        for _, frames, _ in behind.look():
+            for frame in frames or []:
+                if frame.pts is not None:
+                    place = float(frame.pts * frame.time_base) * self.rate
+                    if abs(place - expected) <= self.rounding:
+                        return True
+                expected += frame.samples * self.rate / frame.sample_rate
+            if expected - start > RETURN_SECONDS * self.rate:
+                return False
+        return False
+
+
+_Decoded = tuple[Any, list[Any] | None, int]  # a packet, its frames (None: damaged), bytes that are lost before it
+
+
+class _Ahead:
+    """An iterator whose next items can be looked at before they are taken."""
+
+    def __init__(self, items: Iterator[_Decoded]):
+        self.items, self.seen = items, deque[_Decoded]()
+
+    def __iter__(self) -> Iterator[_Decoded]:
+        while True:
+            yield from iter(lambda: self.seen.popleft() if self.seen else None, None)
+            if (item := next(self.items, None)) is None:
+                return
+            yield item
+
+    def look(self) -> Iterator[_Decoded]:
+        """What comes next, one after the other; all of it is still taken later."""
+        yield from list(self.seen)
+        for item in self.items:
+            self.seen.append(item)
+            yield item
 
 
 class _Floats:

@@ -1,6 +1,7 @@
 """Headers, tags and announcements are claims: what is in the file is read, all of it and in place."""
 
 import io
+import re
 import struct
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from refined_bsrnn.audio import audio_info, open_audio, read_audio
+from refined_bsrnn.audio import audio_info, ogg, open_audio, read_audio
 from refined_bsrnn.errors import AudioError
 from tests.audio.test_audio import encode, tone
 
@@ -436,6 +437,90 @@ def test_damage_in_the_middle_is_silence_and_is_said(tmp_path, name, codec, fill
         remarks(path, strict=True)
 
 
+def ogg_pages(path):
+    data = path.read_bytes()
+    return data, [page for page in ogg.pages(data) if page.granule > 0]
+
+
+@pytest.mark.parametrize("codec", ["vorbis", "opus"])
+@pytest.mark.parametrize("where", ["first", "last", "last but one", "middle", "mark", "missing", "two"])
+def test_a_page_of_an_ogg_that_is_damaged(tmp_path, codec, where):
+    """All before and behind it stays in place."""
+    path, rate = tmp_path / "a.ogg", 48000 if codec == "opus" else RATE
+    soundfile.write(path, noise(2 * LENGTH), rate, format="OGG", subtype=codec.upper())
+    good = everything(path)
+    data, found = ogg_pages(path)
+    number = {"first": 0, "last": len(found) - 1, "last but one": len(found) - 2}.get(where, len(found) // 2)
+    page, data = found[number], bytearray(data)
+    if where == "missing":
+        del data[page.start : page.stop]
+    else:
+        data[page.start + (0 if where == "mark" else (page.stop - page.start) // 2)] ^= 0xFF
+    if where == "two":
+        data[found[number - 2].stop - 1] ^= 0xFF
+    path.write_bytes(bytes(data))
+    bad, said = remarks(path)
+    first_lost = found[number - (3 if where == "two" else 1)].granule if number else 0
+    if where == "last":
+        assert abs(bad.shape[1] - first_lost) < 1000
+        assert f"a.ogg is cut off: nothing behind {bad.shape[1] / rate:.2f} s can be decoded" in said
+    else:
+        assert abs(bad.shape[1] - good.shape[1]) < 1000  # the end of the last page is no longer known exactly
+        assert "a.ogg is damaged: nothing can be decoded at" in said
+    n = min(bad.shape[1], good.shape[1])
+    before, behind = slice(0, max(0, first_lost - 2000)), slice(page.granule + 5000, n)
+    for part in (before,) if where == "last but one" else (before, behind):
+        assert (bad[:, :n] - good[:, :n])[:, part].square().sum() <= 1e-3 * good[:, part].square().sum()
+    with pytest.raises(AudioError, match=r"is damaged|is cut off"):
+        remarks(path, strict=True)
+
+
+def test_what_lies_around_an_ogg_is_no_damage(tmp_path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise(), RATE, format="OGG", subtype="VORBIS")
+    good = everything(path)
+    path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
+    assert torch.equal(everything(path), good)
+
+
+def test_the_checksum_of_a_page_by_its_definition():
+    """RFC 3533, 6: polynomial 0x04c11db7, from 0, bit by bit, with its own four bytes as 0."""
+    page = b"OggS\0\2" + np.random.default_rng(0).bytes(60)
+    value = 0
+    for byte in page[:22] + bytes(4) + page[26:]:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ (0x04C11DB7 if value & 0x80000000 else 0)) & 0xFFFFFFFF
+    assert ogg.checksum(page) == value
+
+
+def wrong_time_stamp(path, flipped):
+    """Some bits of the time stamp of a packet at 0.9 s."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".ts":
+        place = [match.start() for match in re.finditer(rb"\x00\x00\x01\xc0", data)][20] + 10
+    else:
+        with av.open(str(path)) as container:
+            place = [packet.pos for packet in container.demux(audio=0)][40] + 1
+    data[place] ^= flipped >> 8
+    data[place + 1] ^= flipped & 0xFF
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "flipped"),
+    [("mka", 0x0400), ("mka", 0x3000), ("mka", 0x8000), ("ts", 0x0080), ("ts", 0x0100), ("ts", 0x0200)],
+)
+def test_a_wrong_time_stamp_is_no_loss(tmp_path, suffix, flipped):
+    """One packet claims another time, by 1 s to minutes; those behind it go on as before."""
+    path = encode(tmp_path / f"a.{suffix}", noise().astype(np.float32), "aac")
+    good = everything(path)
+    wrong_time_stamp(path, flipped)
+    samples, said = remarks(path)
+    assert said == ""
+    assert torch.equal(samples, good)
+
+
 def test_an_aac_cut_in_its_last_frame(tmp_path):
     path = encode(tmp_path / "a.aac", noise().astype(np.float32), "aac")
     good = everything(path)
@@ -451,7 +536,7 @@ def test_a_file_of_which_most_is_lost_is_refused(tmp_path):
     path = encode(tmp_path / "a.m4a", noise().astype(np.float32), "aac")
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
-        for packet in [p for p in container.demux(audio=0) if p.size][10:-10]:
+        for packet in [p for p in container.demux(audio=0) if p.size][5:-5]:
             data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
     path.write_bytes(bytes(data))
     with pytest.raises(AudioError, match=r"a.m4a is damaged: only \d.\d\d of its 3.0\d s can be decoded"):
