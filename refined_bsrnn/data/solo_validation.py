@@ -1,16 +1,17 @@
-"""Validation of targets that only solos have: held-out solos are mixed with held-out songs.
+"""Validation of targets that only solos have: held-out solos are mixed with held-out songs, or with each other.
 
-A mixture here is a track whose ``mixture`` is the sum of the song's files and the solo's: nothing is written. It is as
-long as the shorter of the two and takes the middle of the song. Which solo meets which song follows from their names.
+A mixture here is a track whose ``mixture`` is the sum of the files of a song and a solo, or of several solos: nothing
+is written. It is as long as the shortest of them and takes the middle of a song. Which ones meet follows from their
+names.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..recipe import DataSpec
 from .layouts.listing import first
-from .names import MIXTURE, is_catch_all
+from .names import MIXTURE, is_catch_all, leaves_out
 from .tracks import StemFile, Track
 
 
@@ -31,6 +32,8 @@ def solo_validation(
     The solos are those among the validation tracks, else those of the split ``valid``, else a share of the training
     ones (``data.validation_share``, at least one of two). Songs must be known not to hold the target (``data.absent``).
     """
+    if all(track.is_solo for track in tracks):
+        return _pools_validation(tracks, validation, targets, spec)
     found = SoloValidation()
     songs = [track for track in validation if not track.is_solo]
     for target in targets_of_solos(tracks, targets, spec):
@@ -52,8 +55,6 @@ def targets_of_solos(tracks: Sequence[Track], targets: Sequence[str], spec: Data
     """The targets that some solo has and no song, where songs are taken not to hold them."""
     in_songs = {stem for track in tracks if not track.is_solo for stem in track.stems}
     in_solos = {stem for track in tracks if track.is_solo for stem in track.stems}
-    if not any(not track.is_solo for track in tracks):
-        return []
     return [
         target
         for target in targets
@@ -61,6 +62,59 @@ def targets_of_solos(tracks: Sequence[Track], targets: Sequence[str], spec: Data
         and not is_catch_all(target)
         and (spec.absent is None or target in spec.absent or spec.missing_stem == "silent")
     ]
+
+
+def _pools_validation(
+    tracks: Sequence[Track], validation: Sequence[Track], targets: Sequence[str], spec: DataSpec
+) -> SoloValidation:
+    """Without any song: held-out solos of sources that can stand beside each other are mixed."""
+    names = sorted({stem for track in tracks for stem in track.stems})
+    solos = {name: _held_out(tracks, validation, name, spec) for name in names}
+    found = SoloValidation(held_out=[solo for name in names for solo in solos[name]])
+    for together in _together([name for name in names if solos[name]]):
+        for i in range(max(len(solos[name]) for name in together)):
+            chosen = {name: solos[name][i % len(solos[name])] for name in together}
+            rates = [solo.sample_rate_hz for solo in chosen.values()]
+            chosen = {name: solo for name, solo in chosen.items() if solo.sample_rate_hz == max(rates, key=rates.count)}
+            if len(chosen) > 1 and set(targets) & set(chosen):
+                found.mixtures.append(_sum_of(chosen))
+    if not found.mixtures:
+        return SoloValidation(
+            notes=["no solos are held out that could be mixed with each other: validation means little."]
+        )
+    found.notes.append(
+        f"there are solos alone: {len(found.held_out)} of them are held out and mixed with each other for validation "
+        f"({first([mix.name for mix in found.mixtures], 3)})."
+    )
+    if missing := [target for target in targets if not any(target in mix.files for mix in found.mixtures)]:
+        found.notes.append(f"{', '.join(missing)}: none of these mixtures holds it, so it is not validated.")
+    return found
+
+
+def _together(names: Sequence[str]) -> list[list[str]]:
+    """Which sources make a mixture: each catch-all with the named ones that it leaves out, and what is left over."""
+    named = [name for name in names if not is_catch_all(name)]
+    groups = [[*(n for n in named if leaves_out(name, n)), name] for name in names if is_catch_all(name)]
+    left = [name for name in named if not any(name in group for group in groups)]
+    return [group for group in [*groups, left] if len(group) > 1]
+
+
+def _sum_of(solos: Mapping[str, Track]) -> Track:
+    """The solos, by their names, as the stems of one track."""
+    tracks = list(solos.values())
+    n_samples = min(track.n_samples for track in tracks)
+    files = {name: tuple(_pieces(solo, name, 0, n_samples)) for name, solo in solos.items()}
+    return Track(
+        name=" + ".join(track.name for track in tracks),
+        split="valid",
+        folder=tracks[0].folder,
+        n_samples=n_samples,
+        sample_rate_hz=tracks[0].sample_rate_hz,
+        n_channels=max(track.n_channels for track in tracks),
+        files={MIXTURE: tuple(file for pieces in files.values() for file in pieces), **files},
+        content=_hash(*(track.content for track in tracks)),
+        written=_hash(*(track.written for track in tracks)),
+    )
 
 
 def _held_out(tracks: Sequence[Track], validation: Sequence[Track], target: str, spec: DataSpec) -> list[Track]:

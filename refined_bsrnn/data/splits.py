@@ -43,7 +43,7 @@ class Split:
 
     @property
     def held_out(self) -> list[Track]:
-        """What validation reads: whole tracks, and mixtures of held-out solos and songs."""
+        """What validation reads: whole tracks, and mixtures with held-out solos."""
         return [*self.validation, *self.solos.mixtures]
 
 
@@ -52,7 +52,9 @@ def split_tracks(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
     train, validation = split_validation(tracks, spec)
     solos = solo_validation(tracks, validation, targets, spec)
     kept = {(t.split, t.name) for t in solos.held_out}
-    return Split([t for t in train if (t.split, t.name) not in kept], validation, solos)
+    alone = bool(solos.mixtures) and all(t.is_solo for t in tracks)
+    songs = [] if alone else validation  # a stem alone is nothing to separate
+    return Split([t for t in train if (t.split, t.name) not in kept], songs, solos)
 
 
 def scan_split(recipe: Recipe, split: str, other_root: str | None = None) -> Scan:

@@ -141,6 +141,65 @@ def test_a_run_validates_a_target_that_only_solos_have(with_solos):
     assert " + tabla-" in row["track"]
 
 
+def pools(root, rate=RATE, **n_tracks):
+    for name, n in n_tracks.items():
+        for i in range(n):
+            folder = root / "train" / f"{name}-{i}"
+            folder.mkdir(parents=True)
+            seed = sum(map(ord, name)) + i
+            samples = np.random.default_rng(seed).integers(-3000, 3000, (RATE + 100 * i, 2)).astype(np.int16)
+            soundfile.write(folder / f"{name}.wav", samples, rate)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("given", "targets", "expected"),
+    [
+        ({"vocals": 4, "other": 2}, ["vocals"], [{"vocals", "other"}]),
+        ({"vocals": 4, "guitar": 2, "other": 2}, ["vocals", "guitar"], [{"vocals", "guitar", "other"}]),
+        ({"vocals": 3, "drums": 3, "instrumental": 3}, ["vocals"], [{"vocals", "instrumental"}]),
+        ({"drums": 2, "bass": 2, "vocals": 2, "instrumental": 2}, ["drums"], [{"drums", "bass"}]),
+        ({"vocals": 3, "drums": 3, "bass": 3}, ["vocals", "drums"], [{"vocals", "drums", "bass"}]),
+    ],
+)
+def test_pools_of_solos_are_validated_as_mixtures(tmp_path, given, targets, expected):
+    """Which sources can stand beside each other: nothing that an instrumental may hold is mixed with it."""
+    recipe = micro_recipe(pools(tmp_path, **given), targets=targets, data={"root": str(tmp_path)})
+    divided = split_tracks(scan(recipe.data, ("train", "valid")).usable(), targets, recipe.data)
+    mixed = [set(mix.stems) for mix in divided.held_out if set(mix.stems) & set(targets)]
+    assert [group for i, group in enumerate(mixed) if group not in mixed[:i]] == expected
+    trained = {track.name for track in divided.train}
+    for mix in divided.held_out:
+        assert not trained & set(mix.name.split(" + "))
+        whole = sum(read_stem(mix, stem) for stem in mix.stems)
+        assert torch.allclose(read_stem(mix, "mixture"), whole, atol=1e-6)
+        assert all(read_stem(mix, stem).abs().max() > 0.05 for stem in mix.stems)
+    assert "solos alone" in divided.solos.notes[0]
+
+
+def test_pools_that_give_no_validation(tmp_path):
+    recipe = micro_recipe(None, targets=["vocals"], data={"root": str(pools(tmp_path / "one", vocals=3))})
+    divided = split_tracks(scan(recipe.data, ("train", "valid")).usable(), ["vocals"], recipe.data)
+    assert divided.solos.notes == [
+        "no solos are held out that could be mixed with each other: validation means little."
+    ]
+    root = pools(tmp_path / "two", vocals=2, drums=2, instrumental=1)
+    recipe = micro_recipe(root, targets=["vocals", "drums"], data={"root": str(root)})
+    divided = split_tracks(scan(recipe.data, ("train", "valid")).usable(), ["vocals", "drums"], recipe.data)
+    assert {frozenset(mix.stems) for mix in divided.held_out} == {frozenset({"vocals", "drums"})}
+    other_rate = [replace(t, sample_rate_hz=44100) if "drums" in t.files else t for t in divided.train]
+    assert "validation means little" in split_tracks(other_rate, ["vocals"], recipe.data).solos.notes[0]
+
+
+def test_a_run_of_pools_is_validated(tmp_path):
+    root = pools(tmp_path / "pools", vocals=3, drums=3)
+    run, _ = train(micro_recipe(root, targets=["vocals", "drums"], data={"root": str(root)}))
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    values = [line["validation/usdr"] for line in lines if "validation/usdr" in line]
+    assert values
+    assert max(values) < 60  # of a stem alone it would be without bound, or that of silence
+
+
 def test_why_a_solos_target_is_not_validated(with_solos):
     recipe = micro_recipe(with_solos, targets=["vocals", "tabla"])
     tracks = scan(recipe.data, ("train", "valid")).usable()
