@@ -228,6 +228,52 @@ def stop_signals(
 
 
 @contextmanager
+def interrupted_by_signals(first: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within the block SIGTERM, and a terminal that is closed, raise `KeyboardInterrupt` after a call of ``first``."""
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        first()
+        raise KeyboardInterrupt
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        if before[number] != signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C, and other signals that Python code catches, wait for the end of the block; for what takes a moment.
+
+    Only the main thread gets signals: in others nothing has to wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
+            if number is not None and callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextmanager
 def children_may_end() -> Iterator[None]:
     """Within the block no child process that ends raises here: PyTorch's handler does, wherever the program is then."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():

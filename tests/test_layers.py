@@ -91,9 +91,11 @@ def test_these_load_no_torch(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_function_is_longer_than_60_lines(path):
+    """Without its signature and docstring: those of a command are the whole of its command line."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+            first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]
+            assert node.end_lineno - first.lineno < 60, f"{path.name}: {node.name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

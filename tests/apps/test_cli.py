@@ -3,16 +3,20 @@
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import soundfile
 
-from refined_bsrnn.apps.cli.main import _parse, main
+from refined_bsrnn.apps.cli.command_line import described, parameters
+from refined_bsrnn.apps.cli.main import COMMANDS, main, parse
+from refined_bsrnn.apps.texts import Time
 from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.runs.folder import RunFolder
 from refined_bsrnn.system import write_text
@@ -171,6 +175,55 @@ def test_command_lines_that_cannot_be_parsed(arguments, capsys):
         main(arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["separate", "a.wav", "--mdoel", "m"], "unrecognized arguments: --mdoel m. Did you mean '--model'?"),
+        (["heads", "lsit", "mtl"], "there is no command 'lsit'. Did you mean 'list'?"),
+        (["evaluate", "mtl", "--split", "tset"], "invalid choice: 'tset'"),
+        (["evaluate", "mtl", "--jobs", "two"], "invalid int value: 'two'"),
+        (["transfer", "--target", "bass"], "the following arguments are required: --base"),
+    ],
+)
+def test_a_misspelt_word_names_the_nearest_one(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def commands(found=COMMANDS, before=()):
+    for name, command in found.items():
+        command = command[1] if isinstance(command, tuple) else command
+        yield from [([*before, name], command)] if callable(command) else commands(command, (*before, name))
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), list(commands()), ids=lambda x: " ".join(x) if isinstance(x, list) else ""
+)
+def test_every_parameter_of_a_command_is_explained(words, command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--help"])
+    shown = capsys.readouterr().out
+    _, texts = described(command)
+    plain = {"head", "new", "name", "models", "network", "scheme"}  # say themselves what they are
+    for name, hint, _, is_option in parameters(command):
+        assert not is_option or texts[name][2], name
+        assert is_option or name in texts or name in plain, name
+        option = re.sub("_seconds$", "", name) if Time in (hint, *get_args(hint)) else name
+        assert not is_option or re.search(f"--(no-)?{option.strip('_').replace('_', '-')}", shown), name
+
+
+def test_a_default_is_said_and_used(capsys):
+    with pytest.raises(SystemExit):
+        main(["separate", "--help"])
+    assert "(default: separated)" in " ".join(capsys.readouterr().out.split())
+    _, values = parse(["separate", "a.wav", "--head", "a,b", "--head", "c", "--sum", "a+b,b+c", "--start", "1:30"])
+    options = values["options"]
+    assert (options.out, options.head, options.start_seconds) == (Path("separated"), ["a", "b", "c"], 90.0)
+    assert options.sum == [["a", "b"], ["b", "c"]]
+    assert values["shifts"] is None
+
+
 def test_a_tilde_in_an_option_is_the_home_folder(drums, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
@@ -271,9 +324,9 @@ def test_what_the_system_refuses_is_a_sentence(monkeypatch, capsys):
         (["train", "--resume", "m"], {"resume": "m", "recipe": None, "overrides": []}),
         (["train", "r", "a=1", "b=2"], {"recipe": "r", "overrides": ["a=1", "b=2"]}),
         (["check-data", "--jobs", "2", "r", "a=1"], {"data": "r", "overrides": ["a=1"]}),
-        (["heads", "list", "--json", "mtl"], {"action": "list", "run": "mtl", "json": True}),
+        (["heads", "list", "--json", "mtl"], {"run": "mtl", "json": True}),
     ],
 )
 def test_options_may_stand_before_what_they_are_for(arguments, expected):
-    args = vars(_parse(arguments))
+    _, args = parse(arguments)
     assert {key: args[key] for key in expected} == expected

@@ -20,8 +20,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refined_bsrnn.apps.cli.main import _seconds, main
+from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.apps.songs.stems import find_jobs
+from refined_bsrnn.apps.texts import seconds as read_seconds
 from refined_bsrnn.audio import read_audio, read_tags, write_audio
 from refined_bsrnn.errors import AudioError, RecipeError
 from refined_bsrnn.network.model import BSRNN
@@ -1046,13 +1047,13 @@ def test_a_folder_with_a_comma_is_one_run(song):
     [("90", 90), ("1:30", 90), ("0:01", 1), ("1:02:03.5", 3723.5), ("0.5", 0.5), ("00:00:01", 1), ("75:00", 4500)],
 )
 def test_times(text, seconds):
-    assert _seconds(text) == seconds
+    assert read_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["1:75", "1:2:3:4", "a", "1:-2", ":", "1.5:00", ""])
 def test_what_is_no_time(text):
     with pytest.raises(ArgumentTypeError, match="is no time; expected seconds, m:ss or h:mm:ss"):
-        _seconds(text)
+        read_seconds(text)
 
 
 def test_quality(mtl, song):

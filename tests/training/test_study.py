@@ -18,7 +18,8 @@ import torch
 import yaml
 from filelock import FileLock
 
-from refined_bsrnn.apps.cli.main import _terminated_as_interrupted, main, study_runs
+from refined_bsrnn.apps.cli.main import main
+from refined_bsrnn.apps.cli.training import study_runs
 from refined_bsrnn.errors import RecipeError, UserError
 from refined_bsrnn.network.info import describe, training_macs
 from refined_bsrnn.network.model import BSRNN, count_parameters
@@ -40,6 +41,7 @@ from refined_bsrnn.report.study import (
     spread,
 )
 from refined_bsrnn.runs.folder import load_state, read_tensors, tensors_sha256, write_tensors
+from refined_bsrnn.system import interrupted_by_signals
 from refined_bsrnn.training.study import (
     Processes,
     _environment,
@@ -442,7 +444,7 @@ def test_a_study_that_is_terminated_leaves_no_process_behind(tmp_path, sleeper):
     threading.Thread(target=when_asleep, daemon=True).start()
     processes = Processes()
     began = time.monotonic()
-    with ThreadPoolExecutor(1) as pool, _terminated_as_interrupted(processes.stop):  # as the command does it
+    with ThreadPoolExecutor(1) as pool, interrupted_by_signals(processes.stop):  # as the command does it
         work = pool.submit(processes.run, ["compare"], log, {})
         with pytest.raises(KeyboardInterrupt):
             work.result()

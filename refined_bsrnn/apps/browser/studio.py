@@ -17,7 +17,8 @@ from typing import Any
 from ...errors import AudioError, RecipeError, UserError
 from ...separation.separator import Separator, open_source, out_of_memory
 from ...temporary import owned_folder
-from ..songs.stems import Ensemble, Job, Result, Voice, Wanted, outputs, separate_song
+from ..songs.options import SeparationOptions
+from ..songs.stems import Ensemble, Job, Result, Voice, outputs, separate_song
 
 MAX_SONGS = 32  # on disk, and again as many waiting, over all users
 MAX_HEADS = 32  # added by users: they stay in memory
@@ -145,7 +146,7 @@ class Studio:
 
         voices = [Voice(self.label, name, (i,)) for i, name in enumerate(heads)]
         ensemble = Ensemble([(self.separator, heads)], voices)
-        wanted = Wanted(tuple(heads), residual=residual, out=song.folder, name="{track} - {head}")
+        wanted = SeparationOptions(tuple(heads), residual=residual, out=song.folder, name="{track} - {head}")
         try:
             with self.network:
                 song.result = separate_song(Job(path, song.track), ensemble, wanted, outputs(ensemble, wanted), on)

@@ -1,25 +1,20 @@
-"""Models by name on the command line: ``models list|show|...``, and the model of a command that names none."""
+"""Public models by name: list, show, pull, remove, say where one is; and the model of a command that names none."""
 
-import argparse
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RecipeError
+from ...errors import RecipeError, UserError
+from .command_line import print_json
 
 if TYPE_CHECKING:
     from ...runs.folder import RunFolder
     from ...separation.separator import Separator
 
 
-def models(args: argparse.Namespace) -> int:
-    """Public models by name: list them, show one, fetch, remove, say where one is."""
-    return ACTIONS[args.action](args)
-
-
-def _list(args: argparse.Namespace) -> int:
+def list_models(*, json: bool = False) -> None:
+    """All models: heads, size, licence, published score, whether they are here."""
     from rich.table import Table
 
     from ...console import console
@@ -27,9 +22,9 @@ def _list(args: argparse.Namespace) -> int:
     from ...runs.exchange.library import packaged_models, pulled
 
     entries = read_catalogue().entries.values()
-    if args.json:
-        print(json.dumps([_values(entry) for entry in entries]))
-        return 0
+    if json:
+        print_json([_values(entry) for entry in entries])
+        return
     table = Table("name", "heads", "size", "here", "licence of the weights", "published score")
     table.columns[0].no_wrap = True
     for run in packaged_models():
@@ -38,7 +33,6 @@ def _list(args: argparse.Namespace) -> int:
         here = "yes" if pulled(entry.name) else "no"
         table.add_row(entry.name, ", ".join(entry.targets), entry.size, here, entry.licence, entry.score)
     console.print(table)
-    return 0
 
 
 def _values(entry: Any) -> dict[str, Any]:
@@ -49,27 +43,28 @@ def _values(entry: Any) -> dict[str, Any]:
     return {**asdict(entry), "listed_in": str(entry.listed_in), "path": str(run.path) if run else None}
 
 
-def _show(args: argparse.Namespace) -> int:
+def show(name: str, *, json: bool = False) -> None:
+    """All that is known of one."""
     from ...runs.exchange.catalogue import read_catalogue
     from ...runs.exchange.library import introduction, packaged_models
 
     own = {run.name: run for run in packaged_models()}
-    if args.name in own and not args.json:
-        print(introduction(own[args.name]))
-        return 0
-    values = _values(read_catalogue().find(args.name))
-    if args.json:
-        print(json.dumps(values))
-        return 0
+    if name in own and not json:
+        print(introduction(own[name]))
+        return
+    entry = read_catalogue().find(name)
+    values = _values(entry)
+    if json:
+        print_json(values)
+        return
     for key, value in values.items():
         if key == "published" and value:
-            value = read_catalogue().find(args.name).score
+            value = entry.score
         if key in ("sha256", "md5") and value is None:
             continue
         print(f"{key}: {_words(value)}")
     if not values["sha256"] and not values["md5"]:
         print("checksum: none listed; a pull cannot verify the file and notes what it received")
-    return 0
 
 
 def _words(value: Any) -> str:
@@ -78,74 +73,42 @@ def _words(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list | tuple) else str(value)
 
 
-def _pull(args: argparse.Namespace) -> int:
+def pull(models: Sequence[str], *, offline: bool = False) -> None:
+    """Fetch, verify and convert them."""
     from ...console import say
     from ...runs.exchange.catalogue import BEST, read_catalogue
     from ...runs.exchange.library import pull, pulled
 
     catalogue = read_catalogue()
-    entries = [catalogue.best_for() if name == BEST else catalogue.find(name) for name in args.models]
+    entries = [catalogue.best_for() if name == BEST else catalogue.find(name) for name in models]
     for entry in dict.fromkeys(entry.name for entry in entries):  # a name that is unknown stops all of them
         if run := pulled(entry):
             say(f"{entry} is here already: {run.path}.")
             continue
-        pull(catalogue.find(entry), args.offline)
-    return 0
+        pull(catalogue.find(entry), offline)
 
 
-def _remove(args: argparse.Namespace) -> int:
+def remove(name: str) -> None:
+    """Delete one."""
     from ...console import say
     from ...runs.exchange.library import remove
 
-    say(f"Removed: {remove(args.name)}. Heads that were trained on it need it; `models pull {args.name}` puts it back.")
-    return 0
+    say(f"Removed: {remove(name)}. Heads that were trained on it need it; `models pull {name}` puts it back.")
 
 
-def _path(args: argparse.Namespace) -> int:
+def path(name: str) -> None:
+    """The folder of one that is here."""
     from ...runs.exchange.catalogue import read_catalogue
     from ...runs.exchange.library import pulled
 
-    run = pulled(args.name)
+    run = pulled(name)
     if run is None:
-        entry = read_catalogue().find(args.name)
+        entry = read_catalogue().find(name)
         raise RecipeError(f"{entry.name} is not on this machine. Fetch it: refined-bsrnn models pull {entry.name}")
     print(run.path)
-    return 0
 
 
-ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "list": _list,
-    "show": _show,
-    "pull": _pull,
-    "remove": _remove,
-    "path": _path,
-}
-
-
-def models_arguments(p: argparse.ArgumentParser) -> None:
-    """What stands behind ``models``."""
-    actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
-    texts = {
-        "list": "all models: heads, size, licence, published score, whether they are here",
-        "show": "all that is known of one",
-        "pull": "fetch, verify and convert them",
-        "remove": "delete one",
-        "path": "the folder of one that is here",
-    }
-    for name, text in texts.items():
-        a = actions.add_parser(name, help=text, description=text)
-        a.set_defaults(function=models, command="models", action=name)
-        if name == "pull":
-            a.add_argument("models", nargs="+", metavar="NAME")
-            offline_argument(a)
-        elif name != "list":
-            a.add_argument("name", metavar="NAME")
-        if name in ("list", "show"):
-            a.add_argument("--json", action="store_true", help="results for programs on standard output")
-
-
-def offline_argument(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--offline", action="store_true", help="fetch nothing; say what to run instead")
+COMMANDS = {"list": list_models, "show": show, "pull": pull, "remove": remove, "path": path}
 
 
 # --- the model of a command -------------------------------------------------------------------------------------------
@@ -173,7 +136,6 @@ def chosen_models(
 
 def learnt_on(run: "RunFolder", root: str) -> "list[tuple[RunFolder, list[str]]]":
     """The runs in ``root`` with heads that were learnt on a run's frozen backbone, and those heads."""
-    from ...errors import UserError
     from ...runs.folder import RunFolder, backbone_file, read_metadata
 
     digest, found = read_metadata(backbone_file(run)).get("sha256"), []
@@ -192,8 +154,6 @@ def learnt_on(run: "RunFolder", root: str) -> "list[tuple[RunFolder, list[str]]]
 
 def add_learnt(separator: "Separator", run: "RunFolder", root: str) -> list[str]:
     """Attach the heads that were learnt on a run to a separator of it; returns what to say about each."""
-    from ...errors import UserError
-
     lines = []
     for other, names in learnt_on(run, root):
         for name in names:

@@ -9,17 +9,14 @@ import errno
 import math
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
-from string import Formatter
 from typing import Any, BinaryIO, cast
 
 import torch
@@ -45,96 +42,16 @@ from ...separation.separator import (
     read_blocks,
 )
 from ...separation.wiener import wiener
-from ...system import unwritable
+from ...system import uninterrupted, unwritable
 from ...temporary import KEPT, clear_unowned, owned_folder, place_new, place_over
 from .inputs import Job, find_jobs
+from .options import SeparationOptions
 
-__all__ = ["Ensemble", "Job", "Output", "Result", "Voice", "Wanted", "find_jobs", "load_voices", "separate_all"]
-CLIPS = ("auto", "rescale", "clamp", "none")
+__all__ = ["Ensemble", "Job", "Output", "Result", "Voice", "find_jobs", "load_voices", "separate_all"]
 TAKEN = "is there already. Take another --out or --name, or --overwrite it, or --skip-existing."
 HIDDEN = ".stems-"  # begins the names of the folders in which stems are made
 WIENER_SECONDS = 6.0  # how long a piece the filter is fitted to
 WIENER_WINDOW_SECONDS = 0.093
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to become of every song."""
-
-    heads: tuple[str, ...] | None = None  # None: all
-    residual: bool = False
-    accompaniment: bool = False
-    sums: tuple[tuple[str, ...], ...] = ()
-    only_sums: bool = False  # the heads are needed for them alone
-    wiener: int = 0  # iterations
-    start_seconds: float = 0.0
-    duration_seconds: float | None = None
-    out: Path = Path("separated")
-    name: str = "{model}/{track}/{head}"
-    format: str | None = None  # None: the input's where it is lossless, else wav
-    bits: str | None = None
-    clip: str = "auto"
-    overwrite: bool = False
-    stream: int | None = None  # of the audio streams of a video; None: the one marked as default
-    strict: bool = False  # refuse what is damaged
-    skip_existing: bool = False
-    quality: float | None = None  # of mp3 and ogg, 0 to 10; None: the coder's own
-
-    @property
-    def compression(self) -> float | None:
-        """libsndfile's level for that quality."""
-        return None if self.quality is None else min(1 - self.quality / 10, 0.99)  # 1 is one that mp3 has not
-
-    @property
-    def needed(self) -> list[str] | None:
-        """The heads that must run, None for all."""
-        if self.heads is None and not self.only_sums:
-            return None
-        return list(dict.fromkeys([*(self.heads or ()), *(name for names in self.sums for name in names)]))
-
-    def check(self) -> None:
-        """`RecipeError` for what cannot be had, before anything is loaded."""
-        if self.format is not None and self.format not in SUBTYPES:
-            raise RecipeError(f"format {self.format!r} is unknown; expected one of {', '.join(SUBTYPES)}.")
-        known = SUBTYPES[self.format] if self.format else SUBTYPES["wav"]
-        if self.bits is not None and self.bits not in known:
-            possible = ", ".join(bits for bits in known if bits) or "none: its coding is lossy"
-            raise RecipeError(f"{self.format or 'wav'} with bits {self.bits!r} is not possible; expected {possible}.")
-        if self.quality is not None and not 0 <= self.quality <= 10:
-            raise RecipeError(f"quality {self.quality:g}; expected 0 (smallest files) to 10 (best).")
-        if self.quality is not None and self.format not in ("mp3", "ogg"):
-            raise RecipeError("--quality is that of lossy files; it requires --format mp3 or ogg.")
-        if self.overwrite and self.skip_existing:
-            raise RecipeError("--overwrite and --skip-existing exclude each other; leave out one of them.")
-        if str(self.out) == "-":
-            raise RecipeError("--out is '-'; expected a folder: several stems do not fit into standard output.")
-        as_samples(1, self.start_seconds, self.duration_seconds)
-        if self.clip not in CLIPS:
-            raise RecipeError(f"clip {self.clip!r} is unknown; expected one of {', '.join(CLIPS)}.")
-        if self.stream is not None and self.stream < 0:
-            raise RecipeError(f"stream {self.stream}; expected the number of an audio stream, from 0 on.")
-        if self.wiener < 0:
-            raise RecipeError(f"wiener {self.wiener}; expected a number of iterations, at least 1, or 0 for none.")
-        if self.heads is not None and not self.heads:
-            raise RecipeError("no heads are chosen; expected their names, or all.")
-        for names in self.sums:
-            if len(names) < 2 or len(set(names)) < len(names):
-                raise RecipeError(f"the sum {'+'.join(names)!r} cannot be made; expected two heads or more, each once.")
-        if not fits_as_name(self.name):
-            raise RecipeError(
-                f"the name {self.name!r} cannot be used; expected a pattern of {{model}}, {{track}} and {{head}}."
-            )
-
-
-def fits_as_name(pattern: str) -> bool:
-    """Whether a name can be made of it: no fields but model, track and head, and something behind the last slash."""
-    try:
-        fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
-        if not fields <= {"model", "track", "head"}:
-            return False
-        return pattern.format(model="m", track="t", head="h").rpartition("/")[2].strip(".") != ""
-    except ValueError:
-        return False
 
 
 # --- which heads of which runs ----------------------------------------------------------------------------------------
@@ -271,7 +188,7 @@ class Output:
     residual: bool = False
 
 
-def outputs(ensemble: Ensemble, wanted: Wanted) -> list[Output]:
+def outputs(ensemble: Ensemble, wanted: SeparationOptions) -> list[Output]:
     """Every file of a song: heads, sums, accompaniments, residuals (the mixture without all heads in any of these).
 
     Raises `RecipeError` for a sum of heads that no group has.
@@ -280,7 +197,7 @@ def outputs(ensemble: Ensemble, wanted: Wanted) -> list[Output]:
     written = () if wanted.only_sums else wanted.heads
     chosen = [i for i, voice in enumerate(voices) if written is None or voice.head in written]
     result = [Output(voices[i].model, voices[i].head, 0.0, {i: 1.0}) for i in chosen]
-    for names in wanted.sums:
+    for names in wanted.sum:
         places = [{voices[i].head: i for i in group if voices[i].head in names} for group in groups]
         places = [found for found in places if set(found) == set(names)]
         if not places:
@@ -304,7 +221,10 @@ def _model(voices: Sequence[Voice], chosen: Sequence[int]) -> str:
 
 
 def estimate(
-    ensemble: Ensemble, source: Source, wanted: Wanted, of: Callable[..., Iterator[Tensor]] = Separator.estimates
+    ensemble: Ensemble,
+    source: Source,
+    wanted: SeparationOptions,
+    of: Callable[..., Iterator[Tensor]] = Separator.estimates,
 ) -> Iterator[Tensor]:
     """Blocks (1 + voices, C, n) of a source: the mixture, then every voice. ``of``: how a separator estimates."""
     mixture, *copies = tee(source.blocks(), 1 + len(ensemble.passes))
@@ -337,7 +257,7 @@ def filtered(blocks: Iterator[Tensor], ensemble: Ensemble, source: Source, itera
     return overlap_add((block.flatten(0, 1) for block in blocks), chunk, chunk // 4, run, Batch(1, grows=False))
 
 
-def subtype_for(path: Path | None, wanted: Wanted) -> tuple[str, str]:
+def subtype_for(path: Path | None, wanted: SeparationOptions) -> tuple[str, str]:
     """(suffix, libsndfile's subtype) for the stems of an input: as asked for, else the input's where it is lossless."""
     bits, format_ = None, ""
     if path is not None:
@@ -442,7 +362,7 @@ def summary(results: Sequence[Result]) -> str:
 def separate_song(
     job: Job,
     ensemble: Ensemble,
-    wanted: Wanted,
+    wanted: SeparationOptions,
     parts: Sequence[Output],
     progress: Progress = lambda share: None,
     of: Callable[..., Iterator[Tensor]] = Separator.estimates,
@@ -495,7 +415,9 @@ def _read(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
         raise AudioError(f"it cannot be read: {error.strerror or error}.") from error
 
 
-def _check_places(paths: Sequence[Path], job: Job, wanted: Wanted, inputs: Collection[tuple[int, int] | None]) -> None:
+def _check_places(
+    paths: Sequence[Path], job: Job, wanted: SeparationOptions, inputs: Collection[tuple[int, int] | None]
+) -> None:
     """`AudioError` for a place where something is that is not to be replaced."""
     for path in paths:
         there = file_id(path)
@@ -529,29 +451,6 @@ def _no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C, and other signals that Python code catches, wait for the end of the block; for what takes a moment.
-
-    Only the main thread gets signals: in others nothing has to wait.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before: dict[int, Any] = {}
-    try:
-        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
-            if number is not None and callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, lambda number, frame: came.append(number))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
-
-
 def file_id(path: Path) -> tuple[int, int] | None:
     """What a file is known by under all its names; None where there is none."""
     try:
@@ -561,7 +460,7 @@ def file_id(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _path(part: Output, track: str, wanted: Wanted, suffix: str) -> Path:
+def _path(part: Output, track: str, wanted: SeparationOptions, suffix: str) -> Path:
     name = wanted.name.format(model=part.model, track=track, head=part.name)
     return wanted.out / f"{name}.{suffix}"
 
@@ -584,7 +483,7 @@ class _Stems:
         source: Source,
         subtype: str,
         tags: Mapping[str, str],
-        wanted: Wanted,
+        wanted: SeparationOptions,
     ):
         self.parts, self.source, self.subtype, self.wanted = parts, source, subtype, wanted
         self.paths, self.tags = paths, {**tags, "software": f"refined-bsrnn {__version__}"}
@@ -745,7 +644,7 @@ def _standard_input() -> BinaryIO:
 def separate_all(
     jobs: Sequence[Job],
     ensemble: Ensemble,
-    wanted: Wanted,
+    wanted: SeparationOptions,
     bar: Callable[[str, float | None], Any],
     of: Callable[..., Iterator[Tensor]] | None = None,
 ) -> Iterator[Result]:
@@ -794,14 +693,14 @@ def reason(error: Exception) -> str:
     return f"it cannot be separated ({type(error).__name__}: {first}). Try --device cpu without --precision."
 
 
-def _open(path: Path, wanted: Wanted) -> Source:
+def _open(path: Path, wanted: SeparationOptions) -> Source:
     return open_source(path, 0, wanted.start_seconds, wanted.duration_seconds, wanted.stream, wanted.strict)
 
 
 PIECES_PER_SECOND = 50  # that a stream is taken in: live blocks do not wait for more
 
 
-def _as_it_comes(job: Job, wanted: Wanted) -> Source:
+def _as_it_comes(job: Job, wanted: SeparationOptions) -> Source:
     """A file, or standard input or a pipe that is read once and never waited for."""
     if job.path is not None and not job.path.is_fifo():
         return _open(job.path, wanted)
@@ -822,7 +721,7 @@ def _as_it_comes(job: Job, wanted: Wanted) -> Source:
 def _one(
     job: Job,
     ensemble: Ensemble,
-    wanted: Wanted,
+    wanted: SeparationOptions,
     parts: Sequence[Output],
     bar: Any,
     text: str,
