@@ -154,13 +154,15 @@ def evaluate(
     split: str = "test",
     device: str = "auto",
     with_museval: bool = False,
+    out: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Score every track of the split, write ``results.json`` into the run's folder and return it.
+    """Score every track of the split, write ``results.json`` into ``out`` (default: the run's folder) and return it.
 
-    ``options``: further fields of `Options`. Under ``accelerate launch`` each process takes a share of the tracks and
-    all of them return the results. Raises `DataError` where no track of the split has any of the run's targets, for
-    audio that does not fit together and for estimates that hold NaN.
+    Only in the run's own folder the scores are noted in the heads' files, too. ``options``: further fields of
+    `Options`. Under ``accelerate launch`` each process takes a share of the tracks and all of them return the results.
+    Raises `DataError` where no track of the split has any of the run's targets, for audio that does not fit together
+    and for estimates that hold NaN.
     """
     chosen = Options(split=split, with_museval=with_museval or bool(options.get("museval_json")), **options)
     recipe = run.load_recipe()
@@ -174,9 +176,9 @@ def evaluate(
             say(found.notes[-1])
         tracks = tracks_to_score(model.targets, listed, found.sources, chosen)
         estimates = NetworkEstimates(model, own_device)
-        job = Job(run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
+        job = Job(out or run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
         results = _evaluate(job, facts, rank, n_processes, meet)
-        if rank == 0 and not chosen.partial:
+        if rank == 0 and not chosen.partial and out is None:
             note_scores(run, results)
         return results
 

@@ -26,7 +26,7 @@ from refined_bsrnn.runs.exchange.library import pull, pulled
 from refined_bsrnn.runs.folder import RunFolder, load_model, save_weights
 from refined_bsrnn.runs.heads import note_in_head, verify
 from refined_bsrnn.system import write_text
-from tests.conftest import micro_recipe
+from tests.conftest import micro_recipe, write_songs
 from tests.helpers.file_server import Served, file_server
 from tests.helpers.roformers import config_of, published, tensors_of, write
 
@@ -88,6 +88,41 @@ def test_a_pulled_model_is_a_run_that_computes_what_was_published(listed, capfd)
     assert about["licence"] == "MIT, as its author says"
     assert [file["verified"] for file in about["files"]] == [["size", "sha256"], []]
     assert run.load_recipe().run.root == "runs"  # what is made from it does not go into the cache
+
+
+def test_a_model_by_name_is_evaluated_described_and_exported(listed, tmp_path, monkeypatch, capfd):
+    """Its results go beside one's own runs: the cache stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    songs = write_songs(tmp_path / "songs", train=1, test=1)
+    assert main(["info", NAME, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["parameters"] > 1000
+    before = {name: (library.library_folder() / name).read_bytes() for name in kept() if name.endswith("safetensors")}
+    assert main(["evaluate", NAME, "--data", str(songs), "--quick", "--json"]) == 0
+    assert set(json.loads(capfd.readouterr().out)) >= {"vocals"}
+    [results] = Path("runs", NAME).glob("*.json")
+    assert json.loads(results.read_text())["run"] == NAME
+    assert main(["evaluate", NAME, "--data", str(songs), "--out", "mine", "--no-excerpts"]) == 0
+    assert main(["report", "mine"]) == 0
+    assert NAME in capfd.readouterr().out
+    assert main(["export-onnx", NAME, "--out", "net.pt2", "--head", "vocals"]) == 0
+    assert Path("net.pt2").stat().st_size > 1000
+    assert before == {name: (library.library_folder() / name).read_bytes() for name in before}
+
+
+def test_a_recipe_comes_before_a_model_of_its_name(listed, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "micro", "--json"]) == 0
+    recipe = json.loads(capfd.readouterr().out)
+    monkeypatch.setattr(library, "PACKAGED", tmp_path / "models")
+    other = micro_recipe(None)
+    save_weights(RunFolder(tmp_path / "models" / "micro"), BSRNN.from_recipe(other))
+    write_text(tmp_path / "models" / "micro" / "recipe.yaml", dump_recipe(other))
+    assert main(["info", "micro", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == recipe
+    assert main(["info", str(tmp_path / "models" / "micro"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) != recipe
+    assert main(["info", "mikro"]) == 2
+    assert "there is no recipe 'mikro'" in capfd.readouterr().err
 
 
 def test_nothing_but_the_run_is_kept(listed, capfd):

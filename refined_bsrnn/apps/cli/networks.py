@@ -41,40 +41,61 @@ def export_onnx(
     head: Sequence[str] | None = None,
     overwrite: bool = False,
     root: Place | None = None,
+    offline: bool = False,
 ) -> None:
     """Write the network between STFT and iSTFT as ONNX (.onnx) or torch.export (.pt2) for other runtimes.
 
     Args:
+        run (RUN): a run's name or folder, or a model's name (see models list)
         out (FILE): ends in .onnx or .pt2
         head (NAME): heads to export (default: all)
         overwrite: replace a file that is there
     """
     from ...console import say
     from ...runs.exchange.export import export_core
-    from ...runs.folder import find_run, load_model
+    from ...runs.exchange.hub import find_model
+    from ...runs.folder import load_model
 
-    model = load_model(find_run(run, **given(root=root)))
+    model = load_model(find_model(run, **given(root=root), local_files_only=offline))
     say(f"Written: {export_core(model, out, None if head == ['all'] else head, overwrite, say)}")
 
 
-def info(network: str, overrides: Sequence[str] = (), *, root: Place | None = None, json: bool = False) -> None:
+def info(
+    network: str,
+    overrides: Sequence[str] = (),
+    *,
+    root: Place | None = None,
+    offline: bool = False,
+    json: bool = False,
+) -> None:
     """Show what a network is made of: shapes, parameters, multiply-accumulates.
 
     Args:
-        network (RECIPE|RUN): a recipe or a run
+        network (RECIPE|RUN): a recipe, a run or a model; of one name: the run before the recipe before the model
     """
     from ...console import console
     from ...network.info import describe, describe_network
     from ...recipe import RunSpec, find_recipe, load_recipe
     from ...report.network_table import network_table
+    from ...runs.exchange.hub import find_model
+    from ...runs.exchange.library import is_model
     from ...runs.folder import find_run, load_model
 
     places = (Path(network), Path(root or RunSpec.root) / network)
     run = find_run(network, **given(root=root)) if any((path / "recipe.yaml").is_file() for path in places) else None
+    recipe = run.recipe if run else None
+    if recipe is None:
+        try:
+            recipe = find_recipe(network)
+        except RecipeError:
+            if not is_model(network):
+                raise
+            run = find_model(network, **given(root=root), local_files_only=offline)
+            recipe = run.recipe
     if run and run.head_names() and not overrides:  # with the heads that it has by now
         found = describe_network(load_model(run))
     else:
-        found = describe(load_recipe(run.recipe if run else find_recipe(network), overrides))
+        found = describe(load_recipe(recipe, overrides))
     if json:
         print_json(found.values())
     else:

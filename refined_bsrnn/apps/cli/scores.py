@@ -25,13 +25,16 @@ def evaluate(
     jobs: int | None = None,
     define: Texts = (),
     excerpts: bool = True,
+    out: Path | None = None,
     device: str | None = None,
     root: Place | None = None,
+    offline: bool = False,
     json: bool = False,
 ) -> None:
     """Score a run's heads, or estimates in a folder, on whole tracks. An interrupted evaluation is continued.
 
     Args:
+        run (RUN): a run's name or folder, or a model's name (see models list)
         estimates (DIR): score DIR/<track>/<target>.wav instead of a run
         data (ROOT): another data root than the run's
         split: the songs to score (default: test)
@@ -43,11 +46,13 @@ def evaluate(
         jobs (N): processes for museval (default: 1)
         define (NAME=STEM+STEM): score NAME on these stems
         excerpts: keep no audio for the report to play
+        out (DIR): where results.json goes (default: into the run; for a model by name: runs/MODEL)
     """
     from ...console import console, is_main, say
     from ...evaluation import evaluate as evaluation
     from ...report.write import report
-    from ...runs.folder import find_run
+    from ...runs.exchange.hub import find_model
+    from ...runs.exchange.library import results_folder
 
     if (run is None) == (estimates is None):
         raise RecipeError("expected a run to evaluate, or --estimates DIR.")
@@ -63,10 +68,14 @@ def evaluate(
     }
     if run is None:
         assert estimates is not None
+        if out:
+            raise RecipeError("--out is for runs; results of --estimates DIR are written there.")
         folder, results = estimates, evaluation.evaluate_estimates(estimates, data, **options)
     else:
-        found = find_run(run, **given(root=root))
-        folder, results = found.path, evaluation.evaluate(found, data, **given(device=device), **options)
+        found = find_model(run, **given(root=root), local_files_only=offline)
+        out = out or results_folder(found, **given(root=root))
+        folder = out or found.path
+        results = evaluation.evaluate(found, data, out=out, **given(device=device), **options)
     if is_main():
         path = evaluation.results_path(folder, bool(results["partial"]))
         if json:
@@ -96,13 +105,15 @@ def report(
         wandb: send tables and figures to wandb too
     """
     from ...console import console, say
+    from ...recipe import RunSpec
     from ...report.write import report
     from ...runs.folder import find_run
 
     def folder(name: str) -> Path:
-        path = Path(name)
-        is_result = path.suffix == ".json" or (path / "results.json").is_file()
-        return path if is_result else find_run(name, **given(root=root)).path
+        for path in (Path(name), Path(root or RunSpec.root) / name):
+            if path.suffix == ".json" or (path / "results.json").is_file():
+                return path
+        return find_run(name, **given(root=root)).path
 
     if wandb and not out:
         raise RecipeError("--wandb sends what is written; say where: --out DIR.")

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from ...console import say
 from ...errors import CheckpointError, RecipeError, UserError
@@ -63,6 +64,18 @@ def pulled(name: str) -> RunFolder | None:
         if re.fullmatch(NAME, name) and os.path.isfile(folder / name / "recipe.yaml"):  # noqa: PTH113 (any length)
             return RunFolder(folder / name)
     return None
+
+
+def is_model(name: str) -> bool:
+    """Whether a model is called so: in the package, pulled, or in a catalogue."""
+    return name == BEST or pulled(name) is not None or name in read_catalogue().entries
+
+
+def results_folder(run: RunFolder, root: str = ROOT) -> Path | None:
+    """Where an evaluation's results go: None for the run's own folder; a shared model is not written into."""
+    places = (PACKAGED, library_folder(), Path(HF_HUB_CACHE))
+    shared = any(run.path.resolve().is_relative_to(place.resolve()) for place in places)
+    return Path(root) / run.name if shared else None
 
 
 def introduction(run: RunFolder, heads: Collection[str] | None = None) -> str:
