@@ -10,8 +10,8 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Row:
     device: str
     n_test_tracks: int
     forgetting: list[float]  # dB, change of the base's own heads, mean over them
+    macs: list[float] = field(default_factory=list)  # multiply-accumulates of training; empty where not known
+    kwh: list[float] = field(default_factory=list)  # energy of training; empty where not measured
 
 
 def collect(runs: Sequence[StudyRun]) -> list[Row]:
@@ -100,6 +102,8 @@ def _row(label: str, runs: Sequence[StudyRun], results: Sequence[Mapping[str, An
         audio_hours=round(hours, 3),
         seconds=[_training_seconds(fact) for fact in facts],
         base_seconds=[_training_seconds(fact) for fact in bases],
+        macs=_all_known(_training_macs(run, fact) for run, fact in zip(runs, facts, strict=True)),
+        kwh=_all_known(_training_kwh(fact) for fact in facts),
         device=facts[0]["device"],
         n_test_tracks=summaries[0]["n_tracks"],
         forgetting=[read_json(file)["mean"] for run in runs if (file := run.folder / "forgetting.json").exists()],
@@ -114,6 +118,24 @@ def _score(summary: Mapping[str, Any], metric: str, statistic: str) -> float:
 
 def _training_seconds(provenance: Mapping[str, Any]) -> float:
     return round(provenance["seconds"] - provenance.get("validation_seconds", 0.0), 1)
+
+
+def _training_macs(run: StudyRun, provenance: Mapping[str, Any]) -> float | None:
+    if run.macs is None:
+        return None
+    before, each = run.macs
+    return float(before + provenance["steps_done"] * each)
+
+
+def _training_kwh(provenance: Mapping[str, Any]) -> float | None:
+    """The sum over all starts of the training; what was done with the run later is not in it."""
+    measured = [entry["kwh"] for entry in provenance.get("energy", []) if entry["what"] in ("train", "transfer")]
+    return sum(measured) if measured else None
+
+
+def _all_known(values: Iterable[float | None]) -> list[float]:
+    found = list(values)
+    return [] if None in found else [value for value in found if value is not None]
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -155,6 +177,8 @@ COLUMNS = (
     Column("audio hours", "audio_hours", ".2f"),
     Column("training time, s", lambda row: spread(row["seconds"], 0), ">"),
     Column("share of the base's time", lambda row: percent(row["seconds"], row["base_seconds"]), ">"),
+    Column("multiply-accumulates, 10¹²", lambda row: spread([macs / 1e12 for macs in row["macs"]]), ">"),
+    Column("energy, kWh", lambda row: spread(row["kwh"], 4), ">"),
     Column("forgetting, dB", lambda row: spread(row["forgetting"]), ">"),
 )
 
@@ -164,8 +188,10 @@ def _frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """A line per target of every label."""
-    return Table(_frame(rows), COLUMNS, literal=True)
+    """A line per target of every label; without the columns of costs that are not known of any run."""
+    unknown = {"multiply-accumulates, 10¹²": "macs", "energy, kWh": "kwh"}
+    columns = [c for c in COLUMNS if c.title not in unknown or any(getattr(row, unknown[c.title]) for row in rows)]
+    return Table(_frame(rows), columns, literal=True)
 
 
 def _of_full(text: Callable[[Record], str]) -> Callable[[Record], str]:

@@ -74,6 +74,8 @@ class Trainer:
         self.best = Best(recipe, run, self.learner, self.description, is_main)
         old = provenance_of(run) if resume else {}
         changes = differences(self.state.loaded_recipe or recipe_values(recipe), recipe_values(recipe))
+        if old.get("processes", accelerator.num_processes) != accelerator.num_processes:
+            changes["processes"] = (old["processes"], accelerator.num_processes)
         for key, (before, now) in changes.items():
             say(f"From step {self.progress.step} on: {key} is {now!r}, it was {before!r}.")
         provenance = self.description.provenance(self.progress, old, changes)

@@ -39,6 +39,7 @@ from refined_bsrnn.report.study import (
     plot_songs,
     report_study,
     spread,
+    table,
 )
 from refined_bsrnn.runs.folder import load_state, read_tensors, tensors_sha256, write_tensors
 from refined_bsrnn.system import interrupted_by_signals
@@ -149,9 +150,9 @@ def test_a_study_runs_to_its_end_resumes_and_reports_what_the_results_say(write,
         assert rows[run.label]["csdr"][run.recipe.train.seed] == result["csdr"]["median"]
     assert rows["drums-to-bass"]["forgetting"] == [0.0, 0.0]
     assert rows["drums"]["audio_hours"] == round(2 * 2 * 0.25 / 3600, 3)
-    table = markdown(study, collect(study_runs(runs)))
+    text = markdown(study, collect(study_runs(runs)))
     values = rows["drums-to-bass"]["usdr"]
-    assert f"| {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} |" in table
+    assert f"| {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} |" in text
     assert {p.name for p in out.iterdir()} == {
         *("study.json", "study.md", "study.csv"),
         *(
@@ -162,6 +163,24 @@ def test_a_study_runs_to_its_end_resumes_and_reports_what_the_results_say(write,
     }
     lines = (out / "study.csv").read_text().splitlines()
     assert len(lines) == 1 + len(runs)
+    check_costs_stand_in_the_table_where_they_are_known(study_runs(runs)[0])
+
+
+def check_costs_stand_in_the_table_where_they_are_known(run):
+    """Two starts of a training add up; what a separation took is not the training's."""
+    file = run.folder / "provenance.json"
+    provenance = json.loads(file.read_text())
+    n = 1 + provenance["steps_done"]
+    energy = [{"what": "train", "kwh": 0.25}, {"what": "train", "kwh": 0.5}, {"what": "separate", "kwh": 9.0}]
+    plain = table(collect([replace(run, macs=None)])).markdown
+    file.write_text(json.dumps({**provenance, "energy": energy}))
+    [row] = collect([replace(run, macs=(10**12, 10**12))])
+    assert (row.kwh, row.macs) == ([0.75], [1e12 * n])
+    lines = table([row]).markdown.splitlines()
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (lines[0], lines[2])), strict=True))
+    assert (cells["energy, kWh"], cells["multiply-accumulates, 10¹²"]) == ("0.7500", f"{n:.2f}")
+    assert "kWh" not in plain
+    assert "10¹²" not in plain
 
 
 def test_a_run_that_was_cut_off_is_continued(write):

@@ -664,8 +664,14 @@ def test_two_processes_give_the_loss_curves_of_one(songs, tmp_path):
         recipe = make_recipe(micro_values(root, train=train_values, loss=loss))
         (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe))
         alone[name], _ = train(named(recipe, f"{name}-alone"))
-    said = in_two_processes(*(["train", f"{name}.yaml", f"run.name={name}-two"] for name in cases))
-    assert said.count("parameters train") == len(cases)
+    half, _ = train(named(load_recipe(tmp_path / "plain.yaml"), "plain-half"), watch=interrupt_at(6))
+    trainings = [["train", f"{name}.yaml", f"run.name={name}-two"] for name in cases]
+    said = in_two_processes(*trainings, ["train", "--resume", str(half.path)])
+    assert said.count("parameters train") == len(cases) + 1
+    assert "From step 7 on: processes is 2, it was 1." in said
+    assert losses(half) == pytest.approx(losses(alone["plain"]), abs=1e-5)
+    provenance = json.loads(half.provenance.read_text())
+    assert (provenance["processes"], provenance["history"][-1]["changed"]) == (2, {"processes": [1, 2]})
     for name, one in alone.items():
         two = RunFolder(Path("runs") / f"{name}-two")
         assert losses(two) == pytest.approx(losses(one), abs=1e-5)
