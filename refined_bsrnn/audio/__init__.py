@@ -13,7 +13,7 @@ from functools import lru_cache
 from mmap import ACCESS_READ, mmap
 from os import SEEK_END, PathLike, stat_result
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -35,7 +35,7 @@ from .convert import (
     stretch,
     through_codec,
 )
-from .ffmpeg import FfmpegReader, Pipe, has_jumps
+from .ffmpeg import FfmpegReader, Pipe, has_jumps, tag_size
 from .write import INTEGER_BITS, SUBTYPES, AudioWriter, id3, quantise, write_audio
 
 __all__ = [
@@ -227,6 +227,8 @@ def _look(path: Path, size: int, modified_ns: int) -> _Look:
         head = file.read(4)
         if head == b"OggS":
             return _look_at_ogg(path, file)
+        if head[:3] == b"ID3" and (place := _behind_id3(file)):
+            return _Look("chain", ((place, size, _trusted(path, place, size)),))
         if head[:3] == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):  # mp3 and its like
             return _Look("ffmpeg")
         file.seek(0)
@@ -236,7 +238,20 @@ def _look(path: Path, size: int, modified_ns: int) -> _Look:
                     return _look_at_flac(path, file, size, sound)
                 return _look_at_samples(path, file, size, sound)
         except (soundfile.LibsndfileError, TypeError):
-            return _Look("ffmpeg")
+            starts = _files_among_chunks(file, 0, size)  # libsndfile refuses some that have another file behind them
+            return _chain(path, starts, size) if len(starts) > 1 else _Look("ffmpeg")
+
+
+BEHIND_ID3 = rb"RIFF|RIFX|RF64|BW64|FORM|caff"
+FILE_BEGINNING = re.compile(rb"RIFF.{4}WAVE|RIFX.{4}WAVE|(?:RF64|BW64).{4}WAVE|FORM.{4}AIF[FC]", re.DOTALL)
+
+
+def _behind_id3(file: BinaryIO) -> int:
+    """Where a wav or its kin begins behind names and pictures that do not belong there; 0: none does."""
+    file.seek(0)
+    place = tag_size(file.read(10))
+    file.seek(place)
+    return place if re.match(BEHIND_ID3, file.read(4)) else 0
 
 
 def _look_at_ogg(path: Path, file: BinaryIO) -> _Look:
@@ -267,6 +282,8 @@ def _trusted(path: Path, start: int, stop: int) -> bool:
             with _SoundFile(window) as sound:
                 if sound.format == "FLAC":
                     return _has_its_end(sound)
+                if sound.format in SEEKS_EXACTLY:
+                    return bool(sound.frames)
                 if sound.format != "OGG" or not 1 <= sound.frames < UNKNOWN_FRAMES:
                     return False
         except (soundfile.LibsndfileError, TypeError):
@@ -375,6 +392,8 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
     if not width or stop - start != sound.frames * width:  # coded in blocks
         return _Look("whole" if sound.frames else "empty")
     announced = max(map(int, ANNOUNCED.findall(sound.extra_info)), default=-1)
+    if behind := _files_among_chunks(file, stop, size, "big" if sound.format == "AIFF" else "little"):
+        return _chain(path, [0, *behind], size)
     never_finished = f"{path} has a header that was never finished: all that follows it is read."
     if size - stop >= width and not _is_other(file, stop, size):
         endian = "BIG" if sound.format in BIG_ENDIAN and sound.endian != "LITTLE" else "LITTLE"
@@ -394,6 +413,23 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
         if len(places) > 4 and len(set(np.diff(places))) == 1:  # music may hold them by chance, not so regularly
             return _Look("coded")
     return look
+
+
+def _files_among_chunks(file: BinaryIO, place: int, size: int, order: Literal["big", "little"] = "little") -> list[int]:
+    """Where a wav or its kin begins among the chunks from a place on; ``order``: of the bytes of their lengths."""
+    found: list[int] = []
+    while (place := place + place % 2) + 12 <= size:
+        file.seek(place)
+        head = file.read(12)
+        if FILE_BEGINNING.match(head):
+            found.append(place)
+            order = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
+            place += 12
+        elif CHUNK.match(head):
+            place += 8 + int.from_bytes(head[4:8], order)
+        else:
+            break
+    return found
 
 
 def _is_other(file: BinaryIO, place: int, size: int) -> bool:

@@ -186,7 +186,8 @@ class FfmpegReader(AudioReader):
                 for samples in sound.push(frame, skipped, padding):
                     self.made += samples.shape[1]
                     yield samples
-        yield from self._silence(clock.owed, sound)
+        left = self.stated_end - self.made if self.stated_end and self.format == "flac" else clock.owed
+        yield from self._silence(min(clock.owed, left), sound)
         for samples in sound.uniform.finish():
             self.made += samples.shape[1]
             yield samples
@@ -278,7 +279,7 @@ class FfmpegReader(AudioReader):
         """What a packet holds but names and pictures, which also stand where one file ends and the next begins."""
         data = memoryview(packet)
         place = max(0, self.tags_end - packet.pos)
-        while size := _tag_size(bytes(data[place : place + 16])):
+        while size := tag_size(bytes(data[place : place + 16])):
             place += size
         if not place:
             return data
@@ -297,7 +298,7 @@ class FfmpegReader(AudioReader):
             data += self.again.read(SEARCHED_BYTES)
             left_out = max(0, data.find(head))
         self.place += left_out + packet.size
-        return max(0, left_out - _tag_size(data)) if self.made else 0
+        return max(0, left_out - tag_size(data)) if self.made else 0
 
     def _silence(self, n_samples: int, sound: "_Floats") -> Iterator[np.ndarray]:
         if n_samples < 1:
@@ -515,7 +516,7 @@ def _trimming(packet: Any) -> tuple[int, int]:
     return 0, 0
 
 
-def _tag_size(data: bytes) -> int:
+def tag_size(data: bytes) -> int:
     """How long the names and pictures are that begin here; 0 where none do."""
     if data[:3] == b"ID3" and len(data) >= 10:
         a, b, c, d = data[6:10]

@@ -281,10 +281,33 @@ def test_a_wav_without_samples_holds_none(tmp_path):
             read_audio(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("formats", ["WAV WAV", "WAV WAVEX WAV", "RF64 WAV", "AIFF AIFF", "WAV AIFF"])
+def test_wavs_one_behind_the_other(tmp_path, formats, tail):
+    pieces = formats.split()
+    chunk = {piece: b"LIST" + struct.pack("<I", 4) + b"INFO" for piece in pieces} | {"AIFF": b"ANNO\0\0\0\4INFO"}
+    (tmp_path / "a.wav").write_bytes(b"".join(bytes(pcm(piece)) + tail * chunk[piece] for piece in pieces))
+    alone = torch.from_numpy(noise().T.astype(np.float32))
+    assert torch.equal(everything(tmp_path / "a.wav"), torch.cat([alone] * len(pieces), dim=1))
+
+
+@pytest.mark.parametrize("format_", ["WAV", "AIFF", "RF64", "CAF"])
+def test_names_and_pictures_before_a_wav(tmp_path, format_):
+    assert all_of(tmp_path / "a.wav", id3(35) + bytes(35) + pcm(format_)) == ""
+
+
 def test_caf_whose_length_was_never_written(tmp_path):
     data = pcm("CAF")
     put(data, data.find(b"data") + 4, 2**64 - 1, 8)
     assert all_of(tmp_path / "a.caf", data) == ""
+
+
+def test_a_flac_cut_in_its_last_frame_is_no_longer_than_it_says(tmp_path):
+    soundfile.write(tmp_path / "a.flac", noise(), RATE)
+    (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:-3000])
+    samples, said = remarks(tmp_path / "a.flac")
+    assert samples.shape[1] == LENGTH
+    assert "to 3.00 s; silence is there instead" in said
 
 
 @pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "au", "flac"])
