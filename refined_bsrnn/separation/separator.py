@@ -152,8 +152,10 @@ class _Kept:
 
 def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
     """Where to begin and how many samples to take (None: all); `RecipeError` for what lies before the beginning."""
-    if not 0 <= start_seconds < float("inf") or not (duration_seconds is None or 0 < duration_seconds < float("inf")):
-        raise RecipeError(f"start {start_seconds} s, duration {duration_seconds} s; expected at least 0, more than 0.")
+    if not 0 <= start_seconds < float("inf"):
+        raise RecipeError(f"start {start_seconds:g} s; expected 0 or more.")
+    if duration_seconds is not None and not 0 < duration_seconds < float("inf"):
+        raise RecipeError(f"duration {duration_seconds:g} s; expected more than 0.")
     wanted = None if duration_seconds is None else max(1, round(min(duration_seconds * rate_hz, MOST_SAMPLES)))
     return round(min(start_seconds * rate_hz, MOST_SAMPLES)), wanted
 
