@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import RecipeError, pick
-from .recipe import bind_options
+from .schema import bind_options
 
 BinRange = tuple[int, int]
 Filterbank = npt.NDArray[np.float64]  # (K, F), not negative

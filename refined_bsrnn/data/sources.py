@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError, RecipeError, fits, pick, queried
-from ..recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec, bind_options
+from ..recipe import DATA_ROOT_VARIABLE, DataSpec, SourceSpec
+from ..schema import bind_options
 from ..system import expand_home
 from .layouts.builtin import BUILTIN_STEMS
 from .layouts.folder import FOLDER

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ..bands import BinRange
 from ..errors import RecipeError, pick
-from ..recipe import BackboneSpec, bind_options
+from ..recipe import BackboneSpec
+from ..schema import bind_options
 from .blocks import BLOCKS, CAUSAL_NORMS, Norm, fold, make_norm
 
 

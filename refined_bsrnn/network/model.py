@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..bands import band_split
 from ..errors import AudioError, CheckpointError, RecipeError, UserError, nearest, pick
-from ..recipe import HeadSpec, Recipe, bind_options
+from ..recipe import HeadSpec, Recipe
+from ..schema import bind_options
 from .backbone import Backbone
 from .heads import HEADS, Head, estimate
 from .lora import Adapter, Adapters

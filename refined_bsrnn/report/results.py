@@ -13,23 +13,8 @@ from typing import Any
 import pandas as pd
 
 from ..errors import UserError, nearest
-
-RESULTS_FORMAT = 2
-
-# What a results file must hold for the table to be made; whatever else is missing becomes a dash.
-NEEDED: dict[str, type] = {
-    "run": str,
-    "kind": str,
-    "split": str,
-    "data": dict,
-    "n_tracks": int,
-    "targets": list,
-    "model": dict,
-    "training": dict,
-    "protocol": dict,
-    "tracks": list,
-    "summary": dict,
-}
+from ..schema import RESULTS_FORMAT, Results, check_document
+from ..system import read_json
 
 
 @dataclass(frozen=True)
@@ -95,10 +80,7 @@ def _runs_in(folder: Path) -> list[str]:
 
 
 def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} cannot be read ({problem}); evaluate the run again.") from None
+    results = read_json(path)
     if not isinstance(results, dict) or not isinstance(results.get("format"), int):
         raise UserError(f"{path} is not an evaluation of this program: it has no format number.")
     if results["format"] > RESULTS_FORMAT:
@@ -106,19 +88,7 @@ def _read_results(path: Path) -> dict[str, Any]:
             f"{path} has format {results['format']}; this version reads up to {RESULTS_FORMAT}. "
             "Update refined_bsrnn or evaluate the run again."
         )
-    for key, kind in NEEDED.items():
-        if not isinstance(results.get(key), kind):
-            found = f"is {results[key]!r:.40}" if key in results else "is missing"
-            raise UserError(f"{path}: {key!r} {found}, expected {kind.__name__}; evaluate the run again.")
-    tracks = results["tracks"]
-    if not all(map(_has_scores, tracks)) or not all(isinstance(s, dict) for s in results["summary"].values()):
-        raise UserError(f"{path}: a track or a summary lacks its scores; evaluate the run again.")
-    return results
-
-
-def _has_scores(track: Any) -> bool:
-    targets = track.get("targets") if isinstance(track, dict) and "track" in track else None
-    return isinstance(targets, dict) and all(isinstance(scores, dict) for scores in targets.values())
+    return check_document(Results, results, str(path), remedy="Evaluate the run again.")
 
 
 def _read_log(path: Path) -> tuple[dict[str, Any], ...]:

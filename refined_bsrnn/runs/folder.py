@@ -30,9 +30,11 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, RecipeError, nearest
 from ..network.model import BSRNN
 from ..recipe import BackboneSpec, HeadSpec, InputSpec, Recipe, load_recipe
-from ..system import atomic_write, expand_home, read_json
+from ..schema import AdapterFacts, HeadKind, HeadScore, Provenance, TrainingFacts, check_document, read_document
+from ..system import atomic_write, expand_home
 
 FORMAT = "refined_bsrnn/1"
+COPY_AGAIN = "Copy it again or restore a backup."
 Tensors = dict[str, Tensor]
 
 
@@ -74,7 +76,7 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise CheckpointError(
-            f"{path} ({size} bytes) is damaged or no safetensors file: {error}. Copy it again or restore a backup."
+            f"{path} ({size} bytes) is damaged or no safetensors file: {error}. {COPY_AGAIN}"
         ) from None
     if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
         raise CheckpointError(
@@ -93,51 +95,26 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
 
 
-Fields = Mapping[str, Any]  # name → its type, types, or the fields of an object
-NUMBER = (int, float)
-HISTORY: Mapping[str, Fields] = {
-    "trained": {"run": str, "steps": int, "audio_hours": NUMBER, "data": {"name": str, "n_tracks": int}},
-    "score": {"split": str, "n_tracks": int, "usdr": (*NUMBER, type(None)), "csdr": (*NUMBER, type(None))},
-}
-
-
-def said(path: Path, metadata: Mapping[str, str], key: str, **fields: Any) -> dict[str, Any]:
-    """The JSON object that a file's metadata hold under a key, {} where they hold none.
-
-    `CheckpointError` for anything else, and for one that has not got each of ``fields``, of its type.
-    """
-    value = _json_value(path, metadata, key, {})
-    if not _has(value, fields):
-        with_them = f" with {', '.join(fields)}" if fields else ""
-        raise CheckpointError(
-            f"{path} says {key}={metadata.get(key, '')[:80]!r}; expected a JSON object{with_them}. "
-            "Copy it again or restore a backup."
-        )
-    return value
-
-
-def head_history(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What a head's file says of where it comes from (``trained``) and how well it does (``score``); each may be {}."""
-    return {
-        key: said(path, metadata, key, **(fields if said(path, metadata, key) else {}))
-        for key, fields in HISTORY.items()
-    }
-
-
-def _has(value: Any, fields: Fields) -> bool:
-    return isinstance(value, dict) and all(
-        _has(value.get(name), kind) if isinstance(kind, Mapping) else isinstance(value.get(name), kind)
-        for name, kind in fields.items()
-    )
-
-
-def _json_value(path: Path, metadata: Mapping[str, str], key: str, default: Any) -> Any:
+def header_value(path: Path, metadata: Mapping[str, str], key: str, default: Any = None) -> Any:
+    """The JSON value under a key of a weight file's metadata; `CheckpointError` for what is no JSON."""
     try:
         return json.loads(metadata[key]) if key in metadata else default
     except (ValueError, RecursionError):
-        raise CheckpointError(
-            f"{path} says {key}={metadata[key][:80]!r}, which is no JSON. Copy it again or restore a backup."
-        ) from None
+        raise CheckpointError(f"{path}: {key} is {metadata[key][:80]!r}, which is no JSON. {COPY_AGAIN}") from None
+
+
+def header_facts(path: Path, metadata: Mapping[str, str], key: str, schema: Any, needed: bool = True) -> dict[str, Any]:
+    """The JSON object under a key of a weight file's metadata, as a schema says; {} for none that is not ``needed``."""
+    value = header_value(path, metadata, key, {})
+    if value == {} and not needed:
+        return {}
+    return check_document(schema, value, str(path), CheckpointError, COPY_AGAIN, key)
+
+
+def head_history(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Where a head comes from (``trained``) and how well it does (``score``), by its file; each may be {}."""
+    schemas = {"trained": TrainingFacts, "score": HeadScore}
+    return {key: header_facts(path, metadata, key, schema, needed=False) for key, schema in schemas.items()}
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -188,7 +165,7 @@ DEFAULTS: dict[str, Any] = {"backbone": BackboneSpec(), "input": InputSpec()}
 
 def _check_same(metadata: Mapping[str, str], model: BSRNN, where: Path) -> None:
     for key, ours in describe_backbone(model).items():
-        theirs = _json_value(where, metadata, key, None)
+        theirs = header_value(where, metadata, key)
         if key in DEFAULTS and isinstance(theirs, dict | None):
             theirs = {**asdict(DEFAULTS[key]), **(theirs or {})}  # what is younger than the file has its default
         if key != "bands" and theirs != json.loads(json.dumps(ours)):  # the edges count, not the scheme's name
@@ -275,13 +252,13 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
     """
     tensors, metadata = read_tensors(path, "head")
     check_backbone(path, metadata, model, backbone_sha256)
-    found = said(path, metadata, "head", kind=str, options=dict)
+    found = header_facts(path, metadata, "head", HeadKind)
     spec = HeadSpec(found["kind"], found["options"])
     own = {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}
     _check_hash(path, own, metadata.get("sha256"))
     adapter = None
     if "adapter" in metadata:
-        adapter = said(path, metadata, "adapter", rank=int, alpha=NUMBER, sha256=str)
+        adapter = header_facts(path, metadata, "adapter", AdapterFacts)
         _check_hash(path, _own(tensors), adapter["sha256"])
     facts = {key: value for key, value in head_history(path, metadata).items() if value}
     _check_shapes(path, model, target, spec, own)
@@ -322,9 +299,7 @@ def _attach_adapter(path: Path, model: BSRNN, target: str, facts: Mapping[str, A
 def _check_hash(path: Path, tensors: Tensors, written: str | None) -> None:
     """Files that are older than the hash have none."""
     if written is not None and tensors_sha256(tensors) != written:
-        raise CheckpointError(
-            f"{path} holds other weights than it was written with. Copy it again or restore a backup."
-        )
+        raise CheckpointError(f"{path} holds other weights than it was written with. {COPY_AGAIN}")
 
 
 def _own(tensors: Tensors) -> Tensors:
@@ -352,51 +327,35 @@ LEFT_BEHIND = {
 }
 
 
+class _Inside:
+    """A path inside a run's folder."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def __get__(self, run: "RunFolder", owner: type | None = None) -> Path:
+        return run.path.joinpath(*self.names)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths in a run's folder."""
 
     path: Path
 
+    recipe = _Inside("recipe.yaml")
+    provenance = _Inside("provenance.json")
+    metrics = _Inside("metrics.jsonl")
+    tracks = _Inside("tracks.parquet")
+    backbone = _Inside("backbone.safetensors")
+    heads = _Inside("heads")
+    state = _Inside("state", "last.safetensors")
+    results = _Inside("results.json")
+    forgetting = _Inside("forgetting.json")
+
     @property
     def name(self) -> str:
         return self.path.resolve().name
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.yaml"
-
-    @property
-    def provenance(self) -> Path:
-        return self.path / "provenance.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tracks(self) -> Path:
-        return self.path / "tracks.parquet"
-
-    @property
-    def backbone(self) -> Path:
-        return self.path / "backbone.safetensors"
-
-    @property
-    def heads(self) -> Path:
-        return self.path / "heads"
-
-    @property
-    def state(self) -> Path:
-        return self.path / "state" / "last.safetensors"
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results.json"
-
-    @property
-    def forgetting(self) -> Path:
-        return self.path / "forgetting.json"
 
     def head(self, target: str) -> Path:
         return self.heads / f"{target}.safetensors"
@@ -484,7 +443,8 @@ def save_weights(run: RunFolder, model: BSRNN, **facts: Any) -> None:
 
 
 def read_provenance(run: RunFolder) -> dict[str, Any]:
-    return read_json(run.provenance, CheckpointError)
+    """provenance.json, checked. What is not known (of an imported network, or before the end of a run) is None."""
+    return read_document(Provenance, run.provenance, CheckpointError)
 
 
 # --- exact resume -----------------------------------------------------------------------------------------------------

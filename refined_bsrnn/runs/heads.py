@@ -16,17 +16,19 @@ from ..errors import CheckpointError, RecipeError, UserError, nearest
 from ..network.model import BSRNN
 from ..network.signals import as_pairs
 from ..recipe import check_target_name
+from ..schema import ComponentFacts
 from .folder import (
     ADAPTER,
+    COPY_AGAIN,
     RunFolder,
     backbone_file,
     find_run,
     head_history,
+    header_facts,
     load_backbone,
     load_head,
     load_model,
     read_tensors,
-    said,
     write_tensors,
 )
 
@@ -52,20 +54,20 @@ def head_facts(path: Path, name: str | None = None) -> HeadFacts:
             metadata = dict(file.metadata() or {})
             sizes = {key: torch.Size(file.get_slice(key).get_shape()).numel() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as a head: {error}. Copy it again or restore a backup.") from None
+        raise CheckpointError(f"{path} cannot be read as a head: {error}. {COPY_AGAIN}") from None
     if metadata.get("kind") != "head":
         raise CheckpointError(f"{path} is a {metadata.get('kind', 'file of another format')}; expected a head.")
     for key in ("target", "backbone_sha256"):
         if key not in metadata:
-            raise CheckpointError(f"{path} does not say its {key}; expected a head. Copy it again or restore a backup.")
+            raise CheckpointError(f"{path} does not say its {key}; expected a head. {COPY_AGAIN}")
     adapter = sum(size for key, size in sizes.items() if key.startswith(ADAPTER))
     return HeadFacts(
         name=name or metadata["target"],
-        kind=said(path, metadata, "head", kind=str)["kind"],
+        kind=header_facts(path, metadata, "head", ComponentFacts)["kind"],
         parameters=sum(sizes.values()) - adapter,
         adapter_parameters=adapter,
         backbone_sha256=metadata["backbone_sha256"],
-        bands=said(path, metadata, "bands", kind=str)["kind"],
+        bands=header_facts(path, metadata, "bands", ComponentFacts)["kind"],
         **head_history(path, metadata),
     )
 
@@ -98,7 +100,7 @@ def add_head(run: RunFolder, path: Path, name: str, overwrite: bool = False) -> 
     if name in model.heads:  # a run whose targets are tied together loads them all
         model.remove_head(name)
     load_head(path, model, name)  # strict: what does not fit never gets into the folder
-    _write(run.head(name), path, target=name)
+    note_in_head(run.head(name), path, target=name)
 
 
 def rename_head(run: RunFolder, old: str, new: str) -> None:
@@ -107,7 +109,7 @@ def rename_head(run: RunFolder, old: str, new: str) -> None:
     _check_untied(run, old)
     check_target_name(new)
     _check_free(run, new, overwrite=False)
-    _write(run.head(new), run.head(old), target=new)
+    note_in_head(run.head(new), run.head(old), target=new)
     run.head(old).unlink()
 
 
@@ -118,14 +120,9 @@ def remove_head(run: RunFolder, name: str) -> None:
     run.head(name).unlink()
 
 
-def note_in_head(path: Path, **facts: Any) -> None:
-    """Add facts to what a head's file says about itself; its tensors stay what they are."""
-    tensors, metadata = read_tensors(path, "head")
-    write_tensors(path, tensors, {**metadata, **facts})
-
-
-def _write(path: Path, source: Path, **facts: Any) -> None:
-    tensors, metadata = read_tensors(source, "head")
+def note_in_head(path: Path, source: Path | None = None, **facts: Any) -> None:
+    """Write a head's file (from ``source``, else the same) with facts added to its metadata and its tensors kept."""
+    tensors, metadata = read_tensors(source or path, "head")
     write_tensors(path, tensors, {**metadata, **facts})
 
 

@@ -16,7 +16,7 @@ from ..data.sources import Sources
 from ..data.training_data import TrainingData
 from ..errors import RecipeError
 from ..network.model import BSRNN
-from ..recipe import Recipe, TrainSpec, default_run_name, dump_recipe
+from ..recipe import Recipe, TrainSpec, dump_recipe
 from ..runs.folder import RunFolder, save_backbone
 from ..system import atomic_write, write_text
 from .launch import refuse_sharding
@@ -87,3 +87,19 @@ def begin_run(run: RunFolder, recipe: Recipe, data: TrainingData, model: BSRNN) 
         data.table.to_parquet(temporary)
     if recipe.base is not None and recipe.owns_backbone and model.backbone_is_frozen:
         save_backbone(run.backbone, model)  # what it was cannot be found out later
+
+
+def default_run_name(recipe: Recipe, builtin: bool) -> str:
+    """``mtl``, ``drums``, ``drums-v7``, ``mtl-to-guitar``, ``mtl-to-guitar-lora``, ``mtl-tuned-drums``.
+
+    ``-builtin`` behind it when the built-in stems are used.
+    """
+    if recipe.base is not None:
+        base = Path(recipe.base.run).name.removesuffix("-builtin")
+        word = "to" if recipe.base.heads == "fresh" else "tuned"
+        name = f"{base}-{word}-{'-'.join(recipe.targets)}"
+        name += "" if recipe.base.method == "frozen" else f"-{recipe.base.method}"
+    else:
+        name = recipe.targets[0] if len(recipe.targets) == 1 else "mtl"
+        name += "" if recipe.bands.kind == "tet24" else f"-{recipe.bands.kind}"
+    return name + ("-builtin" if builtin else "")

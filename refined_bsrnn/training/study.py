@@ -30,17 +30,15 @@ from ..recipe import (
     Recipe,
     Study,
     Transfers,
-    build_spec,
-    differences,
     find_recipe,
     make_recipe,
     merge,
     parse_overrides,
     read_recipe_values,
-    read_yaml,
     recipe_values,
 )
 from ..runs.folder import RunFolder, read_metadata, read_provenance
+from ..schema import differences, read_yaml, section
 from ..system import processors, read_json
 from .train import train
 from .transfer import METHODS, derive_recipe, resume, transfer
@@ -74,7 +72,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> t
     """A study and its recipe's file; overrides such as ``seeds=[0]`` or ``common.data.root=/music``."""
     file = find_recipe(path)
     values = read_yaml(file)
-    study = build_spec(Study, merge(values, parse_overrides(overrides)), "")
+    study = section(Study, merge(values, parse_overrides(overrides)), "")
     for i, block in enumerate(study.transfers):
         for name in block.bases:
             if name not in study.bases:

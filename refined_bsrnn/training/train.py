@@ -19,10 +19,11 @@ from ..data.examples import RandomMixes
 from ..data.sources import announce_builtin
 from ..data.training_data import TrainingData, training_data
 from ..network.model import BSRNN
-from ..recipe import Recipe, differences, dump_recipe, recipe_values
+from ..recipe import Recipe, dump_recipe, recipe_values
 from ..runs.energy import energy_recorded, energy_wanted
 from ..runs.folder import RunFolder
 from ..runs.tracking import Tracker
+from ..schema import differences
 from ..system import big_blocks_kept, stop_signals, taking_part, write_text
 from .best import Best
 from .description import Description, check_same_songs, provenance_of

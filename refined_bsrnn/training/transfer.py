@@ -24,7 +24,6 @@ from ..recipe import (
     DataSpec,
     HeadSpec,
     Recipe,
-    differences,
     find_recipe,
     make_recipe,
     merge,
@@ -38,12 +37,13 @@ from ..runs.folder import (
     backbone_file,
     base_of,
     find_run,
+    header_facts,
     load_backbone,
     load_strict,
     read_metadata,
     read_tensors,
-    said,
 )
+from ..schema import AdapterFacts, HeadKind, differences
 from .job import new_run
 from .train import Watch, run_training
 
@@ -229,7 +229,7 @@ def start_from(head: nn.Module, base: RunFolder, name: str, spec: HeadSpec, with
     if name not in names:
         raise RecipeError(f"{word}: {base.path} has no head {name!r}.{nearest(name, names)} Heads: {', '.join(names)}.")
     tensors, metadata = read_tensors(base.head(name), "head")
-    found = said(base.head(name), metadata, "head", kind=str, options=dict)
+    found = header_facts(base.head(name), metadata, "head", HeadKind)
     if HeadSpec(found["kind"], found["options"]) != spec:
         raise RecipeError(f"{word}: the head {name!r} is {found}; the new head is {asdict(spec)}.")
     load_strict(head, {key: t for key, t in tensors.items() if not key.startswith(ADAPTER)}, str(base.head(name)))
@@ -243,7 +243,10 @@ def continue_adapters(model: BSRNN, base: RunFolder) -> None:
     All heads of a training share one adapter, so they must have shared one before.
     """
     files = {target: base.head(target) for target in model.heads}
-    found = {t: said(file, read_metadata(file), "adapter") for t, file in files.items()}
+    found = {
+        target: header_facts(file, read_metadata(file), "adapter", AdapterFacts, needed=False)
+        for target, file in files.items()
+    }
     if not any(found.values()):
         return
     shared = {facts.get("sha256") for facts in found.values()}

@@ -350,13 +350,13 @@ def test_a_preset_gives_way_to_what_the_same_layer_says_and_overrides_the_layers
     [
         (
             {"preset": "papper"},
-            "augment.preset is 'papper'. Did you mean 'paper'. Expected one of none, paper, umx, ob",
+            "augment.preset='papper' is unknown. Did you mean 'paper'. Known: none, obsrnn, paper, umx",
         ),
-        ({"polarity": 1.5}, "augment.polarity is 1.5; expected a probability from 0 to 1, or off"),
+        ({"polarity": 1.5}, "augment.polarity is 1.5; expected 1 or less"),
         ({"pitch_semitones": [2, -2]}, r"pitch_semitones is \[2.0, -2.0\]; expected the lower value first"),
-        ({"codec_level": [0.5, 1.0]}, "codec_level is .* expected values from 0.0 to 0.99"),
-        ({"low_pass_hz": [0, 4000]}, "low_pass_hz is .* expected values from 20.0 to inf"),
-        ({"eq_db": [-30, 0]}, "eq_db is .* expected values from -24.0 to 24.0"),
+        ({"codec_level": [0.5, 1.0]}, "augment.codec_level is 1.0; expected 0.99 or less"),
+        ({"low_pass_hz": [0, 4000]}, "augment.low_pass_hz is 0.0; expected 20 or more"),
+        ({"eq_db": [-30, 0]}, "augment.eq_db is -30.0; expected -24 or more"),
         ({"revreb": 0.1}, "unknown recipe key 'augment.revreb'"),
     ],
 )

@@ -163,7 +163,7 @@ def test_that_songs_hold_no_target_is_assumed_aloud_said_or_refused(tmp_path):
         make_parts(tracks, ["tabla"], replace(recipe.data, absent=()))
     idle = make_parts(tracks, ["vocals"], replace(recipe.data, absent=("sitar",)))
     assert "data.absent names sitar, which is no target of this run" in idle.notes[0]
-    with pytest.raises(RecipeError, match="data.add_targets is 2.0; expected a share"):
+    with pytest.raises(RecipeError, match="data.add_targets is 2.0; expected 1 or less"):
         make_recipe({"targets": ["a"], "data": {"add_targets": 2}})
 
 

@@ -437,7 +437,7 @@ def test_nothing_to_report():
         ("[]", "no format number"),
         ("{}", "no format number"),
         ('{"format": 3}', "format 3; this version reads up to 2"),
-        ('{"format": 1}', "'run' is missing, expected str"),
+        ('{"format": 1}', "run is missing. Evaluate the run again"),
     ],
 )
 def test_broken_results(tmp_path, text, message):
@@ -449,11 +449,11 @@ def test_broken_results(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"summary": 3}, "'summary' is 3, expected dict"),
-        ({"tracks": [{"track": "a"}]}, "lacks its scores"),
-        ({"tracks": [{"track": "a", "targets": {"drums": 3}}]}, "lacks its scores"),
-        ({"tracks": [3]}, "lacks its scores"),
-        ({"summary": {"drums": None}}, "lacks its scores"),
+        ({"summary": 3}, "summary is 3; expected a mapping"),
+        ({"tracks": [{"track": "a"}]}, r"tracks\[0\].targets is missing. Evaluate the run again"),
+        ({"tracks": [{"track": "a", "targets": {"drums": 3}}]}, r"tracks\[0\].targets.drums is 3; expected a mapping"),
+        ({"tracks": [3]}, r"tracks\[0\] is 3; expected a mapping"),
+        ({"summary": {"drums": None}}, "summary.drums is None; expected a mapping"),
     ],
 )
 def test_incomplete_results(tmp_path, change, message):

@@ -102,14 +102,14 @@ def _seed(run, seed):
     [
         ("target", None, "does not say its target"),
         ("backbone_sha256", None, "does not say its backbone_sha256"),
-        ("head", None, "expected a JSON object with kind"),
-        ("bands", None, "expected a JSON object with kind"),
-        ("trained", "{", "trained='{', which is no JSON"),
-        ("trained", json.dumps({**TRAINED, "data": {"name": "songs"}}), "expected a JSON object with run, steps"),
-        ("trained", json.dumps({**TRAINED, "steps": "many"}), "expected a JSON object with run, steps"),
-        ("score", "[]", "score='[]'; expected a JSON object"),
-        ("score", '{"split": "test", "n_tracks": 1, "usdr": "good"}', "expected a JSON object with split, n_tracks"),
-        ("adapter", '{"rank": 4}', "expected a JSON object with rank, alpha, sha256"),
+        ("head", None, "head.kind is missing"),
+        ("bands", None, "bands.kind is missing"),
+        ("trained", "{", "trained is '{', which is no JSON"),
+        ("trained", json.dumps({**TRAINED, "data": {"name": "songs"}}), "trained.data.n_tracks is missing"),
+        ("trained", json.dumps({**TRAINED, "steps": "many"}), "trained.steps is 'many'; expected a whole"),
+        ("score", "[]", "score is []; expected a mapping"),
+        ("score", '{"split": "test", "n_tracks": 1, "usdr": "good"}', "score.usdr is 'good'; expected a number"),
+        ("adapter", '{"rank": 4}', "adapter.alpha is missing"),
     ],
 )
 def test_a_file_that_is_no_whole_head_is_not_added(key, value, message, capsys):

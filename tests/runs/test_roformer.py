@@ -311,7 +311,7 @@ def test_a_configuration_may_say_no_more_than_the_tensors_cannot(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["separation.overlap=1"], "separation.overlap is 1.0; expected a share of a chunk below 1"),
+        (["separation.overlap=1"], "separation.overlap is 1.0; expected less than 1"),
         (["backbone.time_layers=0"], "time_layers or band_layers is 0; expected 1 or more"),
         (["backbone.band_speeds=[1, 2]"], "gives 2 speeds; expected 32, half of head_dim"),
         (["head.hidden_layers=9"], "head.hidden_layers is 9; expected 0 to 8"),

@@ -210,10 +210,10 @@ def test_continue_on_the_command_line(root, capsys):
     assert main(["transfer", "--base", "mtl", "--continue", "--target", "drums", *QUICK]) == 0
     assert RunFolder(Path("runs/mtl-tuned-drums")).head_names() == ["drums"]
     for words, message in (
-        (["--continue", "--method", "scratch"], "a trained head knows nothing of random weights"),
+        (["--continue", "--method", "scratch"], "a trained head cannot start on a random backbone"),
         (["--continue", "--target", "guitar"], "--continue: runs/mtl has no head 'guitar'"),
         ([], "expected --target NAME"),
-        (["--continue", "--init-from", "drums"], "Leave one of them away"),
+        (["--continue", "--init-from", "drums"], "Remove one of the two"),
     ):
         capsys.readouterr()
         assert main(["transfer", "--base", "mtl", *words, *QUICK]) == 2

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ...errors import RecipeError, nearest
-from ...recipe import check_target_name, read_yaml
+from ...recipe import check_target_name
+from ...schema import read_yaml
 from ...system import expand_home
 
 VARIABLE = "REFINED_BSRNN_MODELS"
