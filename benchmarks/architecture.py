@@ -15,7 +15,7 @@ from refined_bsrnn.console import say
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.report.table import Column, Table
-from refined_bsrnn.separation.separator import check_device
+from refined_bsrnn.separation.device import check_device
 from refined_bsrnn.training.job import precision_for
 from refined_bsrnn.training.objective import Objective
 

@@ -23,10 +23,10 @@ from refined_bsrnn.data.examples import RandomMixes
 from refined_bsrnn.data.tracks import StemFile, Track
 from refined_bsrnn.data.training_data import training_data
 from refined_bsrnn.data.training_parts import make_parts
-from refined_bsrnn.data.workers import keep_memory
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.report.table import Column, Table
+from refined_bsrnn.system import keep_big_blocks
 from refined_bsrnn.training.objective import Objective
 from refined_bsrnn.training.pace import peak_memory
 
@@ -48,7 +48,7 @@ def data_arguments(p: argparse.ArgumentParser) -> None:
 def measure_data(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of audio made per second of processor time, by format and augmentation."""
     torch.set_num_threads(1)
-    keep_memory()
+    keep_big_blocks()
     base = [f"size={args.size}", "augment.preset=none", "augment.remix=1", "train.steps=1", f"train.batch_size={4}"]
     recipe = load_recipe("mtl_generic", [*base, *([f"data.root={args.data}"] if args.data else [])])
     augmented = load_recipe("mtl_generic", [*base, f"augment.preset={args.preset}"])

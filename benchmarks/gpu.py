@@ -24,7 +24,7 @@ from refined_bsrnn.console import say
 from refined_bsrnn.network.info import describe
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
-from refined_bsrnn.separation.separator import check_device
+from refined_bsrnn.separation.device import check_device
 from refined_bsrnn.training.objective import Objective
 
 from .measure import Job, Kind, machine

@@ -21,7 +21,7 @@ from refined_bsrnn.console import say
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import load_recipe
-from refined_bsrnn.separation.separator import check_device
+from refined_bsrnn.separation.device import check_device
 
 from .measure import Job, Kind, machine, seconds_of
 from .reference import Reference

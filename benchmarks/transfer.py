@@ -19,7 +19,7 @@ from refined_bsrnn.console import say
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import Recipe, load_recipe
 from refined_bsrnn.report.table import Column, Table
-from refined_bsrnn.separation.separator import check_device
+from refined_bsrnn.separation.device import check_device
 from refined_bsrnn.training.feature_cache import BLOCK, CachedMixes, FeatureCache, example_arrays
 from refined_bsrnn.training.objective import Objective
 

@@ -297,38 +297,44 @@ _USUAL = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 * 2**10, TOP_PAD: 128 * 2**10, MM
 _depth = 0
 
 
-def _glibc() -> Any:
-    """The C library, where it is one that can be told; None elsewhere."""
+def glibc() -> Any:
+    """The C library if it can be told to keep memory, else None."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt") else None
 
 
+def keep_big_blocks() -> None:
+    """From now on this process keeps the memory that it frees: for one that does the same work over and over.
+
+    The C library gives big blocks back to the system at once, and the system clears every page that is asked for again:
+    a third of the time of a training step, and more than reading an example. Only glibc (Linux) can be told to keep
+    them; elsewhere nothing happens.
+    """
+    if library := glibc():
+        _set_allocator(library, _KEPT)
+
+
 @contextmanager
 def big_blocks_kept() -> Iterator[None]:
-    """Within the block the process keeps the memory that it frees; at its end it gives all back. May be nested.
-
-    A training step takes and frees the same few hundred megabytes each time. The C library gives big blocks back to the
-    system at once, and the system clears every page that is asked for again: a third of the time of a step. glibc alone
-    (Linux) can be told to keep them; elsewhere nothing happens.
-    """
+    """`keep_big_blocks` within the block; at its end the process gives all back. May be nested."""
     global _depth
-    library = _glibc()
+    library = glibc()
     if library is None:
         yield
         return
     _depth += 1
-    _tell_allocator(library, _KEPT)
+    keep_big_blocks()
     try:
         yield
     finally:
         _depth -= 1
         if not _depth:
-            _tell_allocator(library, _USUAL)
+            _set_allocator(library, _USUAL)
             library.malloc_trim(0)
 
 
-def _tell_allocator(library: Any, values: dict[int, int]) -> None:
+def _set_allocator(library: Any, values: dict[int, int]) -> None:
     for parameter, value in values.items():
         library.mallopt(parameter, value)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from refined_bsrnn.system import _glibc, big_blocks_kept
+from refined_bsrnn.system import big_blocks_kept, glibc
 
 PROGRAM = """
 import torch
@@ -25,7 +25,7 @@ print(inside - before, resident() - before)
 """
 
 
-@pytest.mark.skipif(_glibc() is None, reason="only glibc can be told to keep memory")
+@pytest.mark.skipif(glibc() is None, reason="only glibc can be told to keep memory")
 def test_memory_is_kept_within_the_block_and_given_back_behind_it():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     inside, behind = map(float, done.stdout.split())
@@ -33,7 +33,7 @@ def test_memory_is_kept_within_the_block_and_given_back_behind_it():
     assert behind < 20
 
 
-def test_nothing_happens_without_glibc(monkeypatch):
-    monkeypatch.setattr("refined_bsrnn.system._glibc", lambda: None)
+def test_nothing_happens_withoutglibc(monkeypatch):
+    monkeypatch.setattr("refined_bsrnn.system.glibc", lambda: None)
     with big_blocks_kept():
         pass

@@ -1,32 +1,16 @@
 """What a data loader's worker process does before it reads anything."""
 
-import ctypes
 import os
 import signal
 import threading
-from contextlib import suppress
 
-from ..system import STOP_SIGNALS
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 1 << 28  # malloc.h
+from ..system import STOP_SIGNALS, keep_big_blocks
 
 
 def begin_worker(worker: int) -> None:
     """For `DataLoader`'s ``worker_init_fn`` in training."""
-    keep_memory()
+    keep_big_blocks()
     leave_signals_to_parent()
-
-
-def keep_memory(worker: int = 0) -> None:
-    """Let this process keep the memory it frees, for the next example.
-
-    glibc returns big blocks to the system and asks for them again, cleared page by page, which takes longer than
-    reading the audio. Elsewhere nothing happens.
-    """
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 def leave_signals_to_parent() -> None:

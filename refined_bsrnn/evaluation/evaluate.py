@@ -43,7 +43,8 @@ from ..recipe import DataSpec, Recipe
 from ..runs.folder import RunFolder, load_model, tensors_sha256
 from ..runs.heads import note_in_head
 from ..schema import RESULTS_FORMAT
-from ..separation.separator import Separator, Source
+from ..separation.separator import Separator
+from ..separation.source import Source
 from ..system import read_json, taking_part, write_json
 from .ceilings import MASKS, STATED, context_bounds, masked
 from .excerpts import SECONDS, Excerpts, loudest

@@ -23,7 +23,8 @@ from ..network.blocks import ConvCell, Convolution, CumulativeNorm, RotaryAttent
 from ..network.core import MaskCore
 from ..network.model import BSRNN
 from ..network.signals import STFT, as_complex, as_pairs
-from .separator import Separator, Source, as_float32
+from .separator import Separator
+from .source import Source, as_float32
 
 BLOCK_SECONDS = 0.1
 

@@ -7,27 +7,19 @@ few chunks are in memory at a time.
 """
 
 import inspect
-import io
 import os
-import shutil
 import tempfile
-import time
 import warnings
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..audio import MAX_CHANNELS, AudioReader, Resampler, open_audio
 from ..console import say
 from ..errors import AudioError, RecipeError, UserError, nearest
 from ..network.model import BSRNN
@@ -37,350 +29,15 @@ from ..runs.exchange.hub import find_model, push_to_hub, save_model
 from ..runs.exchange.library import default_model, introduction
 from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
-from ..system import address, expand_home
+from .chunks import Batch, aligned, delayed, out_of_memory, overlap_add, resample_blocks
+from .device import check_device, first_line
+from .source import MOST_SAMPLES, PAIRS, Audio, Source, as_float32, check_waveform, open_source
 
-Audio = str | os.PathLike[str] | BinaryIO | bytes | Tensor | np.ndarray
 Block = dict[str, Tensor]  # {head: (channels, n)}
 Progress = Callable[[float], None]  # called with the share that is done, up to 1.0
 
-BLOCK = 1 << 16  # samples read at a time
-MOST_SAMPLES = 2.0**48  # longer than any audio, and a number that everything here can calculate with
 LOUDEST = 1e12  # full scale is 1; of a million times as much sums of squares leave float32: wrong numbers, then NaN
-RATES_HZ = (1_000, 1_000_000)  # beyond them a header is damaged, or the audio is no music
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-# --- where audio comes from -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """Audio that can be read more than once, in blocks of (channels, n); ``n_samples`` may be a guess, or None."""
-
-    sample_rate_hz: int
-    n_channels: int
-    n_samples: int | None
-    blocks: Callable[[], Iterator[Tensor]]
-    remarks: list[str] = field(default_factory=list)  # on the file, known when all blocks have been read
-
-
-def open_source(
-    audio: Audio,
-    sample_rate_hz: int,
-    start_seconds: float = 0.0,
-    duration_seconds: float | None = None,
-    stream: int | None = None,
-    strict: bool = False,
-) -> Source:
-    """A file, open or not, or (channels, samples) or (samples,) at ``sample_rate_hz``; or a part of it.
-
-    ``stream`` and ``strict`` are those of `open_audio`. What is left of an open file is kept on the disk as long as the
-    source is in use. Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
-    """
-    if isinstance(audio, bytes | bytearray | memoryview):
-        audio = io.BytesIO(audio)
-    if hasattr(audio, "read") and not isinstance(audio, str | os.PathLike):
-        kept = _Kept(audio)
-        try:
-            source = open_source(kept.path, sample_rate_hz, start_seconds, duration_seconds, stream, strict)
-        except AudioError as error:
-            raise kept.named(error) from None
-        return replace(source, blocks=lambda: kept.blocks(source))
-    if isinstance(audio, str | os.PathLike):
-        path = expand_home(audio)
-        if problem := address(os.fspath(audio)):
-            raise AudioError(f"{problem} Or give the open answer: urllib.request.urlopen(address).")
-        with open_audio(path, stream, strict) as reader:
-            rate_hz, n_channels, about = reader.sample_rate_hz, reader.n_channels, reader.about_samples
-    else:
-        path, waveform = None, check_waveform(audio)
-        rate_hz, n_channels, about = sample_rate_hz, *waveform.shape
-    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-        lowest, highest = RATES_HZ
-        raise AudioError(f"{path or 'the audio'} is at {rate_hz} Hz; expected {lowest} to {highest} Hz.")
-    start, wanted = as_samples(rate_hz, start_seconds, duration_seconds)
-
-    remarks: list[str] = []
-
-    def file_blocks(path: Path) -> Iterator[Tensor]:
-        reader = open_audio(path, stream, strict)
-        yield from read_blocks(reader, start, wanted)
-        remarks[:] = reader.remarks()
-
-    def blocks() -> Iterator[Tensor]:
-        found = False
-        for block in file_blocks(path) if path else cut_blocks(waveform, start, wanted):
-            found = True
-            yield block
-        if not found:
-            raise AudioError(f"{path or 'the audio'} has ended before {start_seconds:g} s, where separation begins.")
-
-    left = None if about is None else max(0, about - start)
-    return Source(rate_hz, n_channels, left if wanted is None else min(wanted, left or wanted), blocks, remarks)
-
-
-class _Kept:
-    """What is left of an open file, in a temporary one that goes when nobody uses this any more."""
-
-    def __init__(self, file: Any):
-        name = getattr(file, "name", None)
-        self.label = name if isinstance(name, str) and name else f"the {type(file).__name__}"
-        handle, text = tempfile.mkstemp(prefix="refined-bsrnn-")
-        self.path = Path(text)
-        weakref.finalize(self, self.path.unlink, missing_ok=True)
-        try:
-            with os.fdopen(handle, "wb") as copy:
-                shutil.copyfileobj(file, copy, BLOCK)
-        except TypeError:
-            raise AudioError(f"{self.label} gives text; expected bytes: open it with the mode 'rb'.") from None
-        except (OSError, ValueError) as error:  # ValueError: it is closed
-            raise AudioError(f"{self.label} cannot be read: {error}.") from None
-        if not self.path.stat().st_size:
-            raise AudioError(f"{self.label} has no bytes left to read. Go to its beginning first: file.seek(0).")
-
-    def named(self, error: AudioError) -> AudioError:
-        """The error with the name that the user knows."""
-        return AudioError(str(error).replace(str(self.path), self.label))
-
-    def blocks(self, source: Source) -> Iterator[Tensor]:
-        """The blocks of the source of the temporary file, which holds it as long as they are read."""
-        try:
-            yield from source.blocks()
-        except AudioError as error:
-            raise self.named(error) from None
-
-
-def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
-    """Where to begin and how many samples to take (None: all); `RecipeError` for what lies before the beginning."""
-    if not 0 <= start_seconds < float("inf"):
-        raise RecipeError(f"start {start_seconds:g} s; expected 0 or more.")
-    if duration_seconds is not None and not 0 < duration_seconds < float("inf"):
-        raise RecipeError(f"duration {duration_seconds:g} s; expected more than 0.")
-    wanted = None if duration_seconds is None else max(1, round(min(duration_seconds * rate_hz, MOST_SAMPLES)))
-    return round(min(start_seconds * rate_hz, MOST_SAMPLES)), wanted
-
-
-def read_blocks(
-    reader: AudioReader, start: int = 0, n_samples: int | None = None, size: int = BLOCK
-) -> Iterator[Tensor]:
-    """Samples from ``start`` on, (channels, ``size``) each, the last fewer; then the file is closed."""
-    with reader:
-        reader.skip(start)
-        left = n_samples
-        while left is None or left > 0:
-            block = reader.read(size if left is None else min(size, left))
-            if block.shape[1] == 0:
-                return
-            left = None if left is None else left - block.shape[1]
-            yield block
-
-
-def cut_blocks(waveform: Tensor, start: int, n_samples: int | None) -> Iterator[Tensor]:
-    stop = waveform.shape[1] if n_samples is None else min(start + n_samples, waveform.shape[1])
-    for begin in range(start, stop, BLOCK):
-        yield waveform[:, begin : min(begin + BLOCK, stop)]
-
-
-def as_float32(audio: Tensor | np.ndarray) -> Tensor:
-    """A float32 tensor on the CPU; `AudioError` for integers, whose full scale nobody knows."""
-    if not isinstance(audio, Tensor):
-        try:
-            audio = np.asarray(audio)
-        except ValueError:  # lists of unequal lengths
-            raise AudioError("audio is no array of numbers; expected floats, (channels, samples).") from None
-        if np.issubdtype(audio.dtype, np.floating):
-            return torch.from_numpy(np.require(audio, np.float32, ["C", "W"]))
-    elif audio.is_floating_point():
-        return audio.detach().to("cpu", torch.float32)
-    raise AudioError(
-        f"audio is of the type {audio.dtype}; expected floats, full scale at ±1: divide 16-bit integers by 32768."
-    )
-
-
-def check_waveform(audio: Tensor | np.ndarray) -> Tensor:
-    """(channels, samples) float32 from a tensor or array; `AudioError` for empty, misshapen or non-finite audio."""
-    waveform = as_float32(audio)
-    waveform = waveform[None] if waveform.ndim == 1 else waveform
-    doubtful = waveform.ndim == 2 and waveform.shape[1] < len(waveform) > max(PAIRS)
-    if waveform.ndim != 2 or 0 in waveform.shape or len(waveform) > MAX_CHANNELS or doubtful:
-        hint = f" More than {max(PAIRS)} channels need at least as many samples: if these are (samples, channels), "
-        raise AudioError(
-            f"audio has the shape {tuple(waveform.shape)}; expected (channels, samples), neither empty, at most "
-            f"{MAX_CHANNELS} channels.{hint + 'give audio.T.' if doubtful else ''}"
-        )
-    if not torch.isfinite(waveform).all():
-        raise AudioError("the audio holds NaN or infinite samples; expected finite numbers.")
-    return waveform
-
-
-# --- chunks -----------------------------------------------------------------------------------------------------------
-
-
-def fade_weights(length: int, overlap: int) -> Tensor:
-    """(length,) weights that rise over the first ``overlap`` samples and fall over the last; never zero."""
-    ramp = torch.arange(1, length + 1).float()
-    return torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
-
-
-def cut_chunks(blocks: Iterable[Tensor], chunk: int, overlap: int) -> Iterator[tuple[int, Tensor]]:
-    """(start, (channels, chunk)) that cover a stream, each but the first beginning ``overlap`` before the last end.
-
-    Only the last one is moved back further, so that all have full length (where the signal has).
-    """
-    start, step = 0, chunk - overlap
-    previous: Tensor | None = None
-    rest: Tensor | None = None
-    for block in blocks:
-        rest = block if rest is None else torch.cat([rest, block], dim=1)
-        while rest.shape[1] > chunk:  # more follows: this is not the last one
-            previous = rest[:, :chunk]
-            yield start, previous
-            start, rest = start + step, rest[:, step:]
-    if rest is None or rest.shape[1] == 0:
-        return
-    if previous is None:
-        yield 0, rest
-    else:
-        # From the beginning of the chunk before: (channels, step + what is left).
-        yield start + rest.shape[1] - chunk, torch.cat([previous, rest[:, overlap:]], dim=1)[:, -chunk:]
-
-
-class CrossFade:
-    """Sums overlapping estimates and gives back what is complete."""
-
-    def __init__(self, overlap: int):
-        self.overlap, self.begin = overlap, 0
-        self.total: Tensor | None = None  # (..., n), from ``begin`` on
-        self.weight = torch.empty(0)
-
-    def add(self, start: int, estimate: Tensor) -> None:
-        """(..., chunk) at ``start``."""
-        fade = fade_weights(estimate.shape[-1], self.overlap)
-        if self.total is None:
-            self.total = estimate[..., :0]
-        offset = start - self.begin
-        more = offset + len(fade) - len(self.weight)
-        self.total = functional.pad(self.total, (0, more))
-        self.weight = functional.pad(self.weight, (0, more))
-        self.total[..., offset : offset + len(fade)] += estimate * fade
-        self.weight[offset : offset + len(fade)] += fade
-
-    def take(self, stop: int | None = None) -> Tensor:
-        """What lies before ``stop`` (default: all), which no later chunk reaches."""
-        assert self.total is not None
-        n = len(self.weight) if stop is None else stop - self.begin
-        done = self.total[..., :n] / self.weight[:n]
-        self.total, self.weight, self.begin = self.total[..., n:], self.weight[n:], self.begin + n
-        return done
-
-
-class Batch:
-    """How many chunks run at once: as asked for, or as many as pay, found by trying; halved when memory runs out."""
-
-    def __init__(self, size: int | Literal["auto"], grows: bool):
-        self.size = 1 if size == "auto" else size
-        self.growing = size == "auto" and grows
-        self.seconds_per_chunk = float("inf")
-
-    def took(self, n_chunks: int, seconds: float) -> None:
-        """Double while that makes a chunk cheaper by more than a tenth."""
-        if not self.growing or n_chunks < self.size:
-            return
-        self.growing = seconds / n_chunks < 0.9 * self.seconds_per_chunk
-        self.seconds_per_chunk = seconds / n_chunks
-        self.size = self.size * 2 if self.growing else max(1, self.size // 2)
-
-    def halve(self) -> None:
-        self.growing, self.size = False, max(1, self.size // 2)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what a device or the machine says when its memory is used up."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
-
-
-def overlap_add(
-    blocks: Iterable[Tensor], chunk: int, overlap: int, run: Callable[[Tensor], Tensor], batch: Batch
-) -> Iterator[Tensor]:
-    """A function of chunks, (B, C, n) → (B, ..., n), applied to a stream: (C, n) blocks in, (..., n) blocks out."""
-    fade = CrossFade(overlap)
-    waiting: deque[tuple[int, Tensor]] = deque()
-
-    def work(n_kept: int) -> Iterator[Tensor]:
-        while len(waiting) > n_kept:
-            n = min(batch.size, len(waiting) - n_kept)
-            items = [waiting[i] for i in range(n)]
-            started = time.perf_counter()
-            try:
-                estimates = run(torch.stack([piece for _, piece in items]))
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                if n == 1:
-                    raise UserError(
-                        f"the memory is too small for a chunk of {chunk} samples. Make chunk_seconds smaller, or use "
-                        "another device."
-                    ) from None
-                batch.halve()
-                continue
-            batch.took(n, time.perf_counter() - started)
-            for (start, _), estimate in zip(items, estimates, strict=True):
-                waiting.popleft()
-                fade.add(start, estimate)
-                yield fade.take(waiting[0][0] if waiting else None)
-
-    for item in cut_chunks(blocks, chunk, overlap):
-        waiting.append(item)
-        if len(waiting) > batch.size:  # one more than a batch: it says how far the others' estimates are complete
-            yield from work(n_kept=1)
-    yield from work(n_kept=0)
-
-
-def resample_blocks(blocks: Iterable[Tensor], from_hz: int, to_hz: int) -> Iterator[Tensor]:
-    """(..., n) blocks at another rate."""
-    resampler: Resampler | None = None
-    shape = torch.Size()
-    for block in blocks:
-        shape = block.shape[:-1]
-        resampler = resampler or Resampler(from_hz, to_hz, shape.numel())
-        yield resampler.push(block.reshape(shape.numel(), -1)).reshape(*shape, -1)
-    if resampler is not None:
-        yield resampler.finish().reshape(*shape, -1)
-
-
-def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
-    """Streams of (..., n) that are equally long in all, cut at the same places."""
-    rests: list[Tensor | None] = [None] * len(streams)
-    while True:
-        for i, stream in enumerate(streams):
-            rest = rests[i]
-            while rest is None or rest.shape[-1] == 0:
-                rest = next(stream, None)
-                if rest is None:
-                    return
-            rests[i] = rest
-        there = [rest for rest in rests if rest is not None]
-        n = min(rest.shape[-1] for rest in there)
-        yield [rest[..., :n] for rest in there]
-        rests = [rest[..., n:] for rest in there]
-
-
-# --- the separator ----------------------------------------------------------------------------------------------------
-
-# How the channels of mono, stereo, 2.1, quad, 5.0, 5.1, 6.1 and 7.1 (in the order of wav) go in pairs through a network
-# that takes two: a channel that has no partner is its own.
-PAIRS: dict[int, list[tuple[int, int]]] = {
-    1: [(0, 0)],
-    2: [(0, 1)],
-    3: [(0, 1), (2, 2)],
-    4: [(0, 1), (2, 3)],
-    5: [(0, 1), (2, 2), (3, 4)],
-    6: [(0, 1), (2, 2), (3, 3), (4, 5)],
-    7: [(0, 1), (2, 2), (3, 3), (4, 4), (5, 6)],
-    8: [(0, 1), (2, 2), (3, 3), (4, 5), (6, 7)],
-}
 
 
 class Separator:
@@ -708,13 +365,6 @@ class Separator:
             return features.mean(1) if channels == "mean" else features
 
 
-def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:
-    """Blocks (C, n) with that much silence before the first."""
-    for block in blocks:
-        yield functional.pad(block, (n_zeros, 0)) if n_zeros else block
-        n_zeros = 0
-
-
 def check_options(
     chunk_seconds: float | None = None,
     overlap: float | None = None,
@@ -734,48 +384,3 @@ def check_options(
         )
     if precision not in PRECISIONS:
         raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name; ``auto``: the first of cuda, mps, cpu that can be used.
-
-    Where ``auto`` finds a device that cannot be used, it says why. Raises `RecipeError` where a device that was named
-    is not there.
-    """
-    if device == "auto":
-        return _first_device()
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise RecipeError(f"device {device!r} cannot be used here: {first_line(error)}.") from None
-    return torch.device(device)
-
-
-def _first_device() -> torch.device:
-    for name, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
-        why = ""
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            try:
-                if there():
-                    _compute(name)
-                    return torch.device(name)
-            except (RuntimeError, AssertionError, ValueError) as error:
-                why = first_line(error)
-        why = why or next((first_line(warning.message) for warning in warned), "")
-        if why:  # a driver that is too old, a GPU that PyTorch has no code for, one that is full
-            say(f"The device {name} is there but cannot be used ({why}); the CPU is used instead.")
-    return torch.device("cpu")
-
-
-def _compute(device: str) -> None:
-    """A little of what networks do, which is where an unsuitable device or driver shows."""
-    x = torch.ones(1, 2, 4, device=device)
-    with torch.no_grad():
-        result = nn.LSTM(4, 4, batch_first=True).to(device)(x)[0] + nn.Linear(4, 4).to(device)(x)
-    result.sum().item()  # waits for it
-
-
-def first_line(error: object) -> str:
-    """The first sentence of an error of PyTorch; what it adds is of no help."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". ")[0].rstrip(".")

@@ -6,7 +6,7 @@ import re
 from ..errors import UserError
 from ..recipe import Recipe
 from ..runs.folder import RunFolder
-from ..separation.separator import out_of_memory
+from ..separation.chunks import out_of_memory
 
 
 class Interrupted(Exception):

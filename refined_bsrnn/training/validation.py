@@ -17,7 +17,8 @@ from ..data.whole import pieces
 from ..evaluation.scores import TrackScores
 from ..network.model import BSRNN
 from ..recipe import Recipe
-from ..separation.separator import Separator, Source
+from ..separation.separator import Separator
+from ..separation.source import Source
 from .failures import Interrupted
 from .feature_cache import GB, FeatureCache, Remembered
 

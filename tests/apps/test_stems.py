@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refined_bsrnn.apps.cli.main import main
-from refined_bsrnn.apps.songs.stems import find_jobs
+from refined_bsrnn.apps.songs.inputs import find_jobs
 from refined_bsrnn.apps.texts import seconds as read_seconds
 from refined_bsrnn.audio import read_audio, read_tags, write_audio
 from refined_bsrnn.errors import AudioError, RecipeError

@@ -75,13 +75,13 @@ import resource, sys
 from pathlib import Path
 from refined_bsrnn.data.examples import RandomMixes
 from refined_bsrnn.data.training_parts import make_parts
-from refined_bsrnn.data.workers import keep_memory
+from refined_bsrnn.system import keep_big_blocks
 from refined_bsrnn.recipe import make_recipe
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-keep_memory()
+keep_big_blocks()
 stft = {"sample_rate_hz": 8000, "n_fft": 256, "hop": 64}
 recipe = make_recipe({"targets": ["drums"], "stft": stft, "train": {"chunk_seconds": 1}, "augment": {"remix": 0.5}})
 before = resident()

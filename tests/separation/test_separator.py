@@ -23,15 +23,9 @@ from hypothesis import strategies as st
 from refined_bsrnn.audio import resample
 from refined_bsrnn.errors import AudioError, RecipeError, UserError
 from refined_bsrnn.network.model import BSRNN
-from refined_bsrnn.separation.separator import (
-    Batch,
-    Separator,
-    _compute,
-    check_device,
-    cut_chunks,
-    fade_weights,
-    overlap_add,
-)
+from refined_bsrnn.separation.chunks import Batch, cut_chunks, fade_weights, overlap_add
+from refined_bsrnn.separation.device import check_device
+from refined_bsrnn.separation.separator import Separator, _compute
 from tests.conftest import RATE, micro_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -562,7 +556,7 @@ def test_auto_takes_what_can_be_used(there, compute, warned, device, message, mo
 
     monkeypatch.setattr(torch.cuda, "is_available", available)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr("refined_bsrnn.separation.separator._compute", computing)
+    monkeypatch.setattr("refined_bsrnn.separation.device._compute", computing)
     assert str(check_device("auto")) == device
     err = capsys.readouterr().err
     assert message in err

@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AudioError, RecipeError, UserError
-from ...separation.separator import Separator, open_source, out_of_memory
+from ...separation.chunks import out_of_memory
+from ...separation.separator import Separator
+from ...separation.source import open_source
 from ...temporary import owned_folder
+from ..songs.inputs import Job
 from ..songs.options import SeparationOptions
-from ..songs.stems import Ensemble, Job, Result, Voice, outputs, separate_song
+from ..songs.outputs import outputs
+from ..songs.stems import Result, separate_song
+from ..songs.voices import Ensemble, Voice
 
 MAX_SONGS = 32  # on disk, and again as many waiting, over all users
 MAX_HEADS = 32  # added by users: they stay in memory

@@ -55,7 +55,9 @@ def separate(
     from ...runs.energy import energy_recorded, energy_wanted
     from ...runs.tracking import environment
     from ...separation.live import Live, LiveEstimates
-    from ..songs.stems import Result, find_jobs, load_voices, separate_all, summary
+    from ..songs.inputs import find_jobs
+    from ..songs.stems import Result, separate_all, summary
+    from ..songs.voices import load_voices
 
     options.check()
     if live and (shifts not in (None, 1) or options.wiener):

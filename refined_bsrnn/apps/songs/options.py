@@ -98,7 +98,7 @@ class SeparationOptions:
 
     def _check_files(self) -> None:
         from ...audio import SUBTYPES
-        from ...separation.separator import as_samples
+        from ...separation.source import as_samples
 
         if self.format is not None and self.format not in SUBTYPES:
             raise RecipeError(f"format {self.format!r} is unknown; expected one of {', '.join(SUBTYPES)}.")

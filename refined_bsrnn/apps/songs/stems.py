@@ -5,290 +5,30 @@
 A job that fails leaves nothing behind and does not stop the others.
 """
 
-import errno
-import math
-import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import tee
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-import torch
 from torch import Tensor
 
-from ... import __version__
-from ...audio import INTEGER_BITS, SUBTYPES, AudioWriter, open_audio, quantise, read_tags
+from ...audio import open_audio, read_tags
 from ...console import printable
-from ...errors import AudioError, RecipeError, UserError, nearest
-from ...network.lora import Adapter
-from ...network.model import BSRNN
-from ...runs.folder import tensors_sha256
-from ...separation.separator import (
-    Batch,
-    Progress,
-    Separator,
-    Source,
-    aligned,
-    as_samples,
-    open_source,
-    out_of_memory,
-    overlap_add,
-    read_blocks,
-)
-from ...separation.wiener import wiener
-from ...system import uninterrupted, unwritable
-from ...temporary import KEPT, clear_unowned, owned_folder, place_new, place_over
-from .inputs import Job, find_jobs
+from ...errors import AudioError, RecipeError, UserError
+from ...separation.chunks import out_of_memory
+from ...separation.separator import Progress, Separator
+from ...separation.source import Source, as_samples, open_source, read_blocks
+from ...temporary import clear_unowned, owned_folder
+from .files import HIDDEN, TAKEN, StemFiles, file_id, no_empty_folders
+from .inputs import Job
 from .options import SeparationOptions
-
-__all__ = ["Ensemble", "Job", "Output", "Result", "Voice", "find_jobs", "load_voices", "separate_all"]
-TAKEN = "is there already. Take another --out or --name, or --overwrite it, or --skip-existing."
-HIDDEN = ".stems-"  # begins the names of the folders in which stems are made
-WIENER_SECONDS = 6.0  # how long a piece the filter is fitted to
-WIENER_WINDOW_SECONDS = 0.093
-
-
-# --- which heads of which runs ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Voice:
-    """One head of one run, or the mean of one head over several: places among the estimates of all passes."""
-
-    model: str
-    head: str
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Separators that each run once, and the voices that are made of their estimates."""
-
-    passes: list[tuple[Separator, list[str]]]
-    voices: list[Voice]
-
-    @property
-    def groups(self) -> list[list[int]]:
-        """Voices that make up one song: all of them, or, where runs have heads of one name, those of each run."""
-        names = [voice.head for voice in self.voices]
-        if len(set(names)) == len(names):
-            return [list(range(len(names)))]
-        models = list(dict.fromkeys(voice.model for voice in self.voices))
-        return [[i for i, voice in enumerate(self.voices) if voice.model == model] for model in models]
-
-
-def load_voices(
-    runs: Sequence[str], heads: Sequence[str] | None, averaged: bool = False, **options: Any
-) -> tuple[Ensemble, list[str]]:
-    """The heads of those names (default: all) of all runs; a backbone that several runs share runs once.
-
-    ``averaged``: a head that every run has becomes one voice, its mean. Also returns what to say about it. Raises
-    `RecipeError` for a head that is in no run.
-    """
-    only = list(heads) if heads is not None and len(runs) == 1 else None
-    separators = [Separator.from_pretrained(run, heads=only, **options) for run in runs]
-    labels = _labels(runs)
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice:
-        raise RecipeError(f"the run {twice} is named twice; expected each run once.")
-    there = list(dict.fromkeys(name for separator in separators for name in separator.heads))
-    for name in heads or ():
-        if name not in there:
-            raise RecipeError(
-                f"{', '.join(labels)} has no head {name!r}.{nearest(name, there)} Heads: {', '.join(there) or 'none'}."
-            )
-    chosen = list(dict.fromkeys(there if heads is None else heads))
-    found = [
-        (label, separator, name)
-        for label, separator in zip(labels, separators, strict=True)
-        for name in chosen
-        if name in separator.heads
-    ]
-    passes, places, shared = _passes(found)
-    if not averaged:
-        voices = [Voice(label, name, (place,)) for (label, _, name), place in zip(found, places, strict=True)]
-        return Ensemble(passes, voices), shared
-    voices = []
-    for name in chosen:
-        mine = tuple(place for (_, _, other), place in zip(found, places, strict=True) if other == name)
-        if len(mine) < len(runs):
-            if heads is None:
-                continue
-            raise RecipeError(f"an ensemble needs a head {name!r} in each of {', '.join(labels)}.")
-        voices.append(Voice("+".join(labels), name, mine))
-    if not voices:
-        raise RecipeError(f"there is no head that all of {', '.join(labels)} have; they have {', '.join(there)}.")
-    return Ensemble(passes, voices), shared
-
-
-def _labels(runs: Sequence[str]) -> list[str]:
-    """The last part of each path or id; with those before it, as many as needed, where that is not enough."""
-    paths = [Path(run).resolve() if Path(run).exists() else Path(run) for run in runs]
-
-    def label(path: Path, n: int = 1) -> str:
-        same = [other for other in paths if other != path and other.parts[-n:] == path.parts[-n:]]
-        return label(path, n + 1) if same else "-".join(path.parts[-n:])
-
-    return [label(path) for path in paths]
-
-
-def _passes(
-    found: Sequence[tuple[str, Separator, str]],
-) -> tuple[list[tuple[Separator, list[str]]], list[int], list[str]]:
-    """(passes, the place of each head found among all passes' estimates, a line per backbone that is shared)."""
-    hosts: dict[str, tuple[Separator, list[str], str]] = {}
-    mine: list[tuple[str, int]] = []
-    shared: dict[str, None] = {}
-    for label, separator, name in found:
-        model = separator.model
-        tied = model.recipe.together != "none" or any(model.head(head).bridge for head in model.heads)
-        digest = f"{tensors_sha256(model.backbone.state_dict())} {model.recipe.input} {label if tied else ''}"
-        host, names, first = hosts.setdefault(digest, (separator, [], label))
-        key = name
-        if host is not separator:
-            key = f"{label}/{name}"
-            if key not in host.model.heads:
-                _lend(model, name, host.model, key, label)
-            shared[f"{label} shares the backbone of {first}: it runs once."] = None
-        names.append(key)
-        mine.append((digest, len(names) - 1))
-    offsets, total = {}, 0
-    for digest, (_, names, _) in hosts.items():
-        offsets[digest] = total
-        total += len(names)
-    passes = [(separator, names) for separator, names, _ in hosts.values()]
-    return passes, [offsets[digest] + i for digest, i in mine], list(shared)
-
-
-def _lend(model: BSRNN, name: str, host: BSRNN, key: str, label: str) -> None:
-    """Attach a head, and the adapter it reads its features through, to another model on the same backbone."""
-    host.heads[key] = model.heads[name]
-    adapter = model.adapters.of.get(name)
-    if adapter is not None:
-        host.adapters.attach(f"{label}/{adapter}", cast(Adapter, model.adapters[adapter]), [key])
-
-
-# --- what is written of them ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Output:
-    """One file: the mixture's share in it, the voices' shares, and whether it takes up what rounding leaves."""
-
-    model: str
-    name: str
-    mixture: float
-    shares: Mapping[int, float]
-    residual: bool = False
-
-
-def outputs(ensemble: Ensemble, wanted: SeparationOptions) -> list[Output]:
-    """Every file of a song: heads, sums, accompaniments, residuals (the mixture without all heads in any of these).
-
-    Raises `RecipeError` for a sum of heads that no group has.
-    """
-    voices, groups = ensemble.voices, ensemble.groups
-    written = () if wanted.only_sums else wanted.heads
-    chosen = [i for i, voice in enumerate(voices) if written is None or voice.head in written]
-    result = [Output(voices[i].model, voices[i].head, 0.0, {i: 1.0}) for i in chosen]
-    for names in wanted.sum:
-        places = [{voices[i].head: i for i in group if voices[i].head in names} for group in groups]
-        places = [found for found in places if set(found) == set(names)]
-        if not places:
-            raise RecipeError(f"--sum {'+'.join(names)}: no run has all of these heads.")
-        for found in map(list, (p.values() for p in places)):
-            result.append(Output(_model(voices, found), "+".join(names), 0.0, dict.fromkeys(found, 1.0)))
-    used = {i for part in result for i in part.shares}
-    for i in chosen if wanted.accompaniment else ():
-        alone = sum(voices[j].model == voices[i].model for j in chosen) == 1
-        name = "accompaniment" if alone else f"{voices[i].head}-accompaniment"
-        result.append(Output(voices[i].model, name, 1.0, {i: -1.0}))
-    for group in groups if wanted.residual else ():
-        mine = [i for i in group if i in used]
-        if mine:
-            result.append(Output(_model(voices, mine), "residual", 1.0, dict.fromkeys(mine, -1.0), residual=True))
-    return result
-
-
-def _model(voices: Sequence[Voice], chosen: Sequence[int]) -> str:
-    return "+".join(dict.fromkeys(voices[i].model for i in chosen))
-
-
-def estimate(
-    ensemble: Ensemble,
-    source: Source,
-    wanted: SeparationOptions,
-    of: Callable[..., Iterator[Tensor]] = Separator.estimates,
-) -> Iterator[Tensor]:
-    """Blocks (1 + voices, C, n) of a source: the mixture, then every voice. ``of``: how a separator estimates."""
-    mixture, *copies = tee(source.blocks(), 1 + len(ensemble.passes))
-    streams = [
-        of(separator, source, blocks, heads) for (separator, heads), blocks in zip(ensemble.passes, copies, strict=True)
-    ]
-
-    def voiced() -> Iterator[Tensor]:
-        for mixed, *parts in aligned([(block[None] for block in mixture), *streams]):
-            estimates = torch.cat(parts)  # (heads of all passes, C, n)
-            voices = [estimates[list(voice.places)].mean(0) for voice in ensemble.voices]
-            yield torch.stack([mixed[0], *voices])
-
-    return filtered(voiced(), ensemble, source, wanted.wiener) if wanted.wiener else voiced()
-
-
-def filtered(blocks: Iterator[Tensor], ensemble: Ensemble, source: Source, iterations: int) -> Iterator[Tensor]:
-    """The voices of each group through the Wiener filter, in pieces of some seconds that are cross-faded."""
-    n_fft = 2 ** max(4, round(math.log2(WIENER_WINDOW_SECONDS * source.sample_rate_hz)))
-    shape = (1 + len(ensemble.voices), source.n_channels)
-    chunk = round(WIENER_SECONDS * source.sample_rate_hz)
-
-    def run(pieces: Tensor) -> Tensor:
-        result = pieces[0].unflatten(0, shape).clone()  # (1 + voices, C, n)
-        for group in ensemble.groups:
-            places = [1 + i for i in group]
-            result[places] = wiener(result[0], result[places], n_fft, iterations)
-        return result[None]
-
-    return overlap_add((block.flatten(0, 1) for block in blocks), chunk, chunk // 4, run, Batch(1, grows=False))
-
-
-def subtype_for(path: Path | None, wanted: SeparationOptions) -> tuple[str, str]:
-    """(suffix, libsndfile's subtype) for the stems of an input: as asked for, else the input's where it is lossless."""
-    bits, format_ = None, ""
-    if path is not None:
-        with open_audio(path, wanted.stream, wanted.strict) as reader:
-            bits, format_ = reader.lossless_bits, reader.format.upper()
-    fits = not wanted.bits or wanted.bits in SUBTYPES["flac"]  # which holds no floats
-    suffix = wanted.format or ("flac" if format_ == "FLAC" and fits else "wav")
-    known = SUBTYPES[suffix]
-    own = "32f" if bits in (None, 32) else str(bits)
-    return suffix, known[wanted.bits] if wanted.bits else known.get(own, next(iter(known.values())))
-
-
-def rounded(block: Sequence[Tensor], parts: Sequence[Output], subtype: str) -> list[Tensor]:
-    """What is written of exact outputs: integers rounded, and their rounding put into the residual.
-
-    So that in the files, too, estimates and residual add up to the mixture.
-    """
-    if subtype not in INTEGER_BITS:
-        return list(block)
-    result = [quantise(x, subtype) for x in block]
-    for k, part in enumerate(parts):
-        if part.residual:
-            inside = [j for j, p in enumerate(parts) if not p.mixture and set(p.shares) <= set(part.shares)]
-            heads = [j for j in inside if len(parts[j].shares) == 1]
-            for several in (heads, [j for j in inside if j not in heads], inside):
-                if sum(len(parts[j].shares) for j in several) == len(part.shares):  # each head once
-                    missing = sum((block[j] - result[j] for j in several), torch.zeros(()))
-                    result[k] = quantise(block[k] + missing, subtype)
-                    break
-    return result
-
+from .outputs import Output, estimate, outputs, subtype_for
+from .voices import Ensemble
 
 # --- one song ---------------------------------------------------------------------------------------------------------
 
@@ -391,8 +131,8 @@ def separate_song(
         assert job.path is not None
         source = _open(job.path, wanted)
     result = Result(job, named, sample_rate_hz=source.sample_rate_hz, n_channels=source.n_channels)
-    stems = _Stems(paths, parts, source, subtype, read_tags(job.path) if job.path else {}, wanted)
-    with _no_empty_folders(paths, wanted.out), stems:
+    stems = StemFiles(paths, parts, source, subtype, read_tags(job.path) if job.path else {}, wanted)
+    with no_empty_folders(paths, wanted.out), stems:
         stems.open()
         n = 0
         for block in _read(estimate(ensemble, source, wanted, of)):
@@ -434,32 +174,6 @@ def _check_places(
                 raise AudioError(f"{path} is {what}, which is not overwritten. Take another --out or --name.")
 
 
-@contextmanager
-def _no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
-    """What fails leaves no empty folders in ``out``, and no empty ``out`` where there was none."""
-    new = not out.exists()
-    try:
-        yield
-    except BaseException:
-        folders = {
-            folder for path in paths for folder in path.parents if out in folder.parents or (new and folder == out)
-        }
-        with uninterrupted():
-            for folder in sorted(folders, key=lambda p: -len(p.parts)):
-                with suppress(OSError):  # not empty, or never made
-                    folder.rmdir()
-        raise
-
-
-def file_id(path: Path) -> tuple[int, int] | None:
-    """What a file is known by under all its names; None where there is none."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # ValueError: a name with a zero byte
-        return None
-    return status.st_dev, status.st_ino
-
-
 def _path(part: Output, track: str, wanted: SeparationOptions, suffix: str) -> Path:
     name = wanted.name.format(model=part.model, track=track, head=part.name)
     return wanted.out / f"{name}.{suffix}"
@@ -471,138 +185,6 @@ def _mix(part: Output, block: Tensor) -> Tensor:
     for i, share in part.shares.items():
         result = result + block[1 + i] * share
     return result
-
-
-class _Stems:
-    """The files of one song, written together: all of them are there in the end, at one level, or none."""
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        parts: Sequence[Output],
-        source: Source,
-        subtype: str,
-        tags: Mapping[str, str],
-        wanted: SeparationOptions,
-    ):
-        self.parts, self.source, self.subtype, self.wanted = parts, source, subtype, wanted
-        self.paths, self.tags = paths, {**tags, "software": f"refined-bsrnn {__version__}"}
-        floats = subtype == "FLOAT"
-        self.clip = ("none" if floats else "rescale") if wanted.clip == "auto" else wanted.clip
-        self.peak = 0.0
-        # Before the end nobody knows the peak: what may have to be lowered is kept as float until then.
-        self.kept = self.clip == "rescale"
-        self.made: list[Path] = []
-        self.placed: list[Path] = []  # of which files have come into their places
-        self.floats: list[Path] = []
-        self.stack = ExitStack()
-
-    def __enter__(self) -> "_Stems":
-        return self
-
-    def open(self) -> None:
-        """Begin all files, each in a hidden folder beside its place."""
-        folders: dict[Path, Path] = {}
-        for path in self.paths:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if path.parent not in folders:
-                    folders[path.parent] = self.stack.enter_context(owned_folder(path.parent, HIDDEN))
-            except OSError as error:
-                raise unwritable(path, error, AudioError) from error
-        self.made = [folders[path.parent] / path.name for path in self.paths]
-        self.floats = [path.parent / "float" / f"{i}.wav" for i, path in enumerate(self.made)]
-        self.stack.push(self._publish)
-        self.completing = self.stack.enter_context(ExitStack())
-        self.finals = [self.completing.enter_context(self._writer(path, self.subtype)) for path in self.made]
-        self.writers = self.finals
-        if self.kept:
-            self.keeping = self.stack.enter_context(ExitStack())
-            self.writers = [self.keeping.enter_context(self._writer(path, "FLOAT")) for path in self.floats]
-
-    def _writer(self, path: Path, subtype: str) -> AudioWriter:
-        source = self.source
-        options = (subtype, source.n_samples, self.tags, self.wanted.compression if subtype == self.subtype else None)
-        return AudioWriter(path, source.sample_rate_hz, source.n_channels, *options)
-
-    def write(self, block: Sequence[Tensor]) -> None:
-        """The next (C, n) of every file."""
-        self.peak = max(self.peak, *(float(x.abs().amax()) for x in block if x.numel()), 0.0)
-        if not self.kept:
-            if self.clip == "none" and self.subtype != "FLOAT" and self.peak > 1:
-                raise AudioError(f"{self._too_loud()}; --clip rescale or clamp, or write --bits 32f.")
-            block = [x.clamp(-1, 1) for x in block] if self.clip == "clamp" else block
-            block = rounded(block, self.parts, self.subtype)
-        for writer, x in zip(self.writers, block, strict=True):
-            writer.write(x)
-
-    def _too_loud(self) -> str:
-        return f"the estimates reach {20 * math.log10(self.peak):.2f} dB above full scale"
-
-    @property
-    def cut_db(self) -> float:
-        """How far samples reached beyond full scale that were cut there."""
-        return 20 * math.log10(self.peak) if self.clip == "clamp" and self.peak > 1 else 0.0
-
-    def finish(self) -> float:
-        """Write what was kept, lowered where it must be, and complete all files; returns by how many dB."""
-        gain = 1.0
-        if self.kept:
-            self.keeping.close()
-            gain = min(1.0, 1.0 / self.peak) if self.peak else 1.0
-            for block in zip(*(read_blocks(open_audio(path)) for path in self.floats), strict=True):
-                scaled = [x * gain for x in block]
-                for writer, x in zip(self.finals, rounded(scaled, self.parts, self.subtype), strict=True):
-                    writer.write(x)
-        self.completing.close()
-        return -20 * math.log10(gain) if gain < 1 else 0.0
-
-    def _publish(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Move all files to their places; where one cannot be, those before it are taken back.
-
-        A file that has come to a place since is never replaced without --overwrite.
-        """
-        if kind is not None:
-            return
-        undo: list[tuple[Path | None, Path, tuple[int, int] | None]] = []
-        for made, path in sorted(zip(self.made, self.paths, strict=True), key=lambda pair: pair[1]):  # for all the same
-            kept = made.with_name(f"{made.name}{KEPT}")
-            try:
-                if path.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                if self.wanted.skip_existing and path.is_file():
-                    continue
-                if self.wanted.overwrite:
-                    place_over(made, path, kept)
-                else:
-                    place_new(made, path)
-                undo.append((kept if kept.exists() else None, path, file_id(path)))
-                self.placed.append(path)
-            except OSError as error:
-                if kept.exists():  # it may be that it stands nowhere else
-                    undo.append((kept, path, None))
-                for old, place, ours in reversed(undo):
-                    with suppress(OSError):
-                        if old is not None:
-                            old.replace(place)
-                        elif file_id(place) == ours:
-                            place.unlink()
-                if isinstance(error, FileExistsError):
-                    raise AudioError(f"{path} {TAKEN}") from error
-                raise unwritable(path, error, AudioError) from error
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        with uninterrupted():
-            self.stack.__exit__(kind, error, trace)
-        if isinstance(error, AudioError) and (text := self._told(str(error))) != str(error):
-            raise AudioError(text) from error
-
-    def _told(self, text: str) -> str:
-        """What is said of the hidden files, about the files that they become."""
-        for hidden in (self.made, self.floats):
-            for made, path in zip(hidden, self.paths, strict=False):  # there are none where they could not be begun
-                text = text.replace(str(made), str(path))
-        return text
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------

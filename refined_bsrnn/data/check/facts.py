@@ -22,12 +22,11 @@ from ...audio import AudioReader, fold_channels, open_audio
 from ...console import say
 from ...console import track as progress
 from ...errors import DataError, UserError
-from ...system import cache_folder, read_json, write_json
+from ...system import big_blocks_kept, cache_folder, read_json, write_json
 from ..decode import writing
 from ..names import MIXTURE, MUSDB_STEMS
 from ..scan import kind_of
 from ..tracks import StemFile, Track, read_stem
-from ..workers import keep_memory
 from .edge import peak_spectrum, sharp_edge
 from .fingerprints import SILENCE, fingerprint_words, hop_length
 
@@ -336,11 +335,9 @@ def all_facts(tracks: Sequence[Track], jobs: int | None = None) -> list[TrackFac
     """The facts of every track, measured in several threads where they are not known, with a progress bar."""
     facts = {i: known for i, track in enumerate(tracks) if (known := known_facts(track)) is not None}
     left = [i for i in range(len(tracks)) if i not in facts]
-    if left:
-        keep_memory()
     n_threads = max(1, min(jobs or os.cpu_count() or 1, len(left)))  # numpy and soundfile share
     # The linear algebra library's own threads would stand in the way of these.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
+    with big_blocks_kept(), threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
         unkept: list[str] = []
         results = pool.map(partial(measure_and_keep, unkept=unkept), [tracks[i] for i in left])
         facts.update(zip(left, progress(results, len(left), "checking tracks"), strict=True))

@@ -1,0 +1,54 @@
+"""Which device a network runs on."""
+
+import warnings
+
+import torch
+from torch import nn
+
+from ..console import say
+from ..errors import RecipeError
+
+
+def check_device(device: str) -> torch.device:
+    """The torch device of that name; ``auto``: the first of cuda, mps, cpu that can be used.
+
+    Where ``auto`` finds a device that cannot be used, it says why. Raises `RecipeError` where a device that was named
+    is not there.
+    """
+    if device == "auto":
+        return _first_device()
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise RecipeError(f"device {device!r} cannot be used here: {first_line(error)}.") from None
+    return torch.device(device)
+
+
+def _first_device() -> torch.device:
+    for name, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+        why = ""
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                if there():
+                    _compute(name)
+                    return torch.device(name)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                why = first_line(error)
+        why = why or next((first_line(warning.message) for warning in warned), "")
+        if why:  # a driver that is too old, a GPU that PyTorch has no code for, one that is full
+            say(f"The device {name} is there but cannot be used ({why}); the CPU is used instead.")
+    return torch.device("cpu")
+
+
+def _compute(device: str) -> None:
+    """A little of what networks do, which is where an unsuitable device or driver shows."""
+    x = torch.ones(1, 2, 4, device=device)
+    with torch.no_grad():
+        result = nn.LSTM(4, 4, batch_first=True).to(device)(x)[0] + nn.Linear(4, 4).to(device)(x)
+    result.sum().item()  # waits for it
+
+
+def first_line(error: object) -> str:
+    """The first sentence of an error of PyTorch; what it adds is of no help."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". ")[0].rstrip(".")
