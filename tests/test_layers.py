@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.code_lines import code_lines
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "refined_bsrnn"
 ORDER = (
@@ -96,6 +98,17 @@ def test_no_function_is_longer_than_60_lines(path):
         if isinstance(node, ast.FunctionDef):
             first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]
             assert node.end_lineno - first.lineno < 60, f"{path.name}: {node.name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_file_has_more_than_400_lines_of_code(path):
+    assert code_lines(path) <= 400
+
+
+def test_blanks_comments_and_docstrings_are_no_code(tmp_path):
+    lines = ['"""A\n\nb."""', "# c", "", "x = 1  # d", "def f(", "    y=1,", "):", '    """E."""', "    return y"]
+    (tmp_path / "x.py").write_text("\n".join(lines))
+    assert code_lines(tmp_path / "x.py") == 5
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

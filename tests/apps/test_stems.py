@@ -641,7 +641,7 @@ def test_a_full_disk_gets_a_sentence(mtl, song, monkeypatch, capsys, arguments):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("refined_bsrnn.audio.soundfile.SoundFile.write", full)
+    monkeypatch.setattr("soundfile.SoundFile.write", full)
     separate(song, "--model", "mtl", *arguments, code=1)
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(

@@ -423,14 +423,14 @@ def test_libsndfile_on_a_full_disk_leaves_the_old_file(song, monkeypatch, proble
     def full(file, *args, **kwargs):
         raise problem
 
-    monkeypatch.setattr("refined_bsrnn.audio.soundfile.SoundFile.write", full)
+    monkeypatch.setattr("soundfile.SoundFile.write", full)
     with pytest.raises(AudioError, match="song.wav cannot be written: the disk is full"):
         write_audio(song, torch.zeros(1, 10), RATE)
     assert song.read_bytes() == before
     assert list(song.parent.iterdir()) == [song]
 
 
-@pytest.mark.parametrize("where", ["refined_bsrnn.audio.soundfile.SoundFile.write", "refined_bsrnn.system.os.fsync"])
+@pytest.mark.parametrize("where", ["soundfile.SoundFile.write", "refined_bsrnn.system.os.fsync"])
 def test_full_disk_leaves_the_old_file_and_nothing_else(song, monkeypatch, where):
     before = song.read_bytes()
 
