@@ -140,8 +140,8 @@ def _once(job: Callable[[Path, int], list[str]], steps: int, setting: Mapping[st
                 [sys.executable, *words], {"PYTHONPATH": path, **setting}, cwd=folder, output=file
             )
         if status:
-            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise UserError(f"python {' '.join(words)} ended with {status}: {said[-1] if said else 'no word'}")
+            output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise UserError(f"python {' '.join(words)} ended with {status}: {output[-1] if output else 'no word'}")
     return {"processor": round(used.ru_utime + used.ru_stime, 2), "wall": round(wall, 2)}
 
 

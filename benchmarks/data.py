@@ -173,8 +173,8 @@ def data_markdown(values: Mapping[str, Any]) -> str:
     )
     frame = pd.DataFrame(values["rows"])
     frame["times_training"] = frame["audio_seconds_per_second"] / training["audio_seconds_per_second"]
-    told = f"{values['n_tracks']} tracks of {values['data']}; {values['device']}; peak {values['peak_memory']}."
-    return f"{Table(frame, columns, literal=True).markdown}\n\n{told}\n"
+    text = f"{values['n_tracks']} tracks of {values['data']}; {values['device']}; peak {values['peak_memory']}."
+    return f"{Table(frame, columns, literal=True).markdown}\n\n{text}\n"
 
 
 DATA = Kind(

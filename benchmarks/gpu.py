@@ -333,8 +333,8 @@ def _series(rows: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> Iterat
     """What a line is of, and its cells."""
     keys = ("what", "size", "precision", "measure")
     for series in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        mine = {row["batch"]: row for row in rows if tuple(row[key] for key in keys) == series}
-        yield list(series), [_cell(mine.get(batch)) for batch in batches]
+        own_rows = {row["batch"]: row for row in rows if tuple(row[key] for key in keys) == series}
+        yield list(series), [_cell(own_rows.get(batch)) for batch in batches]
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

@@ -99,7 +99,7 @@ class Reference(nn.Module):
             own |= {f"{axis}.{i}.": f"backbone.blocks.{i}.{axis}." for axis in ("time", "band")}
         values = {}
         for name in self.state_dict():
-            mine = next(prefix for prefix in own if name.startswith(prefix))
-            values[name] = state[own[mine] + name.removeprefix(mine)]
+            prefix_of = next(prefix for prefix in own if name.startswith(prefix))
+            values[name] = state[own[prefix_of] + name.removeprefix(prefix_of)]
         self.load_state_dict(values)
         return self

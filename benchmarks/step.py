@@ -153,7 +153,7 @@ def summary(taken: Mapping[str, Sequence[Mapping[str, float]]], audio: float) ->
         }
     if "there" in taken:
         pairs = zip(taken["there"], taken["here"], strict=True)
-        values["times_as_fast"] = _spread([there["processor"] / here["processor"] for there, here in pairs])
+        values["times_as_fast"] = _spread([base["processor"] / here["processor"] for base, here in pairs])
     return values
 
 

@@ -534,8 +534,8 @@ def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> d
     values = read_yaml(path) if values is None else dict(values)
     if "extends" in values:
         name = values.pop("extends")
-        beside = path.parent / expand_home(name)
-        base = beside if beside.is_file() else find_recipe(name)
+        neighbour = path.parent / expand_home(name)
+        base = neighbour if neighbour.is_file() else find_recipe(name)
         below = read_yaml(base)
         if "extends" in below:
             raise RecipeError(f"{path} extends {base.name}, which extends another; one level is allowed.")

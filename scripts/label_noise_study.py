@@ -22,8 +22,8 @@ from refined_bsrnn.data.scan import scan
 from refined_bsrnn.evaluation.label_noise import (
     WINDOWS,
     corrupted,
-    hear_all,
     link_tracks,
+    measure_stems,
     precision_and_recall,
     rank,
     write_suspects,
@@ -50,12 +50,12 @@ def main() -> int:
     tracks = [track for track in tracks if track.name not in names]
     silent = {(f.track, name) for f in all_facts(tracks) for name, stem in f.stems.items() if stem.silent}
     tracks, wrong = corrupted(tracks, separator.heads, args.share, args.seed, silent)
-    heard = hear_all(separator, tracks, args.windows)
-    ranked = rank(heard, separator.heads)
+    measured = measure_stems(separator, tracks, args.windows)
+    ranked = rank(measured, separator.heads)
     if args.write:
         link_tracks([*tracks, *kept], args.write)
         write_suspects(args.write / "suspects.csv", ranked)
-    wrong &= {(one.track.name, one.stem) for one in heard}  # what is too quiet to score cannot be found
+    wrong &= {(one.track.name, one.stem) for one in measured}  # what is too quiet to score cannot be found
     print(json.dumps({**vars(args), **precision_and_recall(ranked, wrong)}, indent=1, default=str))
     return 0
 

@@ -129,5 +129,5 @@ def test_the_speed_of_the_loader_is_the_measured_one(run):
 
 def test_the_time_of_the_checker_is_the_measured_one():
     values = json.loads((ROOT / "docs" / "results" / "check.json").read_text())
-    told = check_markdown(values).strip().rstrip(".")
-    assert told in " ".join((ROOT / "docs" / "data.md").read_text().split())
+    messages = check_markdown(values).strip().rstrip(".")
+    assert messages in " ".join((ROOT / "docs" / "data.md").read_text().split())

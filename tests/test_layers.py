@@ -65,7 +65,7 @@ def test_a_room_imports_only_what_stands_left_of_it(path):
     assert room in PLACE, f"{name_of(path)} is in no room of ORDER"
     (rank, group), found = PLACE[room], own_imports(path)
     other = {name: PLACE[room_of(name)] for name in found if room_of(name)}
-    assert not [f"line {found[x]}: {x}" for x, (there, its) in other.items() if there >= rank and its != group]
+    assert not [f"line {found[x]}: {x}" for x, (present, its) in other.items() if present >= rank and its != group]
 
 
 def test_no_import_cycle():

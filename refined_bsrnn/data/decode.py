@@ -199,8 +199,8 @@ def musdb_stems(path: Path) -> Item:
         except UserError:
             raise
         except Exception as problem:  # FFmpeg's, stempeg's and numpy's own kinds
-            said = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace")
-            reason = said.strip().rpartition("\n")[2].removeprefix(f"{path}: ")
+            message = (getattr(problem, "stderr", None) or str(problem).encode()).decode(errors="replace")
+            reason = message.strip().rpartition("\n")[2].removeprefix(f"{path}: ")
             raise DataError(
                 f"{path} ({path.stat().st_size} bytes) is no readable stem file: {reason}. "
                 "Copy it again or restore a backup."

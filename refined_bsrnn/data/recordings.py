@@ -27,8 +27,8 @@ def recordings(folder: str, stem: str, key: str) -> tuple[Track, ...]:
     root = expand_home(folder)
     files = sorted(path for path in root.rglob("*") if is_audio(path)) if root.is_dir() else []
     if not files:
-        there = "holds no audio file" if root.is_dir() else "is no folder"
-        raise DataError(f"{key} is {folder!r}, which {there}; expected a folder of recordings.")
+        state = "holds no audio file" if root.is_dir() else "is no folder"
+        raise DataError(f"{key} is {folder!r}, which {state}; expected a folder of recordings.")
     return tuple(open_files(files, root.resolve(), stem))
 
 

@@ -19,7 +19,7 @@ from .names import MIXTURE, REST
 from .sources import Sources, find_sources, list_source, source_name
 from .tracks import StemFile, Track, table_of, with_definitions
 
-MAX_TOLD = 8  # problems in one message
+MAX_LISTED = 8  # problems in one message
 PADDED_SECONDS = 0.1  # files of lossy formats may differ by so much; padded sources differ by it without a note
 READ_IN_PLACE = (".wav", ".flac", ".aiff", ".aif", ".w64", ".rf64", ".caf", ".au")
 READ_FROM_THE_START = (".ogg", ".opus", ".mp3")  # entered only by decoding from the beginning; others are decoded once
@@ -46,8 +46,8 @@ def refuse(findings: Iterable[Finding]) -> None:
     if len(stopping) == 1:
         raise DataError(stopping[0])
     if stopping:
-        shown = "\n  ".join(stopping[:MAX_TOLD])
-        more = f"\n  and {len(stopping) - MAX_TOLD} more" if len(stopping) > MAX_TOLD else ""
+        shown = "\n  ".join(stopping[:MAX_LISTED])
+        more = f"\n  and {len(stopping) - MAX_LISTED} more" if len(stopping) > MAX_LISTED else ""
         raise DataError(
             f"{len(stopping)} problems with the data:\n  {shown}{more}\nrefined-bsrnn check-data lists all."
         )

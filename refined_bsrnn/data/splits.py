@@ -144,7 +144,7 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
     `make_parts` names the stems that exist.
     """
     having = [t for t in tracks if set(targets) & set(t.stems)]
-    beside = [] if any(not t.is_solo for t in having) else [t for t in tracks if t not in having]  # solos need songs
+    others = [] if any(not t.is_solo for t in having) else [t for t in tracks if t not in having]  # solos need songs
     if not having or not (spec.use_tracks or spec.use_minutes or spec.use_fraction < 1):
         return list(tracks)
     order = sorted(having, key=lambda t: hashlib.sha256(f"{seed}\t{t.name}".encode()).hexdigest())
@@ -155,7 +155,7 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
     if spec.use_minutes:
         minutes = list(accumulate(t.seconds / 60 for t in order))
         count = min(count, bisect_left(minutes, spec.use_minutes) + 1)
-    return sorted([*order[:count], *beside], key=lambda t: t.name)
+    return sorted([*order[:count], *others], key=lambda t: t.name)
 
 
 def _each_target_first(order: Sequence[Track], targets: Sequence[str]) -> list[Track]:

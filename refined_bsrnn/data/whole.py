@@ -115,10 +115,10 @@ class EstimateFiles:
         """The targets that any track has an estimate for."""
         names = sorted({name for track in tracks for name in self.paths(track)})
         if not names:
-            there = sorted(p.name for p in self.folder.iterdir() if p.is_dir())
+            folders = sorted(p.name for p in self.folder.iterdir() if p.is_dir())
             raise DataError(
                 f"{self.folder} has no estimate of any of {len(tracks)} tracks, e.g. {tracks[0].name}/vocals.wav."
-                f"{nearest(tracks[0].name, there)} Where the references lie is said by --data ROOT."
+                f"{nearest(tracks[0].name, folders)} Where the references lie is said by --data ROOT."
             )
         return names
 

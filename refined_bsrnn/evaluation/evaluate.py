@@ -1,7 +1,7 @@
 """Evaluation: tracks × targets → results.json. The one place that opens the test split.
 
 Every number stands beside what doing nothing (estimate = mixture), silence and ideal masks score on the same track.
-Definitions: `metrics`, `scores`, `ceilings`. A stem that is silent over the whole track has no defined score: it is
+Definitions: `metrics`, `scores`, `oracle`. A stem that is silent over the whole track has no defined score: it is
 counted and left out of the means. Each track's scores are written when it is done (``evaluation/<split>/``), with a
 key of the weights and the audio they belong to: an interrupted evaluation goes on, a changed one starts again. Under
 ``accelerate launch`` the processes share the tracks.
@@ -46,9 +46,9 @@ from ..schema import RESULTS_FORMAT
 from ..separation.separator import Separator
 from ..separation.source import Source
 from ..system import read_json, taking_part, write_json
-from .ceilings import MASKS, STATED, context_bounds, masked
 from .excerpts import SECONDS, Excerpts, loudest
 from .museval_scores import MusevalPool, write_museval_json
+from .oracle import MASKS, STATED, context_bounds, masked
 from .scores import TrackScores
 from .stats import nan_median
 from .summary import SOURCES, describe_run, finite, summarise
@@ -95,7 +95,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Job:
+class Evaluation:
     """One evaluation, the same in every process that shares it."""
 
     folder: Path  # gets results.json and evaluation/
@@ -113,11 +113,11 @@ class Job:
 
     def key(self, track: Track) -> str:
         """A hash of all that a track's scores depend on: definitions, weights or files, audio, options."""
-        mine = self.estimates.key(track)
+        estimates = self.estimates.key(track)
         audio = [track.name, track.n_samples, track.sample_rate_hz, track.content, track.written]
         read = {t: [asdict(file) for file in track.files.get(t, ())] for t in self.targets}
         asked = [self.targets, read, self.options.mixture, self.options.quick, self.options.excerpts]
-        return hashlib.sha256(json.dumps([SCORES_VERSION, mine, audio, asked]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([SCORES_VERSION, estimates, audio, asked]).encode()).hexdigest()
 
 
 class NetworkEstimates:
@@ -168,7 +168,7 @@ def evaluate(
     recipe = run.load_recipe()
     model = load_model(run)
     facts = describe_run(run, recipe, model)  # before the hours of work
-    with shared_tracks(device) as (rank, n_processes, own_device, meet):
+    with shared_tracks(device) as (rank, n_processes, own_device, barrier):
         data = replace(recipe.data, define={**recipe.data.define, **chosen.define})
         found = scan_split(replace(recipe, data=data), split, data_root or None)
         listed = found.usable()
@@ -176,9 +176,8 @@ def evaluate(
             say(found.notes[-1])
         tracks = tracks_to_score(model.targets, listed, found.sources, chosen)
         estimates = NetworkEstimates(model, own_device)
-        job = Job(out or run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
-        results = _evaluate(job, facts, rank, n_processes, meet)
-        if rank == 0 and not chosen.partial and out is None:
+        evaluation = Evaluation(out or run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
+        results = _evaluate(evaluation, facts, rank, n_processes, barrier)
             note_scores(run, results)
         return results
 
@@ -205,8 +204,8 @@ def evaluate_estimates(folder: Path, data_root: str | None = None, **options: An
     targets = files.targets(listed)
     tracks = tracks_to_score(targets, listed, found.sources, chosen)
     facts = {"format": RESULTS_FORMAT, "run": folder.resolve().name, "kind": "estimates", "base": None}
-    job = Job(folder, targets, found.sources, listed, tracks, files, chosen)
-    return _evaluate(job, {**facts, "model": {}, "training": {}}, 0, 1, lambda: None)
+    evaluation = Evaluation(folder, targets, found.sources, listed, tracks, files, chosen)
+    return _evaluate(evaluation, {**facts, "model": {}, "training": {}}, 0, 1, lambda: None)
 
 
 @contextmanager
@@ -229,10 +228,10 @@ def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: So
 
     Says which have none; `DataError` where all have none.
     """
-    there = {stem for track in tracks for stem in track.files}
+    available = {stem for track in tracks for stem in track.files}
     for name, listed in options.define.items():
-        if missing := [stem for stem in listed if stem not in there]:
-            raise DataError(f"--define {name}: no track has a stem {missing[0]!r}.{nearest(missing[0], there)}")
+        if missing := [stem for stem in listed if stem not in available]:
+            raise DataError(f"--define {name}: no track has a stem {missing[0]!r}.{nearest(missing[0], available)}")
     asked = named(tracks, options)
     usable = [t for t in asked if set(targets) & set(t.stems)]
     if not usable:
@@ -265,28 +264,29 @@ def named(tracks: Sequence[Track], options: Options) -> list[Track]:
 
 
 def _evaluate(
-    job: Job, facts: Mapping[str, Any], rank: int, n_processes: int, meet: Callable[[], None]
+    evaluation: Evaluation, facts: Mapping[str, Any], rank: int, n_processes: int, barrier: Callable[[], None]
 ) -> dict[str, Any]:
-    todo = [t for t in job.tracks if not _is_done(job, t)]
-    if len(todo) < len(job.tracks):
-        say(f"{len(job.tracks) - len(todo)} of {len(job.tracks)} tracks were scored before; going on with the rest.")
+    todo = [t for t in evaluation.tracks if not _is_done(evaluation, t)]
+    if len(todo) < len(evaluation.tracks):
+        n_tracks = len(evaluation.tracks)
+        say(f"{n_tracks - len(todo)} of {n_tracks} tracks were scored before; going on with the rest.")
     longest_first = sorted(todo, key=lambda t: (-t.n_samples, t.name))
-    meet()  # nobody writes before all have looked
-    _score_all(job, longest_first[rank::n_processes], n_processes)
-    meet()
-    done = [_read_stored(job.stored(t)) for t in job.tracks]
-    unseen = [t.name for t, stored in zip(job.tracks, done, strict=True) if "row" not in stored]
+    barrier()  # nobody writes before all have looked
+    _score_all(evaluation, longest_first[rank::n_processes], n_processes)
+    barrier()
+    done = [_read_stored(evaluation.stored(t)) for t in evaluation.tracks]
+    unseen = [t.name for t, stored in zip(evaluation.tracks, done, strict=True) if "row" not in stored]
     if unseen:
         raise DataError(
-            f"the scores of {len(unseen)} tracks ({unseen[0]}, ...) are not in {job.folder / 'evaluation'}; processes "
-            "on several machines need one folder that all of them see."
+            f"the scores of {len(unseen)} tracks ({unseen[0]}, ...) are not in {evaluation.folder / 'evaluation'}; "
+            "processes on several machines need one folder that all of them see."
         )
-    results = finite({**facts, **summary_of(job, done)})
+    results = finite({**facts, **summary_of(evaluation, done)})
     if rank == 0:
-        write_json(results_path(job.folder, job.options.partial), results)
-        if job.options.museval_json:
-            _write_museval(job, done, job.options.museval_json)
-    meet()
+        write_json(results_path(evaluation.folder, evaluation.options.partial), results)
+        if evaluation.options.museval_json:
+            _write_museval(evaluation, done, evaluation.options.museval_json)
+    barrier()
     return results
 
 
@@ -298,12 +298,14 @@ def results_path(folder: Path, partial: bool) -> Path:
     return whole
 
 
-def _is_done(job: Job, track: Track) -> bool:
-    path = job.stored(track)
+def _is_done(evaluation: Evaluation, track: Track) -> bool:
+    path = evaluation.stored(track)
     if not path.is_file():
         return False
     stored = _read_stored(path)
-    if stored.get("key") != job.key(track) or (job.options.with_museval and stored.get("museval") is None):
+    if stored.get("key") != evaluation.key(track) or (
+        evaluation.options.with_museval and stored.get("museval") is None
+    ):
         return False
     excerpts = [scores["excerpt"] for scores in stored["row"]["targets"].values() if "excerpt" in scores]
     return all((path.parent / kind["file"]).is_file() for excerpt in excerpts for kind in excerpt["files"].values())
@@ -318,7 +320,7 @@ def _read_stored(path: Path) -> dict[str, Any]:
     return stored if isinstance(stored, dict) else {}
 
 
-def _score_all(job: Job, tracks: Sequence[Track], n_processes: int) -> None:
+def _score_all(evaluation: Evaluation, tracks: Sequence[Track], n_processes: int) -> None:
     def write(stored: dict[str, Any], frames: Any) -> None:
         for target, metrics in (frames or {}).items():
             if target in stored["row"]["targets"]:
@@ -327,19 +329,25 @@ def _score_all(job: Job, tracks: Sequence[Track], n_processes: int) -> None:
         path = Path(stored.pop("path"))
         write_json(path, finite({**stored, "museval": frames}))
 
-    pool = MusevalPool(job.options.jobs, write)
+    pool = MusevalPool(evaluation.options.jobs, write)
     shared = f", one of {n_processes} processes" if n_processes > 1 else ""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for i, track in enumerate(progress(tracks, len(tracks), f"evaluating {job.folder.resolve().name}{shared}")):
-                stored = {"path": str(job.stored(track)), "key": job.key(track), "device": job.estimates.device}
-                kept = Path(folder, str(i)) if job.options.with_museval else None
-                stored["row"] = score_track(job, track, kept)
+            for i, track in enumerate(
+                progress(tracks, len(tracks), f"evaluating {evaluation.folder.resolve().name}{shared}")
+            ):
+                stored = {
+                    "path": str(evaluation.stored(track)),
+                    "key": evaluation.key(track),
+                    "device": evaluation.estimates.device,
+                }
+                kept = Path(folder, str(i)) if evaluation.options.with_museval else None
+                stored["row"] = score_track(evaluation, track, kept)
                 if kept is None:
                     write(stored, None)
                 else:
-                    heard = list(stored["row"]["targets"])
-                    pool.submit(stored, track, heard, stored["row"]["mixture"], kept)
+                    scored = list(stored["row"]["targets"])
+                    pool.submit(stored, track, scored, stored["row"]["mixture"], kept)
             waiting = len(pool.pending)
             for _ in progress(pool.finish(), waiting, "museval"):
                 pass
@@ -347,27 +355,29 @@ def _score_all(job: Job, tracks: Sequence[Track], n_processes: int) -> None:
             pool.close()
 
 
-def _write_museval(job: Job, done: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    for track, stored in zip(job.tracks, done, strict=True):
+def _write_museval(evaluation: Evaluation, done: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    for track, stored in zip(evaluation.tracks, done, strict=True):
         if stored["museval"]:
-            write_museval_json(folder / job.options.split / f"{job.stored(track).stem}.json", stored["museval"])
+            write_museval_json(
+                folder / evaluation.options.split / f"{evaluation.stored(track).stem}.json", stored["museval"]
+            )
 
 
 # --- one track --------------------------------------------------------------------------------------------------------
 
 
-def score_track(job: Job, track: Track, keep: Path | None = None) -> dict[str, Any]:
+def score_track(evaluation: Evaluation, track: Track, keep: Path | None = None) -> dict[str, Any]:
     """One row of results.json; with ``keep`` the estimates are written there too, as ``<target>.npy``."""
-    options, rate, length = job.options, track.sample_rate_hz, track.n_samples
-    targets = [target for target in job.targets if target in track.files]
+    options, rate, length = evaluation.options, track.sample_rate_hz, track.n_samples
+    targets = [target for target in evaluation.targets if target in track.files]
     mixture_is = mixture_kind(track, options.mixture)
     parts = {target: (target,) if options.quick else known_parts(track, target) for target in targets}
     n_block = BLOCK_SECONDS * rate
     sources = QUICK_SOURCES if options.quick else SOURCES
     scores = TrackScores(rate, parts, sources, options.quick)
-    excerpts = _excerpts(job, track, targets, n_block)
+    excerpts = _excerpts(evaluation, track, targets, n_block)
     kept = _memory_maps(keep, track, targets)
-    estimates = pieces(_checked(job, track, targets, mixture_is, n_block), n_block)
+    estimates = pieces(_checked(evaluation, track, targets, mixture_is, n_block), n_block)
     for start, estimate in zip(range(0, length, n_block), estimates, strict=True):
         stop = min(start + n_block, length)
         low, high = context_bounds(start, stop, length)
@@ -382,21 +392,23 @@ def score_track(job: Job, track: Track, keep: Path | None = None) -> dict[str, A
             candidates |= {mask: {t: under[t][mask][:, inside] for t in targets} for mask in MASKS}
         scores.add({name: x[:, inside] for name, x in known.items()}, candidates)
         for target in targets:
-            heard = {"reference": known[target][:, inside], "estimate": estimate[target]}
-            excerpts.add(start, target, mixture=mixture[:, inside], **heard)
+            scored = {"reference": known[target][:, inside], "estimate": estimate[target]}
+            excerpts.add(start, target, mixture=mixture[:, inside], **scored)
             if kept:
                 kept[target][:, start:stop] = estimate[target].numpy()
     row: dict[str, Any] = {"track": track.name, "seconds": track.seconds, "mixture": mixture_is}
     row["targets"] = scores.finish()
-    for target, facts in excerpts.write(job.stored(track).parent, job.stored(track).stem).items():
+    for target, facts in excerpts.write(evaluation.stored(track).parent, evaluation.stored(track).stem).items():
         row["targets"][target]["excerpt"] = facts
     return row
 
 
-def _checked(job: Job, track: Track, targets: Sequence[str], mixture_is: str, n_block: int) -> Iterator[Signals]:
+def _checked(
+    evaluation: Evaluation, track: Track, targets: Sequence[str], mixture_is: str, n_block: int
+) -> Iterator[Signals]:
     """The estimates' blocks; `DataError` for NaN and for another length than the references'."""
     done = 0
-    for block in job.estimates.blocks(track, targets, mixture_is, n_block):
+    for block in evaluation.estimates.blocks(track, targets, mixture_is, n_block):
         for target, x in block.items():
             if not torch.isfinite(x).all():
                 raise DataError(
@@ -416,8 +428,8 @@ def _read_parts(track: Track, parts: Mapping[str, Sequence[str]], start: int, n_
     return {name: read_known(track, name, start, n_samples) for name in names}
 
 
-def _excerpts(job: Job, track: Track, targets: Sequence[str], n_block: int) -> Excerpts:
-    if job.options.quick or not job.options.excerpts:
+def _excerpts(evaluation: Evaluation, track: Track, targets: Sequence[str], n_block: int) -> Excerpts:
+    if evaluation.options.quick or not evaluation.options.excerpts:
         return Excerpts({}, 0, track.sample_rate_hz)
     n_seconds = int(min(SECONDS, max(1, track.n_samples // track.sample_rate_hz)))
     starts = {}
@@ -438,28 +450,28 @@ def _memory_maps(folder: Path | None, track: Track, targets: Sequence[str]) -> d
 # --- the results ------------------------------------------------------------------------------------------------------
 
 
-def summary_of(job: Job, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary_of(evaluation: Evaluation, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Everything in results.json that is about scores."""
     rows = [stored["row"] for stored in done]
-    options = job.options
-    asked = job.tracks if options.quick else named(job.listed, options)
-    partial = {"tracks": list(options.tracks) or None, "quick": options.quick, "of": len(job.listed)}
+    options = evaluation.options
+    asked = evaluation.tracks if options.quick else named(evaluation.listed, options)
+    partial = {"tracks": list(options.tracks) or None, "quick": options.quick, "of": len(evaluation.listed)}
     return {
         "split": options.split,
         "data": {
-            "name": job.sources.name,
-            "fingerprint": fingerprint(job.listed),
-            "builtin": job.sources.is_builtin,
+            "name": evaluation.sources.name,
+            "fingerprint": fingerprint(evaluation.listed),
+            "builtin": evaluation.sources.is_builtin,
             "mixture": "+".join(sorted({row["mixture"] for row in rows})),
             **({"define": {name: list(stems) for name, stems in options.define.items()}} if options.define else {}),
         },
         "n_tracks": len(rows),
         "partial": partial if options.partial else None,
-        "targets": job.targets,
+        "targets": evaluation.targets,
         "protocol": PROTOCOL,
         "more_protocol": {} if options.quick else MORE_PROTOCOL,
         "evaluated_on": "+".join(sorted({stored["device"] for stored in done})),
-        "tracks_without": {t: [x.name for x in asked if t not in x.files] for t in job.targets},
+        "tracks_without": {t: [x.name for x in asked if t not in x.files] for t in evaluation.targets},
         "tracks": rows,
-        "summary": {target: summarise(target, rows) for target in job.targets},
+        "summary": {target: summarise(target, rows) for target in evaluation.targets},
     }

@@ -55,9 +55,9 @@ def _scores(model: BSRNN, base: RunFolder, data_root: str | None, split: str, de
     usable = found.usable()
     tracks = [t for t in usable if set(t.stems) & set(values)]
     if not tracks:
-        there = sorted({stem for t in usable for stem in t.stems})
+        available = sorted({stem for t in usable for stem in t.stems})
         raise DataError(
-            f"no {split} track has a stem of the base's heads {', '.join(values)}; stems there: {', '.join(there)}."
+            f"no {split} track has a stem of the base's heads {', '.join(values)}; stems there: {', '.join(available)}."
         )
     for track in progress(tracks, len(tracks), "forgetting"):
         mixture, stems, _ = load_track(track, model.targets)

@@ -42,7 +42,7 @@ WINDOWS = 6  # per stem, evenly spread
 
 
 @dataclass(frozen=True)
-class Heard:
+class StemShares:
     """What the network makes of one stem: per audible window, the share of each head."""
 
     track: Track
@@ -84,7 +84,7 @@ class Suspect:
 # --- listening --------------------------------------------------------------------------------------------------------
 
 
-def hear(separator: Separator, track: Track, stem: str, windows: int) -> Heard | None:
+def measure_stem(separator: Separator, track: Track, stem: str, windows: int) -> StemShares | None:
     """The shares of a stem's audible windows, at most so many, evenly spread; None for one that is silent."""
     rate_hz, n_channels = separator.model.sample_rate_hz, separator.model.recipe.data.channels
     length = round(WINDOW_SECONDS * track.sample_rate_hz)
@@ -99,7 +99,7 @@ def hear(separator: Separator, track: Track, stem: str, windows: int) -> Heard |
     kept = [i for i in range(len(chosen)) if audible[i]]
     audio = torch.stack([resample(fold_channels(excerpts[i], n_channels), track.sample_rate_hz, rate_hz) for i in kept])
     starts = tuple(chosen[i] / track.sample_rate_hz for i in kept)
-    return Heard(track, stem, starts, shares(separator, audio))
+    return StemShares(track, stem, starts, shares(separator, audio))
 
 
 @torch.inference_mode()
@@ -110,7 +110,7 @@ def shares(separator: Separator, audio: Tensor) -> np.ndarray:
     return (energies / energies.sum(1, keepdim=True).clamp_min(1e-20)).cpu().double().numpy()
 
 
-def hear_all(separator: Separator, tracks: Sequence[Track], windows: int = WINDOWS) -> list[Heard]:
+def measure_stems(separator: Separator, tracks: Sequence[Track], windows: int = WINDOWS) -> list[StemShares]:
     """Every stem that has a head. Raises `DataError` where there is none, or a model with a single head."""
     heads = separator.heads
     if len(heads) < 2:
@@ -118,18 +118,20 @@ def hear_all(separator: Separator, tracks: Sequence[Track], windows: int = WINDO
     listed = [(track, stem) for track in tracks for stem in track.stems if stem in heads]
     if not listed:
         raise DataError(f"none of {len(tracks)} tracks has a stem that the model has a head for ({', '.join(heads)}).")
-    heard = [hear(separator, track, stem, windows) for track, stem in show_progress(listed, len(listed), "listening")]
-    return [found for found in heard if found is not None]
+    measured = [
+        measure_stem(separator, track, stem, windows) for track, stem in show_progress(listed, len(listed), "listening")
+    ]
+    return [found for found in measured if found is not None]
 
 
 # --- ranking ----------------------------------------------------------------------------------------------------------
 
 
-def rank(heard: Sequence[Heard], heads: Sequence[str]) -> list[Suspect]:
+def rank(measured: Sequence[StemShares], heads: Sequence[str]) -> list[Suspect]:
     """All stems, the most suspicious first."""
     suspects = []
     for i, head in enumerate(heads):
-        alike = [one for one in heard if one.stem == head]
+        alike = [one for one in measured if one.stem == head]
         if not alike:
             continue
         odds = np.array([one.log_odds(i) for one in alike])
@@ -200,15 +202,15 @@ def _sound(track: Track, stem: str, second: float) -> str:
     return f"data:audio/ogg;base64,{base64.b64encode(memory.getvalue()).decode()}"
 
 
-def not_heard(tracks: Sequence[Track], heads: Sequence[str], heard: Sequence[Heard]) -> str:
+def unmeasured(tracks: Sequence[Track], heads: Sequence[str], measured: Sequence[StemShares]) -> str:
     """Which stems were not scored, and why, in one sentence; empty where all were."""
-    there = {(one.track.name, one.stem) for one in heard}
-    left = [(track, stem) for track in tracks for stem in track.stems if (track.name, stem) not in there]
+    available = {(one.track.name, one.stem) for one in measured}
+    left = [(track, stem) for track in tracks for stem in track.stems if (track.name, stem) not in available]
     without = Counter(stem for _, stem in left if stem not in heads)
     silent = [f"{track.split}/{track.name}/{stem}" for track, stem in left if stem in heads]
-    told = [f"{sum(without.values())} have no head ({first(sorted(without))})"] if without else []
-    told += [f"{len(silent)} are silent ({first(silent)})"] if silent else []
-    return f"{len(left)} stems are not scored: {'; '.join(told)}." if left else ""
+    parts = [f"{sum(without.values())} have no head ({first(sorted(without))})"] if without else []
+    parts += [f"{len(silent)} are silent ({first(silent)})"] if silent else []
+    return f"{len(left)} stems are not scored: {'; '.join(parts)}." if left else ""
 
 
 def find_suspects(
@@ -221,10 +223,10 @@ def find_suspects(
 ) -> list[Suspect]:
     """Score all stems with a run's model; writes suspects.csv and suspects.html, returns the suspicious ones."""
     separator = Separator.from_pretrained(model)
-    heard = hear_all(separator, tracks, windows)
-    if told := not_heard(tracks, separator.heads, heard):
-        say(told)
-    suspects = [one for one in rank(heard, separator.heads) if one.is_suspicious(threshold)]
+    measured = measure_stems(separator, tracks, windows)
+    if parts := unmeasured(tracks, separator.heads, measured):
+        say(parts)
+    suspects = [one for one in rank(measured, separator.heads) if one.is_suspicious(threshold)]
     write_suspects(out / "suspects.csv", suspects, threshold, weight)
     write_page(out / "suspects.html", suspects, tracks)
     return suspects
@@ -259,10 +261,10 @@ def corrupted(
                 "smaller share."
             )
         track = tracks[int(random.integers(len(tracks)))]
-        there = [stem for stem in stems if stem in track.files and (track.name, stem) not in wrong]
-        if len(there) < 2:
+        available = [stem for stem in stems if stem in track.files and (track.name, stem) not in wrong]
+        if len(available) < 2:
             continue
-        one, other = (str(name) for name in random.choice(there, 2, replace=False))
+        one, other = (str(name) for name in random.choice(available, 2, replace=False))
         if not (set(able[track.name]) & {one, other} if swap else other in able[track.name]):
             continue  # silence added, or two silences exchanged, makes nothing wrong
         files = changed[track.name]

@@ -35,10 +35,10 @@ def score_files(track: Track, targets: Sequence[str], mixture_is: str, estimates
         mixture = read_mixture(track, mixture_is).numpy()
         references[ACCOMPANIMENT] = mixture - references[targets[0]]
         guesses[ACCOMPANIMENT] = mixture - guesses[targets[0]]
-    heard = [t for t in references if references[t].sum(0).any() and guesses[t].sum(0).any()]
-    if not heard:
+    audible = [t for t in references if references[t].sum(0).any() and guesses[t].sum(0).any()]
+    if not audible:
         return {}
-    scores = museval_scores({t: references[t] for t in heard}, {t: guesses[t] for t in heard}, track.sample_rate_hz)
+    scores = museval_scores({t: references[t] for t in audible}, {t: guesses[t] for t in audible}, track.sample_rate_hz)
     return {target: {name: _finite(frames[name]) for name in METRICS} for target, frames in scores.items()}
 
 

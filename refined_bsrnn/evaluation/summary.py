@@ -9,7 +9,7 @@ from ..network.model import BSRNN, count_parameters
 from ..recipe import Recipe
 from ..runs.folder import RunFolder, read_provenance
 from ..schema import RESULTS_FORMAT
-from .ceilings import MASKS
+from .oracle import MASKS
 from .stats import spread
 
 METRICS = ("usdr", "csdr", "csdr_museval", "si_sdr", "silent_dbfs", "bandwidth_hz")

@@ -17,20 +17,22 @@ from .blocks import BLOCKS, CAUSAL_NORMS, Norm, fold, make_norm
 class Encoder(nn.Module):
     """The band split: per band, norm and linear layer from the real and imaginary parts to N features.
 
-    Bands may overlap; each takes its bins as they are. ``n_joint`` channels are taken together, one behind the other;
-    1: each by itself.
+    Bands may overlap; each takes its bins as they are. ``channels_per_item`` channels are taken together, one
+    behind the other; 1: each by itself.
     """
 
-    def __init__(self, ranges: Sequence[BinRange], features: int, norm: str, n_joint: int = 1):
+    def __init__(self, ranges: Sequence[BinRange], features: int, norm: str, channels_per_item: int = 1):
         super().__init__()
-        self.ranges, self.n_joint = list(ranges), n_joint
-        widths = [2 * n_joint * (stop - start) for start, stop in ranges]
+        self.ranges, self.channels_per_item = list(ranges), channels_per_item
+        widths = [2 * channels_per_item * (stop - start) for start, stop in ranges]
         self.norms = nn.ModuleList(make_norm(norm, width) for width in widths)
         self.linears = nn.ModuleList(nn.Linear(width, features) for width in widths)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Pairs (B, C, T, F, 2) → (B, C, K, T, N), where C is 1 behind channels taken together."""
-        bins = spectrogram.unflatten(1, (-1, self.n_joint)).permute(0, 1, 3, 5, 2, 4)  # (B, C, T, 2, joint, F)
+        bins = spectrogram.unflatten(1, (-1, self.channels_per_item)).permute(
+            0, 1, 3, 5, 2, 4
+        )  # (B, C, T, 2, joint, F)
         bands = []
         for (start, stop), norm, linear in zip(self.ranges, self.norms, self.linears, strict=True):
             standard = cast(Norm, norm).standardise(bins[..., start:stop].flatten(3))  # (B, C, T, 2·joint·G)
@@ -42,7 +44,7 @@ class Encoder(nn.Module):
 class Backbone(nn.Module):
     """Encoder, blocks and, where the recipe says so, one norm behind them."""
 
-    def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, n_joint: int = 1):
+    def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, channels_per_item: int = 1):
         super().__init__()
         if spec.causal and spec.norm not in CAUSAL_NORMS:
             raise RecipeError(
@@ -51,7 +53,7 @@ class Backbone(nn.Module):
             )
         block = pick("backbone.kind", spec.kind, BLOCKS)
         options = bind_options(f"backbone.kind={spec.kind}", block, spec.options, skip=("spec", "n_bands"))
-        self.encoder = Encoder(ranges, spec.features, spec.norm, n_joint)
+        self.encoder = Encoder(ranges, spec.features, spec.norm, channels_per_item)
         self.blocks = nn.Sequential(*(block(spec, len(ranges), **options) for _ in range(spec.repeats)))
         self.norm = make_norm(spec.norm, spec.features) if spec.final_norm else nn.Identity()
 

@@ -168,7 +168,7 @@ class Head(nn.Module):
         self,
         ranges: Sequence[BinRange],
         backbone: BackboneSpec,
-        n_joint: int = 1,
+        channels_per_item: int = 1,
         *,
         hidden_layers: Literal[1, 2] = 1,
         hidden_factor: float = 4,
@@ -183,7 +183,7 @@ class Head(nn.Module):
             )
         if self.of_whole_excerpt and backbone.causal:
             raise RecipeError("head.kind=spectrum scales by the whole excerpt, which backbone.causal forbids.")
-        self.n_joint, self.bridge = n_joint, bridge
+        self.channels_per_item, self.bridge = channels_per_item, bridge
         self.facts: dict[str, Any] = {}  # what its file says about its training, once it has been loaded
         self.form: tuple[Any, ...] = (
             type(self),
@@ -192,7 +192,7 @@ class Head(nn.Module):
             gate_layer,
             bridge,
         )  # heads of one form can be stacked
-        widths, n = [n_joint * (stop - start) for start, stop in ranges], backbone.features
+        widths, n = [channels_per_item * (stop - start) for start, stop in ranges], backbone.features
         hidden = round(hidden_factor * n)
         self.build(lambda: BandMlps(widths, n, self.norm or backbone.norm, hidden_layers, hidden, gate_layer))
         self.merge = MergeBands(ranges)
@@ -223,7 +223,7 @@ class Head(nn.Module):
 
     def spectrum(self, bands: Sequence[Tensor]) -> Tensor:
         """Pairs of all bands, (J, B, C, T, joint·G, 2) each → (J, B, C·joint, T, F, 2)."""
-        apart = [x.unflatten(4, (self.n_joint, -1)) for x in bands]  # (J, B, C, T, joint, G, 2)
+        apart = [x.unflatten(4, (self.channels_per_item, -1)) for x in bands]  # (J, B, C, T, joint, G, 2)
         return self.merge(apart).transpose(3, 4).flatten(2, 3)
 
 
@@ -267,7 +267,7 @@ class RoformerMask(MlpMask):
         self,
         ranges: Sequence[BinRange],
         backbone: BackboneSpec,
-        n_joint: int = 1,
+        channels_per_item: int = 1,
         *,
         hidden_layers: int = 1,
         hidden_factor: float = 4,
@@ -280,7 +280,7 @@ class RoformerMask(MlpMask):
         super().__init__(
             ranges,
             backbone,
-            n_joint,
+            channels_per_item,
             hidden_layers=hidden_layers,  # type: ignore[arg-type]
             hidden_factor=hidden_factor,
             gate_layer=gate_layer,

@@ -30,8 +30,8 @@ class BSRNN(nn.Module):
     """A backbone and one head per target.
 
     Attributes: ``bands`` (the `BandSplit`), ``ranges`` (its K bin ranges), ``stft``, ``backbone``, ``heads`` (a
-    ModuleDict by target), ``adapters``, ``ties`` (which targets need each other), ``n_joint`` (how many channels the
-    network takes as one item; 1: any number, each by itself).
+    ModuleDict by target), ``adapters``, ``ties`` (which targets need each other), ``channels_per_item`` (how many
+    channels the network takes as one item; 1: any number, each by itself).
     """
 
     def __init__(self, recipe: Recipe, targets: Sequence[str]):
@@ -51,8 +51,8 @@ class BSRNN(nn.Module):
         )
         self.ranges = list(self.bands.ranges)
         self.normaliser = pick("input.normalise", recipe.input.normalise, {"none": None, **NORMALISERS})
-        self.n_joint: int = recipe.data.channels if recipe.backbone.stereo == "joint" else 1
-        self.backbone = Backbone(self.bands, recipe.backbone, self.n_joint)
+        self.channels_per_item: int = recipe.data.channels if recipe.backbone.stereo == "joint" else 1
+        self.backbone = Backbone(self.bands, recipe.backbone, self.channels_per_item)
         self.backbone_is_frozen = False
         self.ties = Ties(recipe)
         self.heads = nn.ModuleDict()
@@ -115,10 +115,11 @@ class BSRNN(nn.Module):
 
     def _pairs(self, mixture: Tensor) -> Tensor:
         """Waveform (B, C, L) → the pairs (B, C, T, F, 2) of its spectrogram."""
-        if self.n_joint > 1 and mixture.shape[1] != self.n_joint:
+        if self.channels_per_item > 1 and mixture.shape[1] != self.channels_per_item:
             raise AudioError(
-                f"this network takes {self.n_joint} channels together (backbone.stereo=joint); the audio has "
-                f"{mixture.shape[1]}. Bring it to {self.n_joint} channels, or use a network with stereo=apart or tac."
+                f"this network takes {self.channels_per_item} channels together (backbone.stereo=joint); the audio has "
+                f"{mixture.shape[1]}. Bring it to {self.channels_per_item} channels, or use a network with "
+                "stereo=apart or tac."
             )
         return as_pairs(self.stft(mixture))
 
@@ -171,9 +172,9 @@ class BSRNN(nn.Module):
         self.ties.check_added(target, spec)
         kind = pick("head.kind", spec.kind, HEADS)
         options: dict[str, Any] = bind_options(
-            f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "backbone", "n_joint")
+            f"head.kind={spec.kind}", kind, spec.options, skip=("ranges", "backbone", "channels_per_item")
         )
-        head = kind(self.bands, self.recipe.backbone, self.n_joint, **options)
+        head = kind(self.bands, self.recipe.backbone, self.channels_per_item, **options)
         head.spec = spec
         self.heads[target] = head
         return head

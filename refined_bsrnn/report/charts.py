@@ -162,11 +162,11 @@ def _bands(run: Run) -> Iterator[tuple[str, tuple[BandSplit, dict[str, int]]]]:
 def all_figures(runs: Sequence[Run], targets: Sequence[str]) -> tuple[dict[str, tuple[Figure, str]], list[str]]:
     """{file name: (figure, what it shows)} and notes, of all figures that these runs have something for."""
     curves, x_label, y_label, notes = training_curves(runs)
-    heard = [t for t in targets if any(scored(run, t) for run in with_target(runs, t))]
+    scored_targets = [t for t in targets if any(scored(run, t) for run in with_target(runs, t))]
     figures: dict[str, tuple[Figure | None, str]] = {}
-    for metric in NAMES if heard else ():
+    for metric in NAMES if scored_targets else ():
         text = f"{NAMES[metric]} of single tracks per target and run: median, quartiles; dashed: doing nothing (median)"
-        figures[f"boxes-{metric}"] = boxes_figure(runs, heard, metric), text
+        figures[f"boxes-{metric}"] = boxes_figure(runs, scored_targets, metric), text
     drawn: set[str] = set()
     for a, b, shared in rivals(runs):
         if b.name in drawn:  # each run against the first it may be compared with; the table has all pairs

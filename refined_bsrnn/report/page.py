@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .comparable import METRICS, NAMES, REFERENCES, data_letters
-from .listening import Item
 from .notes import n_without
+from .players import Item
 from .published import protocols
 from .results import Run, number, summaries
 from .table import Column, Table

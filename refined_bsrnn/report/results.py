@@ -64,9 +64,9 @@ def _read_run(folder: Path) -> Run:
         results = _read_results(folder)
         return Run(folder.parent, results["run"], results, _read_log(folder.parent / "metrics.jsonl"))
     if not folder.is_dir():
-        beside = _runs_in(folder.absolute().parent)
-        listed = f"Runs beside it: {', '.join(beside)}." if beside else "There are no runs beside it either."
-        raise UserError(f"There is no run folder {folder}.{nearest(folder.name, beside)} {listed}")
+        neighbours = _runs_in(folder.absolute().parent)
+        listed = f"Runs beside it: {', '.join(neighbours)}." if neighbours else "There are no runs beside it either."
+        raise UserError(f"There is no run folder {folder}.{nearest(folder.name, neighbours)} {listed}")
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{folder} has no results.json yet; run: refined-bsrnn evaluate {folder}")

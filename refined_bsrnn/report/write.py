@@ -12,8 +12,8 @@ from ..system import write_text
 from .charts import all_figures, training_curves
 from .comparable import CELL
 from .figures import save
-from .listening import listening_items
 from .page import render
+from .players import listening_items
 from .published import PUBLISHED
 from .results import Run, read_runs, summaries
 from .tables import Report, build

@@ -176,11 +176,12 @@ def _check_channels(tensors: Mapping[str, Tensor], model: BSRNN, where: Path) ->
     """A joint-stereo backbone is made for a number of channels, which is that of the data it was trained on."""
     weight = tensors.get("encoder.linears.0.weight")  # (N, 2 · channels · bins)
     start, stop = model.ranges[0]
-    theirs = model.n_joint if weight is None else weight.shape[-1] // (2 * (stop - start))
-    if model.recipe.backbone.stereo == "joint" and theirs != model.n_joint:
+    theirs = model.channels_per_item if weight is None else weight.shape[-1] // (2 * (stop - start))
+    if model.recipe.backbone.stereo == "joint" and theirs != model.channels_per_item:
         raise CheckpointError(
-            f"{where} takes {theirs} channels together (backbone.stereo=joint); data.channels is {model.n_joint} here. "
-            f"Leave data.channels at {theirs}, or use a base with stereo=apart or tac, which take any number."
+            f"{where} takes {theirs} channels together (backbone.stereo=joint); data.channels is "
+            f"{model.channels_per_item} here. Leave data.channels at {theirs}, or use a base with stereo=apart or tac, "
+            "which take any number."
         )
 
 
@@ -395,13 +396,13 @@ def base_of(run: RunFolder, recipe: Recipe | None = None) -> RunFolder:
     """The run a transfer was made from, by its recipe or the one given; `CheckpointError` where it is gone."""
     recipe = recipe or run.load_recipe()
     assert recipe.base is not None
-    beside = run.path.resolve() / recipe.base.run  # written relative to the run's folder
-    if not (beside / "recipe.yaml").is_file():
+    relative = run.path.resolve() / recipe.base.run  # written relative to the run's folder
+    if not (relative / "recipe.yaml").is_file():
         raise CheckpointError(
-            f"{run.path} was transferred from {recipe.base.run}, and there is no run at {beside}. "
+            f"{run.path} was transferred from {recipe.base.run}, and there is no run at {relative}. "
             f"Put the base back, or correct base.run in {run.recipe}."
         )
-    return RunFolder(beside)
+    return RunFolder(relative)
 
 
 def backbone_file(run: RunFolder) -> Path:

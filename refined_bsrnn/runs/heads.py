@@ -88,7 +88,7 @@ def head_source(source: str, root: str = "runs") -> list[tuple[str, Path]]:
     run = find_run(name if colon else source, root)
     names = run.head_names()
     if colon:
-        _check_there(run, head)
+        _check_has_head(run, head)
     return [(head, run.head(head))] if colon else [(each, run.head(each)) for each in names]
 
 
@@ -105,7 +105,7 @@ def add_head(run: RunFolder, path: Path, name: str, overwrite: bool = False) -> 
 
 def rename_head(run: RunFolder, old: str, new: str) -> None:
     """Give a head another name."""
-    _check_there(run, old)
+    _check_has_head(run, old)
     _check_untied(run, old)
     check_target_name(new)
     _check_free(run, new, overwrite=False)
@@ -115,7 +115,7 @@ def rename_head(run: RunFolder, old: str, new: str) -> None:
 
 def remove_head(run: RunFolder, name: str) -> None:
     """Delete a head's file, its adapter with it."""
-    _check_there(run, name)
+    _check_has_head(run, name)
     _check_untied(run, name)
     run.head(name).unlink()
 
@@ -126,7 +126,7 @@ def note_in_head(path: Path, source: Path | None = None, **facts: Any) -> None:
     write_tensors(path, tensors, {**metadata, **facts})
 
 
-def _check_there(run: RunFolder, name: str) -> None:
+def _check_has_head(run: RunFolder, name: str) -> None:
     names = run.head_names()
     if name not in names:
         known = ", ".join(names) or "none"
@@ -164,7 +164,7 @@ def verify(run: RunFolder, names: Iterable[str] = ()) -> dict[str, str]:
     found = {"backbone": "ok"}
     for name in names or run.head_names():
         try:
-            _check_there(run, name)
+            _check_has_head(run, name)
             _verify_head(run, model, name, digest)
             found[name] = "ok"
         except UserError as error:

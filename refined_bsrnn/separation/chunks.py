@@ -71,7 +71,7 @@ class CrossFade:
         return done
 
 
-class Batch:
+class BatchSize:
     """How many chunks run at once: as asked for, or as many as pay, found by trying; halved when memory runs out."""
 
     def __init__(self, size: int | Literal["auto"], grows: bool):
@@ -99,7 +99,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def overlap_add(
-    blocks: Iterable[Tensor], chunk: int, overlap: int, run: Callable[[Tensor], Tensor], batch: Batch
+    blocks: Iterable[Tensor], chunk: int, overlap: int, run: Callable[[Tensor], Tensor], batch: BatchSize
 ) -> Iterator[Tensor]:
     """A function of chunks, (B, C, n) → (B, ..., n), applied to a stream: (C, n) blocks in, (..., n) blocks out."""
     fade = CrossFade(overlap)
@@ -158,10 +158,10 @@ def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
                 if rest is None:
                     return
             rests[i] = rest
-        there = [rest for rest in rests if rest is not None]
-        n = min(rest.shape[-1] for rest in there)
-        yield [rest[..., :n] for rest in there]
-        rests = [rest[..., n:] for rest in there]
+        filled = [rest for rest in rests if rest is not None]
+        n = min(rest.shape[-1] for rest in filled)
+        yield [rest[..., :n] for rest in filled]
+        rests = [rest[..., n:] for rest in filled]
 
 
 def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:

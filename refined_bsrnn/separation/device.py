@@ -25,12 +25,12 @@ def check_device(device: str) -> torch.device:
 
 
 def _first_device() -> torch.device:
-    for name, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+    for name, is_available in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
         why = ""
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                if there():
+                if is_available():
                     _compute(name)
                     return torch.device(name)
             except (RuntimeError, AssertionError, ValueError) as error:

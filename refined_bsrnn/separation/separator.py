@@ -29,7 +29,7 @@ from ..runs.exchange.hub import find_model, push_to_hub, save_model
 from ..runs.exchange.library import default_model, introduction
 from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
-from .chunks import Batch, aligned, delayed, out_of_memory, overlap_add, resample_blocks
+from .chunks import BatchSize, aligned, delayed, out_of_memory, overlap_add, resample_blocks
 from .device import check_device, first_line
 from .source import MOST_SAMPLES, PAIRS, Audio, Source, as_float32, check_waveform, open_source
 
@@ -78,7 +78,9 @@ class Separator:
         if self.model.recipe.input.normalise in OF_WHOLE_TRACKS:
             level = self.model.level(torch.ones(1, 1, 1, device=self.device), of_whole_track=True)
         try:
-            self._run(torch.zeros(1, max(1, self.model.n_joint), self.model.stft.n_fft), self.heads[:1], level)
+            self._run(
+                torch.zeros(1, max(1, self.model.channels_per_item), self.model.stft.n_fft), self.heads[:1], level
+            )
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
@@ -277,7 +279,7 @@ class Separator:
     def _on_grid(self, blocks: Iterator[Tensor], shift: int, heads: list[str], level: Level | None) -> Iterator[Tensor]:
         """Blocks (C, n) → (heads, C, n), with the chunks' borders moved by that share of a chunk's step."""
         zeros = round(shift * (self.chunk - self.overlap) / self.shifts)
-        batch = Batch(self.batch, self.device.type != "cpu")  # on a CPU a batch is no faster
+        batch = BatchSize(self.batch, self.device.type != "cpu")  # on a CPU a batch is no faster
 
         def run(chunks: Tensor) -> Tensor:
             return self._run(chunks, heads, level)
@@ -318,13 +320,13 @@ class Separator:
         Channels that share weights and know nothing of each other go as they are. Networks that look at two channels
         (stereo: tac, joint) were trained on stereo: surround goes in pairs, a channel without a partner with itself.
         """
-        n_joint, stereo = self.model.n_joint, self.model.recipe.backbone.stereo
+        channels_per_item, stereo = self.model.channels_per_item, self.model.recipe.backbone.stereo
         alone = torch.arange(n_channels)[None]
-        if n_joint > 2:
-            return alone if n_channels > 1 else alone.expand(1, n_joint)  # the network says what it expects
-        if stereo == "apart" or n_joint == n_channels or (stereo == "tac" and n_channels == 1):
+        if channels_per_item > 2:
+            return alone if n_channels > 1 else alone.expand(1, channels_per_item)  # the network says what it expects
+        if stereo == "apart" or channels_per_item == n_channels or (stereo == "tac" and n_channels == 1):
             return alone
-        if n_joint == 1 and stereo == "joint":
+        if channels_per_item == 1 and stereo == "joint":
             return alone
         pairs = PAIRS.get(n_channels, [(i, i) for i in range(n_channels)])
         return torch.tensor(pairs)

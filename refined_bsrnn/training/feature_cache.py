@@ -359,16 +359,16 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
     with cache.alone() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             says = cache.check_room(recipe.cache.max_gb)
-            say(f"Feature cache: {says}{_beside(cache, recipe, objective, data)}.")
+            say(f"Feature cache: {says}{_other_caches(cache, recipe, objective, data)}.")
             cache.prepare()
             say(f"{len(cache.missing_blocks())} of {cache.n_blocks} blocks to compute.")
         accelerator.wait_for_everyone()
         missing = cache.missing_blocks()
         accelerator.wait_for_everyone()  # all have looked before one writes
         started = time.monotonic()
-        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        own_share = missing[accelerator.process_index :: accelerator.num_processes]
         workers = fitting_workers(recipe.train.workers, BLOCK * cache.n_bytes // pool)
-        fill(cache, examples, features, mine, accelerator.device, workers)
+        fill(cache, examples, features, own_share, accelerator.device, workers)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             cache.add_seconds(time.monotonic() - started)
@@ -376,13 +376,13 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
     return cache.checked()
 
 
-def _beside(cache: FeatureCache, recipe: Recipe, objective: Objective, data: TrainingData) -> str:
+def _other_caches(cache: FeatureCache, recipe: Recipe, objective: Objective, data: TrainingData) -> str:
     """In words: what validation adds to a cache, and what the caches of other trainings take."""
     left = recipe.cache.max_gb * GB - cache.n_bytes
     adds = min(left, validation_bytes(cache, recipe, objective, data.validation))
     others = cache.others_bytes()
-    beside = f"; other caches in {cache.path.parent} take {others / GB:.2f} GB" if others else ""
-    return f", up to {adds / GB:.2f} GB more of validation tracks{beside}"
+    others_text = f"; other caches in {cache.path.parent} take {others / GB:.2f} GB" if others else ""
+    return f", up to {adds / GB:.2f} GB more of validation tracks{others_text}"
 
 
 def validation_bytes(cache: FeatureCache, recipe: Recipe, objective: Objective, tracks: Sequence[Track]) -> float:

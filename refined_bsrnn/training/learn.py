@@ -112,8 +112,8 @@ def plan(target: str, folders: Sequence[str]) -> Lesson:
 def _split(sources: Sources, names: Sequence[Counter[str]], held_out: Sequence[str]) -> tuple[SourceSpec, ...]:
     """The sources with the songs that are kept aside as their test tracks."""
     result = []
-    for source, there in zip(sources.specs, names, strict=True):
-        own = [glob.escape(name) for name in held_out if name in there]
+    for source, own_names in zip(sources.specs, names, strict=True):
+        own = [glob.escape(name) for name in held_out if name in own_names]
         options = {"root": str(source.options["root"]), **({"test_tracks": own} if own else {})}
         result.append(replace(source, options=options))
     return tuple(result)

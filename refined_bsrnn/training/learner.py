@@ -49,12 +49,12 @@ class Learner:
                     sums[name] = sums.get(name, 0.0) + value.float() / self.recipe.train.accumulate
         self.accelerator.unscale_gradients()
         norm = clip(self.trained, self.recipe)
-        told = torch.tensor(float(flag), device=self.accelerator.device)
-        vector = torch.stack([*sums.values(), norm.detach().float(), told])
-        *values, norm_value, any_told = self.accelerator.reduce(vector, "mean").tolist()
+        flagged = torch.tensor(float(flag), device=self.accelerator.device)
+        vector = torch.stack([*sums.values(), norm.detach().float(), flagged])
+        *values, norm_value, any_flagged = self.accelerator.reduce(vector, "mean").tolist()
         means = dict(zip(sums, values, strict=True))
         self._check_finite(means, norm_value, step)
-        return self._of_present_targets(means, totals), any_told > 0
+        return self._of_present_targets(means, totals), any_flagged > 0
 
     def update(self) -> None:
         """Change the weights by the gradients."""

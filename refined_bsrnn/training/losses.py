@@ -122,38 +122,40 @@ NEGATIVE_LOSSES = {"l1snr", "si_sdr"}  # the others are zero at best
 # ``there`` (B, targets) is 1 where an example has a target and 0 where not: a term is the mean over what it has.
 
 
-def magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal, there: Tensor) -> Tensor:
+def magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal, present_items: Tensor) -> Tensor:
     """Mean squared error of the magnitude spectrograms, mean over targets (X-UMX's multi-domain loss, L_freq)."""
-    errors = _magnitude_errors(estimates, stems, there).square().flatten(2).mean(2)  # (targets, B, C, F, T) → (.., B)
-    return errors.sum(0) / there.sum(1).clamp_min(1)
+    errors = (
+        _magnitude_errors(estimates, stems, present_items).square().flatten(2).mean(2)
+    )  # (targets, B, C, F, T) → (.., B)
+    return errors.sum(0) / present_items.sum(1).clamp_min(1)
 
 
-def weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, there: Tensor) -> Tensor:
+def weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, present_items: Tensor) -> Tensor:
     """1 + the weighted SDR loss, mean over targets (X-UMX's multi-domain loss, L_time); from 0 (best) to 2."""
-    return _weighted_sdr(estimates, stems, mixture, there, [(name,) for name in stems])
+    return _weighted_sdr(estimates, stems, mixture, present_items, [(name,) for name in stems])
 
 
-def combined_magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal, there: Tensor) -> Tensor:
+def combined_magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal, present_items: Tensor) -> Tensor:
     """As `magnitude_mse`, mean over all combinations of targets, whose magnitudes are added (X-UMX, L_freq).
 
     An example with J of the targets has the 2^J − 1 combinations of these, less the one of all targets, which is the
     mixture. Their mean is a quadratic form in the errors d_j: two different ones stand together in 2^(J−2)
     combinations, one is in as many and 2^(J−2) more.
     """
-    errors = _magnitude_errors(estimates, stems, there)  # (targets, B, C, F, T), zero where a target is missing
-    n_there = there.sum(1)  # (B,)
-    all_there = (n_there == len(errors)).float() * (len(errors) > 1)
-    alone = 2.0 ** (n_there - 2)
-    squares = alone * _mean(errors.square().sum(0)) + (alone - all_there) * _mean(errors.sum(0).square())
-    return squares / (2.0**n_there - 1 - all_there).clamp_min(1)
+    errors = _magnitude_errors(estimates, stems, present_items)  # (targets, B, C, F, T), zero where a target is missing
+    n_present = present_items.sum(1)  # (B,)
+    all_present = (n_present == len(errors)).float() * (len(errors) > 1)
+    alone = 2.0 ** (n_present - 2)
+    squares = alone * _mean(errors.square().sum(0)) + (alone - all_present) * _mean(errors.sum(0).square())
+    return squares / (2.0**n_present - 1 - all_present).clamp_min(1)
 
 
-def combined_weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, there: Tensor) -> Tensor:
+def combined_weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, present_items: Tensor) -> Tensor:
     """As `weighted_sdr`, mean over all combinations of targets, whose waveforms are added (X-UMX, L_time).
 
     The time it takes doubles with every further target: meant for up to about eight.
     """
-    return _weighted_sdr(estimates, stems, mixture, there, subsets(list(stems)))
+    return _weighted_sdr(estimates, stems, mixture, present_items, subsets(list(stems)))
 
 
 # Terms that read waveforms alone: without any other, references need no spectrogram.
@@ -173,17 +175,17 @@ def subsets(targets: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for size in sizes for chosen in combinations(targets, size)]
 
 
-def _magnitude_errors(estimates: Signals, stems: Signals, there: Tensor) -> Tensor:
+def _magnitude_errors(estimates: Signals, stems: Signals, present_items: Tensor) -> Tensor:
     """|Ŷ_j| − |Y_j|, (targets, B, C, F, T); zero where an example lacks the target."""
     errors = torch.stack([estimates[name].spectrogram.abs() - stems[name].spectrogram.abs() for name in stems])
-    return errors * there.T[..., None, None, None]
+    return errors * present_items.T[..., None, None, None]
 
 
 WSDR_EPS, WSDR_CROP = 1e-10, 200
 
 
 def _weighted_sdr(
-    estimates: Signals, stems: Signals, mixture: Signal, there: Tensor, chosen: Sequence[tuple[str, ...]]
+    estimates: Signals, stems: Signals, mixture: Signal, present_items: Tensor, chosen: Sequence[tuple[str, ...]]
 ) -> Tensor:
     """1 − mean over an example's combinations and channels of α·cos(ŷ, y) + (1 − α)·cos(n̂, n), with n = x − y.
 
@@ -194,7 +196,7 @@ def _weighted_sdr(
     x = mixture.waveform[..., crop]  # (B, C, L')
     ours = {name: estimates[name].waveform[..., crop] for name in stems}
     theirs = {name: stems[name].waveform[..., crop] for name in stems}
-    has = dict(zip(stems, there.T, strict=True))
+    has = dict(zip(stems, present_items.T, strict=True))
     scores, complete = [], []
     for names in chosen:
         y_hat = torch.stack([ours[name] for name in names]).sum(0)
@@ -281,9 +283,9 @@ class MultiTargetLoss(nn.Module):
                 value = 0.5 * (torch.exp(-s) * value + s * (totals[i] > 0))
             total = total + target_weight * value
         if self.joint:
-            whole, there = mixture or add_signals(stems), (present > 0).to(present)
+            whole, present_items = mixture or add_signals(stems), (present > 0).to(present)
             for name, (joint_term, weight) in self.joint.items():
-                parts[f"all/{name}"] = part = (shares[:, -1] * joint_term(estimates, stems, whole, there)).sum()
+                parts[f"all/{name}"] = part = (shares[:, -1] * joint_term(estimates, stems, whole, present_items)).sum()
                 total = total + weight * part
         return total, {name: part.detach() for name, part in parts.items()}
 
@@ -296,11 +298,11 @@ class MultiTargetLoss(nn.Module):
             return torch.ones_like(values)
         ranked = _of_all_processes(torch.where(present > 0, values, torch.inf))
         weights = _of_all_processes(present)
-        n_there = int((weights > 0).sum())
-        n_dropped = min(round(self.truncate_quantile * n_there), n_there - 1)
+        n_present = int((weights > 0).sum())
+        n_dropped = min(round(self.truncate_quantile * n_present), n_present - 1)
         if n_dropped < 1:
             return torch.ones_like(values)
-        limit = ranked.sort().values[n_there - n_dropped - 1]
+        limit = ranked.sort().values[n_present - n_dropped - 1]
         return (values <= limit) * (weights.sum() / weights[ranked <= limit].sum())
 
 

@@ -85,5 +85,5 @@ def set_moments(
     for name, p in trained.items():
         own = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
         # Moments live on the device of their weight; so does the count of steps, if one kernel updates all weights.
-        there = p.device if has_fused_adam(p.device) else torch.device("cpu")
-        optimizer.state[p] = {k: v.to(there if k == "step" else p.device) for k, v in own.items()}
+        device = p.device if has_fused_adam(p.device) else torch.device("cpu")
+        optimizer.state[p] = {k: v.to(device if k == "step" else p.device) for k, v in own.items()}

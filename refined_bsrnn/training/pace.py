@@ -67,14 +67,14 @@ class Pace:
     def __init__(self, train: TrainSpec, device: torch.device, validation_seconds: Callable[[], float]):
         self.train, self.device, self.validation_seconds = train, device, validation_seconds
         self.times: list[float] = []
-        self.is_told = False
+        self.is_reported = False
 
     def after_step(self, step: int, seconds: float) -> list[str]:
         """What is to be said after a step that took so long: the estimate, as soon as there is one."""
         self.times.append(seconds)
-        if self.is_told or (len(self.times) < FIRST_STEPS and seconds < LONG_SECONDS):
+        if self.is_reported or (len(self.times) < FIRST_STEPS and seconds < LONG_SECONDS):
             return []
-        self.is_told = True
+        self.is_reported = True
         measured = self.times[1:] or self.times
         per_validation = self.validation_seconds() if validations_left(step, self.train) else 0.0
         lines = time_left(step, self.train, sum(measured) / len(measured), per_validation)

@@ -284,8 +284,8 @@ def transfer(recipe: Recipe, watch: Watch | None = None) -> tuple[RunFolder, boo
     if spec is None:
         raise RecipeError("the recipe names no base; expected base: {run: NAME}.")
     # A resolved recipe names its base relative to its run's own folder: then the run can be repeated from it alone.
-    beside = RunFolder(Path(os.path.normpath(Path(recipe.run.root) / "run" / spec.run)))
-    base = beside if beside.recipe.is_file() else find_run(spec.run, recipe.run.root)
+    resolved = RunFolder(Path(os.path.normpath(Path(recipe.run.root) / "run" / spec.run)))
+    base = resolved if resolved.recipe.is_file() else find_run(spec.run, recipe.run.root)
     recipe = replace(recipe, base=replace(spec, run=str(base.path)))
     recipe, run = new_run(recipe, find_sources(recipe.data))
     digest = read_metadata(backbone_file(base)).get("sha256")  # that the weights have it is checked where they are read

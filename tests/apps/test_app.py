@@ -294,19 +294,19 @@ def test_a_damaged_song_fails_alone(studio):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "messages"),
     [
         (MemoryError(), "memory is used up"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is used up"),
         (OSError(28, "No space"), "No space"),
     ],
 )
-def test_what_the_machine_lacks_is_said(studio, monkeypatch, error, said):
+def test_what_the_machine_lacks_is_said(studio, monkeypatch, error, messages):
     def fail(*arguments):
         raise error
 
     monkeypatch.setattr(disk, "separate_song", fail)
-    with pytest.raises(AudioError, match=said):
+    with pytest.raises(AudioError, match=messages):
         separated(studio)
     assert studio.visits["me"].song is None
     assert list(studio.songs.iterdir()) == []
@@ -418,14 +418,14 @@ def test_over_http(separator, tmp_path, monkeypatch):
         assert ask(app, "GET", stem, Range="bytes=100-199") == (206, whole[100:200])
         secret = tmp_path / "secret.wav"
         secret.write_bytes(b"secret")
-        beside = studio.folder / "beside.wav"
-        beside.write_bytes(b"secret")
-        for path in (secret, beside, studio.songs / ".." / "beside.wav", Path(app_module_file())):
+        neighbour = studio.folder / "beside.wav"
+        neighbour.write_bytes(b"secret")
+        for path in (secret, neighbour, studio.songs / ".." / "beside.wav", Path(app_module_file())):
             assert ask(app, "GET", f"/gradio_api/file={path}")[0] in (403, 404)
         body, headers = multipart(bytes(30_000))  # little enough to have been sent when the answer comes
-        beside.unlink()
-        status, said = ask(app, "POST", "/gradio_api/upload", body, **headers)
-        assert (status, b"maximum allowed size" in said) == (413, True)
+        neighbour.unlink()
+        status, messages = ask(app, "POST", "/gradio_api/upload", body, **headers)
+        assert (status, b"maximum allowed size" in messages) == (413, True)
         assert kept(studio) == ["my song - drums.wav", "my song - vocals.wav", "my song.wav"]
         for page in ("docs", "openapi.json", "monitoring", "gradio_api/info", "gradio_api/deep_link"):
             assert ask(app, "GET", f"/{page}") == (404, b"There is no such page.")
@@ -615,15 +615,15 @@ def test_errors_of_a_request_are_sentences(error, status, text):
 
 
 def test_it_says_where_it_is_and_who_reaches_it(separator, monkeypatch):
-    said = []
+    messages = []
     monkeypatch.setattr(threading.Event, "wait", lambda self, *timeout: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(App, "__enter__", lambda self: self)
     monkeypatch.setattr(App, "__exit__", lambda self, *error: None)
-    monkeypatch.setattr(app, "say", said.append)
+    monkeypatch.setattr(app, "say", messages.append)
     for host in ("127.0.0.1", "0.0.0.0", "::1"):
         serve(App(Studio(separator, "mtl"), host, 0))
-    assert [text.split()[0] for text in said] == ["Open", "Open", "Others", "Open"]
-    assert "http://[::1]:" in said[-1]
+    assert [text.split()[0] for text in messages] == ["Open", "Open", "Others", "Open"]
+    assert "http://[::1]:" in messages[-1]
 
 
 def test_what_a_page_is_told(studio, separator):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from refined_bsrnn.apps.songs.inputs import expand, find_jobs, is_own_stem, safe_track
+from refined_bsrnn.apps.songs.inputs import expand, find_songs, is_own_stem, safe_track
 from refined_bsrnn.audio import AudioWriter, write_audio
 
 RATE = 8000
@@ -48,8 +48,8 @@ def coded(path, codec, container):
 
 
 def found(*inputs, out=OUT):
-    told = []
-    return [job.track for job in find_jobs(inputs, out, told.append)], told
+    messages = []
+    return [job.track for job in find_songs(inputs, out, messages.append)], messages
 
 
 def test_everything_in_a_folder_that_can_be_read_is_a_song():
@@ -67,10 +67,10 @@ def test_everything_in_a_folder_that_can_be_read_is_a_song():
     Path("in/random").write_bytes(np.random.default_rng(1).bytes(100_000))
     Path("in/.hidden.wav").write_bytes(b"")
     Path("in/gone.wav").symlink_to("nowhere")
-    songs, told = found("in")
+    songs, messages = found("in")
     names = ["book", "deep/er", "mix", "mp2", "no suffix", "song", "x.3gp", "x.ac3x", "x.aifc", "x.m2ts", "y", "z"]
     assert sorted(songs) == names
-    assert told == ["Left out of in: 1 .bin, 1 .jpg, 1 .txt, 1 broken link, 1 hidden, 1 without suffix."]
+    assert messages == ["Left out of in: 1 .bin, 1 .jpg, 1 .txt, 1 broken link, 1 hidden, 1 without suffix."]
 
 
 def test_a_broken_song_is_no_other_kind_of_file():
@@ -100,7 +100,7 @@ def test_a_folder_that_may_not_be_read_fails_alone(monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    jobs = find_jobs(["in"], OUT)
+    jobs = find_songs(["in"], OUT)
     assert [(str(job.path), job.problem) for job in jobs] == [
         ("in/a.wav", ""),
         ("in/closed", "the folder in/closed cannot be read: Permission denied."),
@@ -117,7 +117,7 @@ def test_a_path_that_cannot_be_looked_at_fails_alone(monkeypatch):
         return stat(path, **options)
 
     monkeypatch.setattr(Path, "stat", gone)
-    jobs = find_jobs(["share.wav", "x" * 300 + ".wav", "a\0b.wav", "https://example.org/a.wav", "a.wav"], OUT)
+    jobs = find_songs(["share.wav", "x" * 300 + ".wav", "a\0b.wav", "https://example.org/a.wav", "a.wav"], OUT)
     assert [job.problem for job in jobs] == [
         "share.wav cannot be read: Stale file handle.",
         f"{'x' * 300}.wav cannot be read: File name too long.",
@@ -157,7 +157,7 @@ def test_what_a_pattern_matches_beside_songs_is_left_out():
     song("in/a.wav")
     Path("in/a.txt").write_text("hello")
     assert found("in/*") == (["a"], ["Left out of in/*: 1 .txt."])
-    assert [job.problem for job in find_jobs(["in/*.tx?"], OUT)] == ["in/*.tx? holds no audio files."]
+    assert [job.problem for job in find_songs(["in/*.tx?"], OUT)] == ["in/*.tx? holds no audio files."]
     assert expand("in/a.txt") == [Path("in/a.txt")], "what is named is tried"
 
 
@@ -226,4 +226,4 @@ def test_what_is_no_file_is_left_out():
 def test_the_home_folder_is_found_without_a_shell(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     song(tmp_path / "home" / "a.wav")
-    assert [job.path for job in find_jobs(["~/a.wav", "~/*.wav", "~"], OUT)] == [tmp_path / "home" / "a.wav"]
+    assert [job.path for job in find_songs(["~/a.wav", "~/*.wav", "~"], OUT)] == [tmp_path / "home" / "a.wav"]

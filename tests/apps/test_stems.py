@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refined_bsrnn.apps.cli.main import main
-from refined_bsrnn.apps.songs.inputs import find_jobs
+from refined_bsrnn.apps.songs.inputs import find_songs
 from refined_bsrnn.apps.texts import seconds as read_seconds
 from refined_bsrnn.audio import read_audio, read_tags, write_audio
 from refined_bsrnn.errors import AudioError, RecipeError
@@ -336,9 +336,9 @@ def test_two_inputs_for_one_name(mtl, tmp_path, capsys):
         "separated/mtl/x/a/bass.wav",
         "separated/mtl/y/a/bass.wav",
     ]
-    jobs = find_jobs(["x/a.wav", "y/a.wav", "y/a.flac", "u", "v", "x/../x/a.wav"], Path("separated"))
+    jobs = find_songs(["x/a.wav", "y/a.wav", "y/a.flac", "u", "v", "x/../x/a.wav"], Path("separated"))
     assert [job.track for job in jobs] == ["x/a", "y/a.wav", "y/a.flac", "u/d/a", "v/d/a", "d/b"]
-    assert [job.track for job in find_jobs(["u/d/a.wav", "v/d/a.wav"], Path("separated"))] == ["u/d/a", "v/d/a"]
+    assert [job.track for job in find_songs(["u/d/a.wav", "v/d/a.wav"], Path("separated"))] == ["u/d/a", "v/d/a"]
     separate("x/a.wav", "y/a.wav", *options, "--out", "flat", "--name", "{head}", code=1)
     assert "y/a.wav would be written over the stems of x/a.wav" in capsys.readouterr().err
 
@@ -347,7 +347,7 @@ def test_a_file_is_separated_once_whatever_it_is_called(song, tmp_path):
     Path("in").mkdir()
     shutil.copy(song, "in/a.wav")
     Path("in/loop").symlink_to(tmp_path / "in")
-    jobs = find_jobs(["in", str(tmp_path / "in/a.wav"), "in/**/*.wav", "in/*.wav"], Path("separated"))
+    jobs = find_songs(["in", str(tmp_path / "in/a.wav"), "in/**/*.wav", "in/*.wav"], Path("separated"))
     assert [(str(job.path), job.track) for job in jobs] == [("in/a.wav", "a")]
 
 
@@ -808,12 +808,10 @@ def test_folders_that_are_not_known_to_be_forgotten_stay(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / ".stems-full" / "x").touch()
     (tmp_path / ".stems-link").symlink_to(tmp_path / "a.stems")
-    with owned_folder(tmp_path, ".stems-") as mine:
+    with owned_folder(tmp_path, ".stems-") as own:
         assert clear_unowned(tmp_path, ".stems-") == []
-        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-            [".stems-full", ".stems-link", "a.stems", mine.name]
-        )
-    assert not mine.exists()
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".stems-full", ".stems-link", "a.stems", own.name])
+    assert not own.exists()
 
 
 # --- the same call again, results for programs
@@ -870,12 +868,12 @@ def test_an_interrupted_call_says_what_it_has_done(mtl, song, monkeypatch, capsy
     forward = BSRNN._features
     monkeypatch.setattr(BSRNN, "_features", features)
     separate(song, "b.wav", "c.wav", "d.wav", "--model", "mtl", "--json", code=130)
-    told = json.loads(capsys.readouterr().out)
-    assert [row["status"] for row in told["songs"]] == ["written", "failed", "interrupted", "not tried"]
-    assert "cannot be read as audio" in told["songs"][1]["problem"]
-    assert told["interrupted"] is True
-    assert len({tuple(row) for row in told["songs"]}) == 1, "all have the same keys"
-    assert told["songs"][3]["stems"] == {}
+    messages = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in messages["songs"]] == ["written", "failed", "interrupted", "not tried"]
+    assert "cannot be read as audio" in messages["songs"][1]["problem"]
+    assert messages["interrupted"] is True
+    assert len({tuple(row) for row in messages["songs"]}) == 1, "all have the same keys"
+    assert messages["songs"][3]["stems"] == {}
     assert not Path("separated/mtl/c").exists()
 
 
@@ -895,9 +893,9 @@ def test_the_stems_of_an_earlier_call_are_no_songs(mtl, song, capsys):
     separate("alb", "--model", "mtl", "--out", "elsewhere", "--json")
     captured = capsys.readouterr()
     assert "Left out of alb: 4 made by refined-bsrnn." in captured.err
-    told = json.loads(captured.out)
-    assert [row["input"] for row in told["songs"]] == ["alb/a.wav"]
-    assert told["left_out"][0].startswith("Left out of alb: 4 made by refined-bsrnn.")
+    messages = json.loads(captured.out)
+    assert [row["input"] for row in messages["songs"]] == ["alb/a.wav"]
+    assert messages["left_out"][0].startswith("Left out of alb: 4 made by refined-bsrnn.")
     separate("alb/stems/mtl/a/bass.flac", "--model", "mtl", "--out", "again")
     assert read_tags("alb/stems/mtl/a/bass.flac") == {}
 

@@ -38,8 +38,8 @@ def remarks(path, **options):
 
 def everything(path):
     """The samples; all ways of reading agree on them, and nothing is said."""
-    samples, said = remarks(path)
-    assert said == ""
+    samples, messages = remarks(path)
+    assert messages == ""
     assert audio_info(path).n_samples == samples.shape[1]
     start = samples.shape[1] * 3 // 4
     # AAC has the decoder make up noise, which goes on from what was decoded before
@@ -144,8 +144,8 @@ def test_an_mp3_that_ends_in_the_middle_of_a_frame(tmp_path):
     with av.open(str(tmp_path / "a.mp3")) as container:
         packet = [p for p in container.demux(audio=0) if p.size][50]
     (tmp_path / "b.mp3").write_bytes(data[: packet.pos + packet.size // 2])
-    samples, said = remarks(tmp_path / "b.mp3")
-    assert "b.mp3 is cut off: it ends in the middle of a frame, at 1.3" in said
+    samples, messages = remarks(tmp_path / "b.mp3")
+    assert "b.mp3 is cut off: it ends in the middle of a frame, at 1.3" in messages
     torch.testing.assert_close(samples[:, : 45 * MP3_FRAME], whole[:, : 45 * MP3_FRAME], atol=1e-6, rtol=0)
     with pytest.raises(AudioError, match="is cut off"):
         remarks(tmp_path / "b.mp3", strict=True)
@@ -233,10 +233,10 @@ def put(data, place, value, n_bytes=4, order="little"):
 
 def all_of(path, data, subtype="PCM_16"):
     path.write_bytes(bytes(data))
-    samples, said = remarks(path)
+    samples, messages = remarks(path)
     assert np.array_equal(samples.numpy().T, noise().astype(np.float32))
     assert torch.equal(read_audio(path, 100_000, 1000)[0], samples[:, 100_000:101_000])
-    return said
+    return messages
 
 
 @pytest.mark.parametrize("size", ["the file's", "more", "less", "nonsense", "none"])
@@ -268,8 +268,8 @@ def test_a_header_that_was_never_finished(tmp_path, format_, subtype, share):
     width = {"PCM_16": 4, "PCM_24": 6, "FLOAT": 8}[subtype]
     extra = {"W64": 24, "AIFF": 8}.get(format_, 0)
     put(data, place, round(share * LENGTH) * width + extra if share else 0, n_bytes, order)
-    said = all_of(tmp_path / "a.wav", data)
-    assert "has a header that was never finished: all that follows it is read" in said
+    messages = all_of(tmp_path / "a.wav", data)
+    assert "has a header that was never finished: all that follows it is read" in messages
 
 
 def test_a_wav_without_samples_holds_none(tmp_path):
@@ -315,11 +315,11 @@ def test_what_is_left_of_a_cut_file_is_read(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     soundfile.write(path, noise(), RATE)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    samples, said = remarks(path)
+    samples, messages = remarks(path)
     n = samples.shape[1]
     assert abs(n - LENGTH / 2) < 10_000
     assert np.array_equal(samples.numpy().T[: n - 5000], noise()[: n - 5000].astype(np.float32))
-    assert f"cut.{suffix} is cut off: its header promises 3.00 s, and it has {n / RATE:.2f} s" in said
+    assert f"cut.{suffix} is cut off: its header promises 3.00 s, and it has {n / RATE:.2f} s" in messages
     with pytest.raises(AudioError, match=r"is cut off|is damaged"):
         remarks(path, strict=True)
 
@@ -345,9 +345,10 @@ def test_coded_sound_in_a_wav_is_decoded(tmp_path):
     soundfile.write(tmp_path / "a.wav", spdif(), 48000, subtype="PCM_16")
     samples = everything(tmp_path / "a.wav")
     assert samples.shape[1] == 32 * 1536
-    heard = samples[0, 5000:45000].numpy()
+    audible = samples[0, 5000:45000].numpy()
     assert (
-        max(np.corrcoef(heard, tone(49152, rate=48000, hz=300)[5000 - d : 45000 - d, 0])[0, 1] for d in (0, 256)) > 0.99
+        max(np.corrcoef(audible, tone(49152, rate=48000, hz=300)[5000 - d : 45000 - d, 0])[0, 1] for d in (0, 256))
+        > 0.99
     )
 
 
@@ -399,9 +400,9 @@ def two_streams(path):
 def test_of_several_streams_the_default_one_is_read(tmp_path):
     path = tmp_path / "film.mkv"
     two_streams(path)
-    samples, said = remarks(path)
+    samples, messages = remarks(path)
     assert samples.max() == 2000 / 2**15
-    assert "film.mkv has the audio streams 0, 1; 1 is read. --stream N takes another" in said
+    assert "film.mkv has the audio streams 0, 1; 1 is read. --stream N takes another" in messages
     assert read_audio(path, stream=0)[0].max() == 1000 / 2**15
     assert remarks(path, stream=1)[1] == ""
     with pytest.raises(AudioError, match="has no audio stream 2"):
@@ -444,13 +445,15 @@ def test_damage_in_the_middle_is_silence_and_is_said(tmp_path, name, codec, fill
         encode(path, noise(2 * LENGTH).astype(np.float32), codec)
     good = everything(path)
     path.write_bytes(damage(path, 3.0, fill=fill))
-    bad, said = remarks(path)
+    bad, messages = remarks(path)
     assert bad.shape == good.shape
     with open_audio(path) as reader:
         list(reader.blocks(100_000))
         gaps, rate = reader.gaps, reader.sample_rate_hz
     assert 2 * rate < gaps[0][0] < gaps[-1][1] < 5.5 * rate
-    assert f"{name} is damaged: nothing can be decoded at {gaps[0][0] / rate:.2f} to {gaps[0][1] / rate:.2f} s" in said
+    assert (
+        f"{name} is damaged: nothing can be decoded at {gaps[0][0] / rate:.2f} to {gaps[0][1] / rate:.2f} s" in messages
+    )
     for start, stop in gaps:
         assert not bad[:, start + 3000 : stop - 3000].any()
     before, after = slice(0, gaps[0][0] - 6000), slice(gaps[-1][1] + 6000, None)
@@ -482,14 +485,14 @@ def test_a_page_of_an_ogg_that_is_damaged(tmp_path, codec, where):
     if where == "two":
         data[found[number - 2].stop - 1] ^= 0xFF
     path.write_bytes(bytes(data))
-    bad, said = remarks(path)
+    bad, messages = remarks(path)
     first_lost = found[number - (3 if where == "two" else 1)].granule if number else 0
     if where == "last":
         assert abs(bad.shape[1] - first_lost) < 1000
-        assert f"a.ogg is cut off: nothing behind {bad.shape[1] / rate:.2f} s can be decoded" in said
+        assert f"a.ogg is cut off: nothing behind {bad.shape[1] / rate:.2f} s can be decoded" in messages
     else:
         assert abs(bad.shape[1] - good.shape[1]) < 1000  # the end of the last page is no longer known exactly
-        assert "a.ogg is damaged: nothing can be decoded at" in said
+        assert "a.ogg is damaged: nothing can be decoded at" in messages
     n = min(bad.shape[1], good.shape[1])
     before, behind = slice(0, max(0, first_lost - 2000)), slice(page.granule + 5000, n)
     for part in (before,) if where == "last but one" else (before, behind):
@@ -539,8 +542,8 @@ def test_a_wrong_time_stamp_is_no_loss(tmp_path, suffix, flipped):
     path = encode(tmp_path / f"a.{suffix}", noise().astype(np.float32), "aac")
     good = everything(path)
     wrong_time_stamp(path, flipped)
-    samples, said = remarks(path)
-    assert said == ""
+    samples, messages = remarks(path)
+    assert messages == ""
     assert torch.equal(samples, good)
 
 
@@ -548,11 +551,11 @@ def test_an_aac_cut_in_its_last_frame(tmp_path):
     path = encode(tmp_path / "a.aac", noise().astype(np.float32), "aac")
     good = everything(path)
     path.write_bytes(path.read_bytes()[:-20])
-    bad, said = remarks(path)
+    bad, messages = remarks(path)
     assert bad.shape == good.shape
     assert torch.equal(bad[:, :-2048], good[:, :-2048])
     assert not bad[:, -1024:].any()
-    assert "is damaged: nothing can be decoded at" in said
+    assert "is damaged: nothing can be decoded at" in messages
 
 
 def test_a_file_of_which_most_is_lost_is_refused(tmp_path):

@@ -186,8 +186,8 @@ def test_what_is_damaged_is_named_and_what_decodes_is_used(songs):
         path.write_bytes(damage(path, 1.0))
         path.with_suffix(".wav").unlink()
     found = check(DataSpec(root=str(songs)))
-    told = [f for f in found.findings if f.kind == "damaged"]
-    assert [Path(f.text.split(" is damaged: nothing can be decoded at ")[0]) for f in told] == [m4a, flac]
+    messages = [f for f in found.findings if f.kind == "damaged"]
+    assert [Path(f.text.split(" is damaged: nothing can be decoded at ")[0]) for f in messages] == [m4a, flac]
     assert not any(f.stops for f in found.findings)
     [track] = [t for t in scan(DataSpec(root=str(songs)), ("train",)).tracks if t.name == "song-1"]
     assert track.n_samples == 2 * RATE
@@ -244,9 +244,9 @@ def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(songs, tmp_pat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REFINED_BSRNN_CACHE", str(tmp_path / "file" / "cache"))
     assert training_data(micro_recipe(songs)).opening[-1].startswith("3 tracks were never read to their ends")
-    said = capsys.readouterr().err
-    assert said.count("What was found is not kept, the next check reads all files again") == 1
-    assert "cannot be written: Not a directory" in said
+    sentences = capsys.readouterr().err
+    assert sentences.count("What was found is not kept, the next check reads all files again") == 1
+    assert "cannot be written: Not a directory" in sentences
     (songs / "train" / "song-1" / "bass.wav").write_bytes(b"")
     assert main(["check-data", str(songs)]) == 1  # and it is checked all the same
     assert "bass.wav is empty" in capsys.readouterr().err
@@ -325,7 +325,7 @@ def test_a_mixture_that_is_no_sum(songs):
 
 
 @pytest.mark.parametrize(
-    ("in_mixture", "said"),
+    ("in_mixture", "sentences"),
     [
         (lambda stem: stem, None),
         (lambda stem: np.roll(stem, 37, axis=0), r"guitar scaled by [+-]0.\d dB, 37 samples later does\.$"),
@@ -334,20 +334,20 @@ def test_a_mixture_that_is_no_sum(songs):
         (lambda stem: 0 * stem, r" does\.$"),  # another song's
     ],
 )
-def test_a_mixture_and_one_stem_of_it_need_no_sum_but_the_stem_in_the_mixture(tmp_path, in_mixture, said):
+def test_a_mixture_and_one_stem_of_it_need_no_sum_but_the_stem_in_the_mixture(tmp_path, in_mixture, sentences):
     random = np.random.default_rng(4)
     stem, rest = (level * random.standard_normal((4 * RATE, 2)) for level in (0.08, 0.08))
     write(tmp_path / "a" / "guitar.wav", stem, subtype="FLOAT")
     write(tmp_path / "a" / "mixture.wav", in_mixture(stem) + rest, subtype="FLOAT")
     findings = [f for facts in facts_of(tmp_path) for f in findings_of(facts)]
-    if said is None:
+    if sentences is None:
         assert findings == []
     else:
         [finding] = findings
         assert finding.text.startswith(
             "train/a: guitar is not in its mixture as it is: taking it away leaves more than "
         )
-        assert re.search(said, finding.text)
+        assert re.search(sentences, finding.text)
         assert not finding.stops
 
 
@@ -495,9 +495,9 @@ def test_a_name_that_may_be_misspelt_is_said_by_the_check_and_by_training(songs,
 def test_names_in_a_definition_that_match_nothing(songs):
     define = {"rhythm": ["drums", "bas"]}
     recipe = micro_recipe(songs, targets=["rhythm"], data={"root": str(songs), "define": define})
-    told = "data.define.rhythm names the stem 'bas', which no track has. Did you mean 'bass'?"
-    assert [f.text for f in check(recipe).findings if f.kind == "spelling"] == [told]
-    assert told in training_data(recipe).opening
+    messages = "data.define.rhythm names the stem 'bas', which no track has. Did you mean 'bass'?"
+    assert [f.text for f in check(recipe).findings if f.kind == "spelling"] == [messages]
+    assert messages in training_data(recipe).opening
     nothing = micro_recipe(
         songs, targets=["rhythm"], data={"root": str(songs), "define": {"rhythm": ["drumms", "nonsense"]}}
     )
@@ -567,8 +567,10 @@ def test_a_sum_of_which_a_mixture_may_hold_more_is_named(songs):
     define = {"accompaniment": ["drums", "bass", "other"]}
     values = {"targets": ["vocals", "accompaniment"], "data": {"root": str(songs), "define": define}}
     notes = check(make_recipe(micro_values(songs, **values))).scan.notes
-    told = "3 of 3 tracks have only some of the stems that a target is made of, and mixtures that hold more than their "
-    assert any(note.startswith(f"{told}stems (song-0: accompaniment without other;") for note in notes), notes
+    messages = (
+        "3 of 3 tracks have only some of the stems that a target is made of, and mixtures that hold more than their "
+    )
+    assert any(note.startswith(f"{messages}stems (song-0: accompaniment without other;") for note in notes), notes
 
 
 def test_damaged_facts_are_measured_again(songs, tmp_path):
@@ -589,8 +591,8 @@ def test_where_nothing_is_to_train_on_training_cannot_start(songs, tmp_path, cap
 def test_a_recipes_targets_are_checked(songs, tmp_path, capsys):
     assert main(["check-data", recipe_file(tmp_path, songs)]) == 0
     assert main(["check-data", recipe_file(tmp_path, songs, targets=["vocal"])]) == 1
-    told = capsys.readouterr().err
-    assert "no track has a stem 'vocal'. Did you mean 'vocals'" in told
+    messages = capsys.readouterr().err
+    assert "no track has a stem 'vocal'. Did you mean 'vocals'" in messages
     with pytest.raises(UserError, match="no track has a stem 'vocal'. Did you mean 'vocals'"):
         training_data(micro_recipe(songs, targets=["vocal"]))
     assert main(["check-data", recipe_file(tmp_path, songs), "data.validation_tracks=[nobody]"]) == 1

@@ -35,8 +35,14 @@ def test_parts_of_the_four_and_of_a_fifth(songs, tmp_path):
 
 
 def test_whether_a_fifth_stem_is_a_part_of_other_is_heard_not_guessed(songs, tmp_path):
-    beside = write_songs(tmp_path / "beside", stems=(*STEMS, "guitar"))  # the mixture is the sum of all five
-    assert make_parts(tracks_in(beside), ["drums"], DataSpec()).names == ("bass", "drums", "guitar", "other", "vocals")
+    neighbour = write_songs(tmp_path / "beside", stems=(*STEMS, "guitar"))  # the mixture is the sum of all five
+    assert make_parts(tracks_in(neighbour), ["drums"], DataSpec()).names == (
+        "bass",
+        "drums",
+        "guitar",
+        "other",
+        "vocals",
+    )
     for folder in (songs / "train").iterdir():  # the mixture is the sum of the four; the guitar is all of `other`
         shutil.copy(folder / "other.wav", folder / "guitar.wav")
     assert make_parts(tracks_in(songs), ["drums"], DataSpec()).names == ("vocals", "drums", "bass", "other")

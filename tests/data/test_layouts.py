@@ -465,8 +465,8 @@ def test_manifests_as_spreadsheets_save_them(tmp_path):
     (tmp_path / "a.csv").write_bytes(text.encode("utf-8-sig"))
     found = scan(DataSpec(root=str(tmp_path / "a.csv")), ("train",))
     assert [t.name for t in found.usable()] == ["Café"]
-    told = f"{tmp_path / 'a.csv'}: columns or keys that are not read: 'artist', 'strat' (start?)."
-    assert told in found.notes
+    messages = f"{tmp_path / 'a.csv'}: columns or keys that are not read: 'artist', 'strat' (start?)."
+    assert messages in found.notes
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"track": "a", "stems": {"drums": "c.wav"}}')
     assert len(scan(DataSpec(root=str(tmp_path / "a.jsonl")), ("train",)).usable()) == 1
     for encoding in ("latin-1", "utf-16"):
@@ -755,8 +755,8 @@ def test_files_that_no_metadata_name_are_counted(tmp_path):
     slakh_track(tmp_path / "slakh" / "train" / "Track00001", [("Piano", False)])
     write(tmp_path / "slakh" / "train" / "Track00001" / "stems" / "S07.flac", noise(2))
     found = scan(source("slakh", root=tmp_path / "slakh"), ("train",))
-    told = f"1 audio files of {tmp_path / 'slakh'} are in no metadata and not read: Track00001/S07.flac."
-    assert told in found.notes
+    messages = f"1 audio files of {tmp_path / 'slakh'} are in no metadata and not read: Track00001/S07.flac."
+    assert messages in found.notes
     medley_track(tmp_path / "medley" / "A_Song", ["piano"])
     write(tmp_path / "medley" / "A_Song" / "A_Song_STEMS" / "A_Song_STEM_99.wav", noise(2))
     found = scan(source("medleydb", root=tmp_path / "medley"), ("train",))
@@ -821,8 +821,8 @@ def test_a_file_that_a_definition_leaves_out_is_told(songs):
     write(songs / "train" / "song-1" / "guitar.wav", noise(1, seconds=2.0))
     write(songs / "train" / "song-1" / "acoustic.wav", noise(2, seconds=2.0))
     found = scan(DataSpec(root=str(songs), define={"guitar": ("acoustic", "electric")}), ("train",))
-    told = "1 tracks have a file for 'guitar' beside acoustic, electric, whose sum data.define says that it is"
-    assert any(note.startswith(told) for note in found.notes)
+    messages = "1 tracks have a file for 'guitar' beside acoustic, electric, whose sum data.define says that it is"
+    assert any(note.startswith(messages) for note in found.notes)
 
 
 def test_musdb_folders_in_any_case_and_what_else_lies_there(musdb_root, monkeypatch):

@@ -51,10 +51,10 @@ def heard(audio):
 @st.composite
 def track_files(draw):
     """The files of a track as people have it: stems of some of what is in the mixture."""
-    there = draw(st.sets(st.sampled_from(sorted(TONES_HZ)), min_size=2)) | {"guitar"}
-    named = draw(st.sets(st.sampled_from(sorted(there)), min_size=1))
+    available = draw(st.sets(st.sampled_from(sorted(TONES_HZ)), min_size=2)) | {"guitar"}
+    named = draw(st.sets(st.sampled_from(sorted(available)), min_size=1))
     files = {name: [name] for name in named}
-    others = sorted(there - named)
+    others = sorted(available - named)
     kind = draw(st.sampled_from(["stems", "mixture", "both", "inside", "single"]))
     if kind == "single":
         return dict([next(iter(files.items()))])
@@ -63,7 +63,7 @@ def track_files(draw):
     if kind == "inside" and others:  # a named stem lies in `other` too, and the mixture holds it once
         files["other"] = [*others, sorted(named)[0]]
     if kind != "stems":
-        files["mixture"] = sorted(there)
+        files["mixture"] = sorted(available)
     return files
 
 
@@ -87,10 +87,10 @@ def test_what_is_present_is_all_that_the_mixture_holds_of_it(tmp_path_factory, c
         whole = heard(example["mixture"])
         assert example["present"].any()
         for target, stem, present in zip(targets, example["stems"], example["present"], strict=True):
-            mine = heard(stem)
-            assert all(mine[name].abs().max() < 1e-5 for name in TONES_HZ if name != target)
+            own = heard(stem)
+            assert all(own[name].abs().max() < 1e-5 for name in TONES_HZ if name != target)
             if present:
-                assert torch.allclose(whole[target], mine[target], atol=1e-5)
+                assert torch.allclose(whole[target], own[target], atol=1e-5)
             else:
                 assert not stem.any()
 
@@ -116,10 +116,11 @@ def test_kinds_of_tracks_and_their_parts(tmp_path):
     assert by_name["target"].parts == ("guitar", REST)
     assert by_name["inside"].parts == ("guitar", "drums", REST)
     assert by_name["solo"].parts == ("guitar",)
-    told = " ".join(parts.notes)
-    assert "1 of 6 tracks lack a stem and are left out (nothing: guitar, drums)" in told
+    messages = " ".join(parts.notes)
+    assert "1 of 6 tracks lack a stem and are left out (nothing: guitar, drums)" in messages
     assert (
-        "3 of 6 tracks lack a stem, and count for those that they have (four: guitar; solo: drums; target: dr" in told
+        "3 of 6 tracks lack a stem, and count for those that they have (four: guitar; solo: drums; target: dr"
+        in messages
     )
     # who gives what to whom
     mixes = RandomMixes(parts, micro_recipe(tmp_path, targets=["guitar", "drums"]), 1)

@@ -126,8 +126,8 @@ def test_every_track_is_read_by_some_example_or_named_as_left_out(tmp_path, layo
     mixes = made(tmp_path, tracks, targets, augment={"remix": remix}, **data)
     counts = read_tracks(mixes)
     assert min(counts.values()) > 4
-    told = " ".join(mixes.parts.notes)
-    assert [name for name in tracks if name not in counts and name not in told] == []
+    messages = " ".join(mixes.parts.notes)
+    assert [name for name in tracks if name not in counts and name not in messages] == []
     for target in targets:  # and every target is learned
         assert any(mixes[i]["stems"][targets.index(target)].any() for i in range(20))
 
@@ -136,15 +136,15 @@ def test_every_track_is_read_by_some_example_or_named_as_left_out(tmp_path, layo
 def test_a_solo_of_a_target_is_in_three_quarters_of_the_examples_of_songs_that_lack_it(tmp_path, layout):
     tracks, targets, data = LAYOUTS[layout]
     mixes = made(tmp_path, tracks, targets, augment={"preset": "none"}, **data)
-    there = []
+    available = []
     for example in (mixes[i] for i in range(400)):
         mixture, stem = heard(example["mixture"]), heard(example["stems"][targets.index("tabla")])
         assert example["present"].all()
         assert torch.allclose(mixture["guitar"], stem["guitar"], atol=1e-5)  # the tabla's tone here
         assert all(stem[name].abs().max() < 1e-5 for name in TONES_HZ if name != "guitar")
         assert max(mixture[name].abs().max() for name in ("drums", "vocals")) > 0.01
-        there.append(bool(stem["guitar"].abs().max() > 0.01))
-    assert np.mean(there) == pytest.approx(0.75, abs=0.07)
+        available.append(bool(stem["guitar"].abs().max() > 0.01))
+    assert np.mean(available) == pytest.approx(0.75, abs=0.07)
 
 
 def test_that_songs_hold_no_target_is_assumed_aloud_said_or_refused(tmp_path):
@@ -154,9 +154,9 @@ def test_that_songs_hold_no_target_is_assumed_aloud_said_or_refused(tmp_path):
         "ONLY SOLOS HAVE 'tabla': THE 3 SONGS ARE TAKEN TO HOLD NONE"
         in make_parts(tracks, ["tabla"], recipe.data).notes[0]
     )
-    said = make_parts(tracks, ["tabla"], replace(recipe.data, absent=("tabla",)))
-    assert not any("TAKEN" in note for note in said.notes)
-    assert "tabla: a recording is added to 75% of the examples of songs that hold none" in " ".join(said.notes)
+    sentences = make_parts(tracks, ["tabla"], replace(recipe.data, absent=("tabla",)))
+    assert not any("TAKEN" in note for note in sentences.notes)
+    assert "tabla: a recording is added to 75% of the examples of songs that hold none" in " ".join(sentences.notes)
     with pytest.raises(
         DataError, match=r"hold nothing else: .* data.absent=\[tabla\] says that tracks without it hold"
     ):
@@ -170,9 +170,9 @@ def test_that_songs_hold_no_target_is_assumed_aloud_said_or_refused(tmp_path):
 def test_a_solo_that_may_be_a_part_of_a_target_is_left_out_with_the_way_to_use_it(tmp_path):
     tracks = write_tracks(tmp_path, {**SONGS, "one": solo("snare"), "two": solo("lead_vocals")})
     recipe = micro_recipe(tmp_path, targets=["drums", "vocals"])
-    told = " ".join(make_parts(tracks, recipe.targets, recipe.data).notes)
-    assert "snare may be a part of drums, so it cannot stand beside it; data.define={drums: [drums, snare]}" in told
-    assert "data.define={vocals: [vocals, lead_vocals]} makes it one (two)" in told
+    messages = " ".join(make_parts(tracks, recipe.targets, recipe.data).notes)
+    assert "snare may be a part of drums, so it cannot stand beside it; data.define={drums: [drums, snare]}" in messages
+    assert "data.define={vocals: [vocals, lead_vocals]} makes it one (two)" in messages
 
 
 def test_songs_whose_stems_are_known_are_not_taken_for_songs_without_a_solos_source(tmp_path):

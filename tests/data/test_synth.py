@@ -298,12 +298,12 @@ def test_the_slower_of_two_processes_uses_what_the_quicker_made(tmp_path):
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
-    mine = tmp_path / "root/train/My Song/vocals.wav"
-    mine.parent.mkdir(parents=True)
-    mine.write_bytes(b"years of work")
+    own = tmp_path / "root/train/My Song/vocals.wav"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"years of work")
     with pytest.raises(DataError, match="My Song"):
         write_band(tmp_path / "root", SMALL, seconds=1.0)
-    assert mine.read_bytes() == b"years of work"
+    assert own.read_bytes() == b"years of work"
 
 
 def test_an_unknown_split_is_refused(tmp_path):

@@ -15,8 +15,8 @@ from refined_bsrnn.data import whole
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import fingerprint, tracks_of
 from refined_bsrnn.errors import CheckpointError, DataError, UserError
-from refined_bsrnn.evaluation.ceilings import CONTEXT, masked
 from refined_bsrnn.evaluation.evaluate import evaluate, evaluate_estimates
+from refined_bsrnn.evaluation.oracle import CONTEXT, masked
 from refined_bsrnn.evaluation.summary import finite
 from refined_bsrnn.metrics import csdr, si_sdr, usdr
 from refined_bsrnn.network.model import BSRNN
@@ -381,9 +381,9 @@ def test_two_processes_share_the_tracks(run, songs, tmp_path):
     alone = evaluate(run)
     shutil.rmtree(run.path / "evaluation")
     run.results.unlink()
-    said = in_two_processes(["evaluate", str(run.path), "--device", "cpu"])
-    assert said.count("Written:") == 1, said
-    assert "one of 2 processes 2/2" in said, "the first has two of the three tracks"
+    messages = in_two_processes(["evaluate", str(run.path), "--device", "cpu"])
+    assert messages.count("Written:") == 1, messages
+    assert "one of 2 processes 2/2" in messages, "the first has two of the three tracks"
     assert_close(json.loads(run.results.read_text()), alone)
 
 

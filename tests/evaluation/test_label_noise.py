@@ -19,11 +19,11 @@ from refined_bsrnn.evaluation.label_noise import (
     Suspect,
     corrupted,
     hear,
-    hear_all,
     link_tracks,
-    not_heard,
+    measure_stems,
     precision_and_recall,
     rank,
+    unmeasured,
     write_page,
     write_suspects,
 )
@@ -80,15 +80,15 @@ def spoil(track, stem, like, start=0, stop=SECONDS, level=1.0):
 
 
 def test_shares_of_a_clean_stem(separator, tracks):
-    heard = hear(separator, tracks[0], "drums", windows=3)
-    assert heard.starts_seconds == (0.0, 6.0, 9.0)
-    assert np.allclose(heard.shares.sum(1), 1)
-    assert (heard.shares[:, 1] > 0.95).all()
+    audible = hear(separator, tracks[0], "drums", windows=3)
+    assert audible.starts_seconds == (0.0, 6.0, 9.0)
+    assert np.allclose(audible.shares.sum(1), 1)
+    assert (audible.shares[:, 1] > 0.95).all()
 
 
 def test_bleed_is_found_with_its_reason_and_its_place(separator, tracks):
     spoil(tracks[2], "drums", "bass", start=6, stop=9, level=0.7)
-    first, *others = rank(hear_all(separator, tracks), HEADS)
+    first, *others = rank(measure_stems(separator, tracks), HEADS)
     assert (first.track, first.stem, first.sounds_like) == ("song-2", "drums", "bass")
     assert first.deviations > 2 > max(other.deviations for other in others)
     assert 6.0 in first.seconds
@@ -101,7 +101,7 @@ def test_swapped_names_are_found_both(separator, tracks):
     one, other = a.read_bytes(), b.read_bytes()
     a.write_bytes(other)
     b.write_bytes(one)
-    found = {(s.track, s.stem): s.sounds_like for s in rank(hear_all(separator, tracks), HEADS)[:2]}
+    found = {(s.track, s.stem): s.sounds_like for s in rank(measure_stems(separator, tracks), HEADS)[:2]}
     assert found == {("song-1", "vocals"): "bass", ("song-1", "bass"): "vocals"}
 
 
@@ -112,12 +112,12 @@ def test_silent_windows_and_stems_say_nothing(separator, tracks):
     assert hear(separator, tracks[0], "drums", 12).starts_seconds == (0.0,)
     soundfile.write(tracks[0].path("bass"), 0 * samples, RATE, subtype="FLOAT")
     assert hear(separator, tracks[0], "bass", 12) is None
-    assert len(hear_all(separator, tracks)) == 17
+    assert len(measure_stems(separator, tracks)) == 17
 
 
 def test_too_few_stems_to_compare_with_need_a_clear_case(separator, tracks):
     spoil(tracks[1], "bass", "vocals", level=30.0)
-    by_name = {(s.track, s.stem): s.deviations for s in rank(hear_all(separator, tracks[:2]), HEADS)}
+    by_name = {(s.track, s.stem): s.deviations for s in rank(measure_stems(separator, tracks[:2]), HEADS)}
     assert by_name.pop(("song-1", "bass")) > 2
     assert max(by_name.values()) < 0
 
@@ -130,14 +130,14 @@ def test_a_stem_that_goes_to_its_own_head_is_clean_however_the_others_do():
 
 def test_what_cannot_be_scored(separator, tracks):
     with pytest.raises(DataError, match="the model has the head drums alone; to tell stems apart it needs two"):
-        hear_all(SimpleNamespace(heads=["drums"]), tracks)
+        measure_stems(SimpleNamespace(heads=["drums"]), tracks)
     with pytest.raises(DataError, match=r"none of 6 tracks has a stem that the model has a head for \(harp, flute\)"):
-        hear_all(SimpleNamespace(heads=["harp", "flute"]), tracks)
+        measure_stems(SimpleNamespace(heads=["harp", "flute"]), tracks)
 
 
 def test_the_csv_is_what_training_leaves_out_and_the_page_needs_nothing_else(separator, tracks, tmp_path):
     spoil(tracks[2], "drums", "bass", level=0.9)
-    suspects = rank(hear_all(separator, tracks), HEADS)
+    suspects = rank(measure_stems(separator, tracks), HEADS)
     assert write_suspects(tmp_path / "less.csv", suspects, weight=0.25) == 1
     assert set(read_stem_weights(tmp_path / "less.csv").values()) == {0.25}
     assert write_suspects(tmp_path / "suspects.csv", suspects) == 1
@@ -180,11 +180,11 @@ def test_no_silence_is_added_and_too_large_a_share_is_refused(tracks):
 
 
 def test_what_is_not_scored_is_counted_and_named(separator, tracks):
-    heard = hear_all(separator, tracks)
-    assert not_heard(tracks, HEADS, heard) == ""
-    left = [one for one in heard if (one.track.name, one.stem) != ("song-1", "bass")]
-    assert not_heard(tracks, HEADS, left) == "1 stems are not scored: 1 are silent (train/song-1/bass)."
-    assert not_heard(tracks, ["drums"], []).startswith("18 stems are not scored: 12 have no head (")
+    audible = measure_stems(separator, tracks)
+    assert unmeasured(tracks, HEADS, audible) == ""
+    left = [one for one in audible if (one.track.name, one.stem) != ("song-1", "bass")]
+    assert unmeasured(tracks, HEADS, left) == "1 stems are not scored: 1 are silent (train/song-1/bass)."
+    assert unmeasured(tracks, ["drums"], []).startswith("18 stems are not scored: 12 have no head (")
 
 
 def test_corrupted_tracks_can_be_written_as_links_and_read_like_any_others(tracks, tmp_path):
@@ -202,7 +202,7 @@ def test_corrupted_tracks_can_be_written_as_links_and_read_like_any_others(track
 
 def test_all_of_them_are_found_where_the_network_knows(separator, tracks):
     changed, wrong = corrupted(tracks, HEADS, 0.2, seed=0)
-    found = precision_and_recall(rank(hear_all(separator, changed), HEADS), wrong)
+    found = precision_and_recall(rank(measure_stems(separator, changed), HEADS), wrong)
     assert found["recall"] == found["precision_at_wrong"] == found["average_precision"] == 1.0
     assert found["stems"] == 18
 
@@ -232,12 +232,13 @@ def test_the_command_lists_suspects_and_says_where_they_are_written(separator, t
     monkeypatch.setattr(label_noise, "Separator", made)
     root = tmp_path / "songs"
     assert main(["check-data", str(root), "--model", "mtl", "--out", "found", "--json", "--jobs", "1"]) == 0
-    said = capsys.readouterr()
+    messages = capsys.readouterr()
     assert asked == ["mtl"]
-    assert "suspicious: song-2 / drums: " in said.err
+    assert "suspicious: song-2 / drums: " in messages.err
     assert (
-        "1 suspicious stems; written: found/suspects.csv (for data.stem_weights=) and found/suspects.html" in said.err
+        "1 suspicious stems; written: found/suspects.csv (for data.stem_weights=) and found/suspects.html"
+        in messages.err
     )
-    values = json.loads(said.out)["suspects"]
+    values = json.loads(messages.out)["suspects"]
     assert [(v["track"], v["stem"], v["sounds_like"]) for v in values] == [("song-2", "drums", "bass")]
     assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["suspects.csv", "suspects.html"]

@@ -11,7 +11,7 @@ from museval.metrics import bss_eval
 from scipy.signal import lfilter
 
 from refined_bsrnn.errors import DataError
-from refined_bsrnn.evaluation.ceilings import CONTEXT, MASKS, context_bounds, masked
+from refined_bsrnn.evaluation.oracle import CONTEXT, MASKS, context_bounds, masked
 from refined_bsrnn.evaluation.scores import TrackScores
 from refined_bsrnn.metrics import csdr, csdr_frames, si_sdr, usdr
 

@@ -46,7 +46,7 @@ def masks_one_by_one(model, bands_of, features):
             if isinstance(layers[0], torch.nn.Tanh) and model.heads["drums"].bridge:
                 states = dict.fromkeys(TARGETS, sum(states.values()) / len(TARGETS))
         for target, state in states.items():
-            real, imag = F.glu(state).unflatten(-1, (2, model.n_joint, -1)).unbind(-3)  # (B, C, T, joint, G)
+            real, imag = F.glu(state).unflatten(-1, (2, model.channels_per_item, -1)).unbind(-3)  # (B, C, T, joint, G)
             masks[target].append(torch.complex(real, imag))
     return {target: torch.cat(parts, dim=-1).permute(0, 1, 3, 4, 2).flatten(1, 2) for target, parts in masks.items()}
 

@@ -166,9 +166,9 @@ def test_receptive_field_is_exact(backbone, before, behind, head):
         furthest = [max(furthest[0], at - int(seen[0])), max(furthest[1], int(seen[-1]) - at)]
         if stated == (None, None):
             break
-    for found, said in zip(furthest, stated, strict=True):
+    for found, messages in zip(furthest, stated, strict=True):
         # All of the past or future: to the ends of the signal.
-        assert found == said if said is not None else found >= 2900
+        assert found == messages if messages is not None else found >= 2900
 
 
 def test_what_else_sees_everything():

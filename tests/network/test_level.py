@@ -45,14 +45,14 @@ def test_levels_by_hand():
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_network_hears_does_not_depend_on_the_level(name):
     mixture = noise(3, 2, 800)
-    heard = NORMALISERS[name](mixture).apply(mixture)
+    audible = NORMALISERS[name](mixture).apply(mixture)
     louder = mixture * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
-    torch.testing.assert_close(NORMALISERS[name](louder).apply(louder), heard)
+    torch.testing.assert_close(NORMALISERS[name](louder).apply(louder), audible)
     if name == "peak":
-        assert heard.abs().amax((1, 2)).tolist() == pytest.approx([0.1] * 3)
+        assert audible.abs().amax((1, 2)).tolist() == pytest.approx([0.1] * 3)
     else:
-        assert heard.mean((1, 2)).abs().max() < 1e-6
-        assert heard.std((1, 2), unbiased=False).tolist() == pytest.approx([1.0] * 3)
+        assert audible.mean((1, 2)).abs().max() < 1e-6
+        assert audible.std((1, 2), unbiased=False).tolist() == pytest.approx([1.0] * 3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,8 +19,8 @@ from scipy.stats import wilcoxon
 from refined_bsrnn.evaluation.evaluate import evaluate
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.recipe import dump_recipe
-from refined_bsrnn.report.listening import MATCHED_DBFS, choose
 from refined_bsrnn.report.page import GROUPS
+from refined_bsrnn.report.players import MATCHED_DBFS, choose
 from refined_bsrnn.report.published import PUBLISHED
 from refined_bsrnn.report.write import report
 from refined_bsrnn.runs.folder import RunFolder, save_weights
@@ -374,13 +374,13 @@ def test_excerpts_of_all_runs_at_their_own_and_at_one_level(runs, songs, made_pa
     ]
     noise = next(item for item in items if item["target"] == "vocals")  # drums have their energy where Opus ends
     for source in noise["sources"][:2]:
-        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(source["audio"])))
+        audible, rate = soundfile.read(io.BytesIO(base64.b64decode(source["audio"])))
         name = "mixture" if source["name"] == "mixture" else "vocals"
-        true = soundfile.read(songs / "test" / noise["track"] / f"{name}.wav")[0][: len(heard)]
+        true = soundfile.read(songs / "test" / noise["track"] / f"{name}.wav")[0][: len(audible)]
         assert rate == RATE
         level = 10 * math.log10(np.mean(true**2))
         if name == "vocals":
-            assert 10 * math.log10(np.mean((source["gain"] * heard) ** 2)) == pytest.approx(level, abs=1)
+            assert 10 * math.log10(np.mean((source["gain"] * audible) ** 2)) == pytest.approx(level, abs=1)
         assert 20 * math.log10(source["matched"] / source["gain"]) + level == pytest.approx(MATCHED_DBFS, abs=0.01)
     row = next(t for t in results_of(runs[1])["tracks"] if t["track"] == first["track"])["targets"]["drums"]
     assert first["sources"][3]["score"] == f"uSDR {db(row['estimate']['usdr'])} dB"

@@ -27,9 +27,9 @@ def scores(value):
 
 
 def summarise(entries):
-    heard = [entry for entry in entries if not entry["reference_silent"]]
+    audible = [entry for entry in entries if not entry["reference_silent"]]
     columns = {
-        what: {name: [e[what][name] for e in heard if e[what][name] is not None] for name in SCORES}
+        what: {name: [e[what][name] for e in audible if e[what][name] is not None] for name in SCORES}
         for what in ("estimate", "mixture", "silence")
     }
     pick = {
@@ -39,7 +39,7 @@ def summarise(entries):
         }
         for what, named in columns.items()
     }
-    return {"n_tracks": len(heard), "n_silent": len(entries) - len(heard), **pick}
+    return {"n_tracks": len(audible), "n_silent": len(entries) - len(audible), **pick}
 
 
 def make_run(folder, estimates, *, log=None, silent=(), mixture=-3.0, **changes):

@@ -6,7 +6,7 @@ import yaml
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.runs.exchange.catalogue import PACKAGED, file_name, read_catalogue
 
-MINE = {"kind": "obsrnn", "targets": ["oud"], "url": "http://127.0.0.1/oud.ckpt", "licence": "CC0"}
+OWN_CATALOGUE = {"kind": "obsrnn", "targets": ["oud"], "url": "http://127.0.0.1/oud.ckpt", "licence": "CC0"}
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def test_where_no_single_model_has_all_heads_the_best_of_each_is_named():
 
 
 def test_a_users_file_extends_and_replaces(write):
-    kim = {**MINE, "url": "http://127.0.0.1/kim.ckpt", "targets": ["vocals"]}
-    found = write({"models": {"my-oud": MINE, "mel-roformer-vocals-kim": kim}, "best": ["my-oud"]})
+    kim = {**OWN_CATALOGUE, "url": "http://127.0.0.1/kim.ckpt", "targets": ["vocals"]}
+    found = write({"models": {"my-oud": OWN_CATALOGUE, "mel-roformer-vocals-kim": kim}, "best": ["my-oud"]})
     assert len(found.entries) == 10
     assert found.find("mel-roformer-vocals-kim").url == "http://127.0.0.1/kim.ckpt"
     assert found.best_for(["oud"]).name == "my-oud"
@@ -69,7 +69,7 @@ def test_the_usual_place_of_a_users_file(tmp_path, monkeypatch):
     monkeypatch.delenv("REFINED_BSRNN_MODELS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "refined_bsrnn").mkdir()
-    (tmp_path / "refined_bsrnn" / "models.yaml").write_text(yaml.safe_dump({"models": {"my-oud": MINE}}))
+    (tmp_path / "refined_bsrnn" / "models.yaml").write_text(yaml.safe_dump({"models": {"my-oud": OWN_CATALOGUE}}))
     assert "my-oud" in read_catalogue().entries
 
 
@@ -96,13 +96,13 @@ def test_the_usual_place_of_a_users_file(tmp_path, monkeypatch):
 )
 def test_a_wrong_entry_is_refused_by_name(write, entry, problem):
     with pytest.raises(RecipeError, match=rf"models.yaml: my-oud.*{problem}|{problem}"):
-        write({"models": {"my-oud": {**MINE, **entry} if isinstance(entry, dict) else entry}})
+        write({"models": {"my-oud": {**OWN_CATALOGUE, **entry} if isinstance(entry, dict) else entry}})
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", ".hidden", "best", "", "x" * 101])
 def test_a_name_that_would_be_another_path_is_refused(write, name):
     with pytest.raises(RecipeError, match="cannot name a model"):
-        write({"models": {name: MINE}})
+        write({"models": {name: OWN_CATALOGUE}})
 
 
 @pytest.mark.parametrize(

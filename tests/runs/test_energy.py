@@ -151,7 +151,7 @@ def test_one_process_per_machine_measures_and_one_writes_all(
     codecarbon, tmp_path, monkeypatch, index, n_made, n_written
 ):
     other = {"what": "train", "kwh": 0.1, "co2_kg": None}
-    monkeypatch.setattr("accelerate.utils.gather_object", lambda mine: [*mine, other])
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: [*own, other])
     with energy_recorded(tmp_path / "p.json", "train", True, Accelerator(index), about=dict):
         pass
     assert len(codecarbon.made) == n_made

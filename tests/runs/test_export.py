@@ -108,7 +108,7 @@ def model(values):
 
 def inputs(net):
     """Planes of other sizes than those that were traced."""
-    shapes = [(1, 1, 1), (3, 2, 30), (2, 3, 5)] if net.n_joint == 1 else [(1, 2, 1), (3, 2, 30)]
+    shapes = [(1, 1, 1), (3, 2, 30), (2, 3, 5)] if net.channels_per_item == 1 else [(1, 2, 1), (3, 2, 30)]
     return [torch.randn(b, c, 2, 129, t) for b, c, t in shapes]
 
 
@@ -185,8 +185,8 @@ def test_command(tmp_path, capsys):
     assert json.loads(facts["targets"]) == ["drums"]
     for value in (*session.get_inputs(), *session.get_outputs()):
         assert value.shape == ["batch", "channels", 2, 129, "frames"]
-    told = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in told] == ["Exporting", "Traced;", "Written:"]
+    messages = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in messages] == ["Exporting", "Traced;", "Written:"]
     before = Path("drums.onnx").read_bytes()
     assert main(["export-onnx", "mtl", "--head", "drums", "--out", "drums.onnx"]) == 2
     assert (

@@ -74,9 +74,9 @@ def kept():
 
 def test_a_pulled_model_is_a_run_that_computes_what_was_published(listed, capfd):
     assert main(["models", "pull", NAME]) == 0
-    said = capfd.readouterr().err
-    assert said.index("Licence of the weights: MIT, as its author says") < said.index("Converting")
-    assert "model.ckpt: size and sha256 are as listed" in said
+    messages = capfd.readouterr().err
+    assert messages.index("Licence of the weights: MIT, as its author says") < messages.index("Converting")
+    assert "model.ckpt: size and sha256 are as listed" in messages
     run = pulled(NAME)
     assert verify(run) == {"backbone": "ok", "drums": "ok", "vocals": "ok"}
     noise = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0))
@@ -177,9 +177,9 @@ def test_a_pull_that_was_broken_off_goes_on(listed, server, monkeypatch, capfd):
     assert server.ranges("/model.ckpt") == [None, f"bytes={size // 2}-"]  # it was whole the second time
 
 
-def check_fetched_once(server, said):
-    assert len(server.ranges("/model.ckpt")) == 1, said
-    assert (said.count("Converting"), said.count("waiting for it")) == (1, 1)
+def check_fetched_once(server, messages):
+    assert len(server.ranges("/model.ckpt")) == 1, messages
+    assert (messages.count("Converting"), messages.count("waiting for it")) == (1, 1)
     assert pulled(NAME)
     assert not [name for name in kept() if name.endswith((".ckpt", ".part"))]
 
@@ -200,9 +200,9 @@ def test_two_processes_fetch_it_once(listed, server):
     command = [sys.executable, "-m", "refined_bsrnn", "models", "pull", NAME]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    check_fetched_once(server, "".join(said))
+    messages = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], messages
+    check_fetched_once(server, "".join(messages))
 
 
 def test_too_little_room_is_said_and_nothing_is_begun(listed, monkeypatch, capfd):
@@ -241,10 +241,10 @@ def test_where_the_server_cannot_be_reached_it_says_what_to_put_where(listed, se
     listed(url="http://127.0.0.1:9/model.ckpt")
     assert main(["models", "pull", NAME]) == 1
     place = library.library_folder() / "downloads" / NAME / "model.ckpt"
-    said = capfd.readouterr().err
+    messages = capfd.readouterr().err
     assert (
         f"fetch http://127.0.0.1:9/model.ckpt by hand, put it at {place} and run `refined-bsrnn models pull {NAME}`"
-        in said
+        in messages
     )
     place.write_bytes(content)
     assert main(["models", "pull", NAME]) == 0
@@ -389,13 +389,13 @@ def test_numbers_beyond_16_bits_are_refused(tmp_path):
 
 def test_without_a_name_the_package_has_its_own_and_says_what_to_expect(packaged, capfd):
     assert Separator.from_pretrained().heads == ["drums", "vocals"]
-    said = " ".join(capfd.readouterr().err.split())
+    messages = " ".join(capfd.readouterr().err.split())
     assert (
         "Model small, which comes with the package (heads drums, vocals); trained on corpus (12 songs) for 2.5 h"
-        in said
+        in messages
     )
-    assert "expect about drums 3.2, vocals 3.2 dB uSDR" in said
-    assert "best public model for this: obsrnn-4stems" in said
+    assert "expect about drums 3.2, vocals 3.2 dB uSDR" in messages
+    assert "best public model for this: obsrnn-4stems" in messages
     Separator.from_pretrained(heads=["vocals"])
     assert "best public model for this: mel-roformer-vocals-kim (913 MB" in capfd.readouterr().err
 
@@ -445,8 +445,8 @@ def test_the_app_offers_the_packages_heads_and_those_learnt_on_it(packaged, song
     assert main(["app", "--device", "cpu", "--port", "0"]) == 0
     assert sorted(served[0].studio.separator.heads) == ["bass", "drums", "vocals"]
     assert served[0].studio.label == "small"
-    said = capfd.readouterr().err
-    assert "With the head bass, learnt in runs/small-to-bass." in said
-    assert "runs/small-to-vocals has a head vocals too, which is not shown" in said
+    messages = capfd.readouterr().err
+    assert "With the head bass, learnt in runs/small-to-bass." in messages
+    assert "runs/small-to-vocals has a head vocals too, which is not shown" in messages
     assert main(["app", "--model", "small-to-bass", "--device", "cpu", "--port", "0"]) == 0
     assert "runs/small-to-bass has a head" not in capfd.readouterr().err  # its own heads are there already

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from refined_bsrnn.audio import resample
 from refined_bsrnn.errors import AudioError, RecipeError, UserError
 from refined_bsrnn.network.model import BSRNN
-from refined_bsrnn.separation.chunks import Batch, cut_chunks, fade_weights, overlap_add
+from refined_bsrnn.separation.chunks import BatchSize, cut_chunks, fade_weights, overlap_add
 from refined_bsrnn.separation.device import check_device
 from refined_bsrnn.separation.separator import Separator, _compute
 from tests.conftest import RATE, micro_recipe
@@ -78,7 +78,7 @@ def test_chunks_cover_everything_and_fit_together(length, chunk, share, block, b
     def run(pieces):
         return pieces[:, :1] + pieces[:, 1:].mean(2, keepdim=True)
 
-    blocks = list(overlap_add(signal.split(block, dim=1), chunk, overlap, run, Batch(batch, grows=False)))
+    blocks = list(overlap_add(signal.split(block, dim=1), chunk, overlap, run, BatchSize(batch, grows=False)))
     torch.testing.assert_close(torch.cat(blocks, dim=1)[0].double(), whole / weight, atol=1e-5, rtol=0)
 
 
@@ -258,13 +258,13 @@ def test_other_errors_are_not_taken_for_memory():
 
 
 def test_the_batch_grows_while_that_pays():
-    batch = Batch("auto", grows=True)
+    batch = BatchSize("auto", grows=True)
     sizes = []
     for seconds in (1.0, 1.2, 1.6, 3.2, 3.2, 3.2):  # per batch of 1, 2, 4, 8, ...
         sizes.append(batch.size)
         batch.took(batch.size, seconds)
     assert sizes == [1, 2, 4, 8, 4, 4]
-    assert Batch("auto", grows=False).size == 1
+    assert BatchSize("auto", grows=False).size == 1
 
 
 def test_several_threads_use_one_separator():
@@ -527,7 +527,7 @@ def test_the_rate_of_a_file_is_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("there", "compute", "warned", "device", "message"),
+    ("present", "compute", "warned", "device", "message"),
     [
         (True, None, "", "cuda", ""),
         (False, None, "", "cpu", ""),
@@ -544,11 +544,11 @@ def test_the_rate_of_a_file_is_its_own(tmp_path):
         (True, RuntimeError(""), "", "cpu", "(RuntimeError)"),
     ],
 )
-def test_auto_takes_what_can_be_used(there, compute, warned, device, message, monkeypatch, capsys):
+def test_auto_takes_what_can_be_used(present, compute, warned, device, message, monkeypatch, capsys):
     def available():
         if warned:
             warnings.warn(warned, stacklevel=2)
-        return there
+        return present
 
     def computing(name):
         if compute:

@@ -454,12 +454,12 @@ def test_a_second_signal_ends_at_once_and_keeps_the_state(songs, recipe, monkeyp
 
 
 def test_a_step_that_takes_too_long_after_a_signal_is_given_up():
-    began, heard = time.monotonic(), False
+    began, audible = time.monotonic(), False
     with suppress(KeyboardInterrupt), stop_signals(patience_seconds=0.3) as stopped:
         signal.raise_signal(signal.SIGTERM)
-        heard = stopped()
+        audible = stopped()
         time.sleep(20)
-    assert heard
+    assert audible
     assert 0.2 < time.monotonic() - began < 10
 
 
@@ -500,15 +500,15 @@ def test_a_run_that_is_training_is_not_trained_by_another(songs, recipe, monkeyp
 def test_two_of_one_name_before_the_first_state(songs, recipe, monkeypatch):
     """The second is refused, and what the first has begun is left alone."""
     monkeypatch.setattr(state, "LOCK_SECONDS", 0.2)
-    said = []
+    messages = []
 
     def second():
         with suppress(SystemExit), pytest.raises(UserError, match="is being trained by another process") as caught:
             train(recipe)
-        said.append(caught)
+        messages.append(caught)
 
     run, finished = train(recipe, at(2, second))
-    assert len(said) == 1
+    assert len(messages) == 1
     assert finished
     assert len(losses(run)) == 6
 

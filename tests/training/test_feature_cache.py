@@ -49,9 +49,11 @@ CACHED = ("cache.enabled=true", "cache.pool=24")
 def test_training_from_the_cache_gives_the_losses_of_training_without_it(base, more, capsys):
     without = transfer_to(base, "without", *more)
     cached = transfer_to(base, "cached", *CACHED, *more)
-    said = capsys.readouterr().err
-    assert "Feature cache: 20 mixtures of" in said
-    assert said.index("Feature cache: 20 mixtures of") < said.index("2 of 2 blocks to compute")  # and before it is made
+    messages = capsys.readouterr().err
+    assert "Feature cache: 20 mixtures of" in messages
+    assert messages.index("Feature cache: 20 mixtures of") < messages.index(
+        "2 of 2 blocks to compute"
+    )  # and before it is made
     assert len(log(without)) == 10
     np.testing.assert_allclose(log(cached), log(without), rtol=2e-3)
     for key in ("validation/guitar/usdr", "validation/bass/usdr"):
@@ -370,21 +372,21 @@ def test_on_the_command_line(base, capsys):
 
 def test_all_that_will_be_written_is_told_before_it_is(base, capsys, monkeypatch):
     transfer_to(base, "first", *CACHED)
-    folder, prepare, said = cache_folder() / "features", FeatureCache.prepare, []
+    folder, prepare, messages = cache_folder() / "features", FeatureCache.prepare, []
     before = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
     capsys.readouterr()
 
     def spy(self):
         assert not self.path.exists()
-        said.append(capsys.readouterr().err)
+        messages.append(capsys.readouterr().err)
         prepare(self)
 
     monkeypatch.setattr(FeatureCache, "prepare", spy)
     monkeypatch.setattr("refined_bsrnn.training.feature_cache.GB", 1.0)  # as few bytes are to be told
     transfer_to(base, "second", *CACHED, "train.seed=1", f"cache.max_gb={10**9}")
-    (adds,) = re.findall(r", up to (\d+)\.00 GB more of validation tracks", said[0])
-    (others,) = re.findall(r"other caches in \S+ take (\d+)\.00 GB", said[0])
+    (adds,) = re.findall(r", up to (\d+)\.00 GB more of validation tracks", messages[0])
+    (others,) = re.findall(r"other caches in \S+ take (\d+)\.00 GB", messages[0])
     assert int(others) == before
     (second,) = (p for p in folder.iterdir() if p.is_dir() and json.loads((p / "about.json").read_text())["seed"] == 1)
     kept = sum(path.stat().st_size - 128 for path in (second / "validation").glob("*.npy"))  # without numpy's headers

@@ -139,11 +139,11 @@ def test_the_excerpt_is_the_loudest_20_seconds_before_and_after(tmp_path, base):
     lesson = plan("drums", [str(tmp_path / "songs")])
     track, (before, after) = write_excerpts(base, lesson, "drums", "cpu")
     assert track.name == "long"
-    heard, _ = soundfile.read(before)
+    audible, _ = soundfile.read(before)
     whole, _ = soundfile.read(song / "mixture.wav")
-    start = next(i for i in (1, 2) if abs(heard - whole[i * rate : (i + 20) * rate]).max() < 1e-4)
+    start = next(i for i in (1, 2) if abs(audible - whole[i * rate : (i + 20) * rate]).max() < 1e-4)
     assert start >= 1
-    expected = Separator.from_pretrained(base.path).separate(torch.tensor(heard.T).float(), rate, ["drums"])["drums"]
+    expected = Separator.from_pretrained(base.path).separate(torch.tensor(audible.T).float(), rate, ["drums"])["drums"]
     assert torch.allclose(torch.tensor(soundfile.read(after)[0].T).float(), expected, atol=1e-6)
 
 
@@ -151,11 +151,11 @@ def test_the_command_learns_scores_and_writes_an_excerpt(tmp_path, base, capfd):
     root = write_songs(tmp_path / "songs", 3)
     (root / "song 0" / "mixture.wav").unlink()  # its stems are added up
     assert main(["learn", "oud", str(root), "--device", "cpu", *QUICK]) == 0
-    said = " ".join(capfd.readouterr().err.split())
+    messages = " ".join(capfd.readouterr().err.split())
     run = RunFolder(Path("runs/small-to-oud"))
     assert run.head_names() == ["oud"]
-    assert "1 train the head, 1 decide when to stop, 1 are kept aside" in said
-    assert "On 1 song that it has not learnt from" in said
+    assert "1 train the head, 1 decide when to stop, 1 are kept aside" in messages
+    assert "On 1 song that it has not learnt from" in messages
     before, after = sorted((run.path / "listen").glob("*.wav"), key=lambda path: "after" in path.name)
     assert soundfile.info(before).frames == soundfile.info(after).frames == 2 * 8000
     assert run.results.is_file()
@@ -169,9 +169,9 @@ def test_the_command_learns_scores_and_writes_an_excerpt(tmp_path, base, capfd):
 def test_one_song_gives_a_head_and_no_score(tmp_path, base, capfd):
     root = write_songs(tmp_path / "songs", 1)
     assert main(["learn", "oud", str(root), "--as", "lute", "--device", "cpu", *QUICK]) == 0
-    said = capfd.readouterr().err
-    assert "No song was kept aside, so there is no score" in said
-    assert "a song that it has learnt from" in said
+    messages = capfd.readouterr().err
+    assert "No song was kept aside, so there is no score" in messages
+    assert "a song that it has learnt from" in messages
     assert RunFolder(Path("runs/small-to-lute")).head_names() == ["lute"]
 
 

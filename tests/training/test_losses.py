@@ -118,10 +118,10 @@ def test_silence_gives_finite_terms_and_gradients(name, estimate, stem):
 # --- terms of all targets at once
 
 
-def joint(name, estimates, stems, mixture, there=None):
+def joint(name, estimates, stems, mixture, available=None):
     """A joint term, the mean over the examples; all stems are there unless it is said."""
-    there = torch.ones(len(mixture.waveform), len(stems)) if there is None else there
-    return JOINT_LOSSES[name](estimates, stems, mixture, there).mean()
+    available = torch.ones(len(mixture.waveform), len(stems)) if available is None else available
+    return JOINT_LOSSES[name](estimates, stems, mixture, available).mean()
 
 
 def joint_case(n_targets):
@@ -170,7 +170,7 @@ def loop_weighted_sdr(estimates, stems, mixture, chosen, item):
 def test_joint_terms_against_loops(n_targets, missing):
     """In the first example stems may be missing; then the combinations of those that are there count."""
     estimates, stems, mixture = joint_case(n_targets)
-    there = torch.tensor([[float(name not in missing) for name in stems], [1.0] * n_targets])
+    available = torch.tensor([[float(name not in missing) for name in stems], [1.0] * n_targets])
     for item, names in enumerate([[name for name in stems if name not in missing], list(stems)]):
         if not names:
             continue
@@ -178,9 +178,9 @@ def test_joint_terms_against_loops(n_targets, missing):
         sizes = range(1, min(len(names), n_targets - 1) + 1)  # all targets together are the mixture
         powerset = [c for size in sizes for c in itertools.combinations(names, size)] or single
         for prefix, chosen in (("", single), ("combined_", powerset)):
-            values = JOINT_LOSSES[f"{prefix}magnitude_mse"](estimates, stems, mixture, there)
+            values = JOINT_LOSSES[f"{prefix}magnitude_mse"](estimates, stems, mixture, available)
             assert values[item] == pytest.approx(loop_magnitudes(estimates, stems, chosen, item), rel=1e-4)
-            values = JOINT_LOSSES[f"{prefix}weighted_sdr"](estimates, stems, mixture, there)
+            values = JOINT_LOSSES[f"{prefix}weighted_sdr"](estimates, stems, mixture, available)
             assert values[item] == pytest.approx(loop_weighted_sdr(estimates, stems, mixture, chosen, item), abs=1e-5)
 
 
@@ -346,8 +346,8 @@ def started(name):
 def test_everything_present_is_as_if_nothing_were_said(name):
     estimates, stems, mixture = batch()
     loss = started(name)
-    said = loss(estimates, stems, mixture, torch.ones(4, 3, dtype=torch.bool))
-    assert said == loss(estimates, stems, mixture)
+    messages = loss(estimates, stems, mixture, torch.ones(4, 3, dtype=torch.bool))
+    assert messages == loss(estimates, stems, mixture)
 
 
 def test_a_target_is_the_mean_over_the_examples_that_have_it():
@@ -415,8 +415,8 @@ def test_parts_of_a_batch_with_common_totals_give_the_loss_of_the_whole(name, pr
         sums = sums + total.detach() / 2
         parts_sum = {key: parts_sum[key] + value / 2 for key, value in parts.items()}
         for target in NAMES:
-            mine = ours[target].waveform.grad
-            assert torch.allclose(torch.zeros(1) if mine is None else mine, gradients[target][half], atol=1e-6)
+            own = ours[target].waveform.grad
+            assert torch.allclose(torch.zeros(1) if own is None else own, gradients[target][half], atol=1e-6)
     assert torch.allclose(sums, whole.detach(), atol=1e-5)
     assert all(torch.allclose(parts_sum[key], whole_parts[key], atol=1e-5) for key in whole_parts)
     assert variances is None or torch.allclose(loss.log_variances.grad, variances, atol=1e-6)

@@ -125,9 +125,9 @@ def test_the_command_runs_each_in_its_own_process(write, capfd):
     path = write(seeds=[0], bases={"drums": {"targets": ["drums"]}})
     override = "transfers=[{bases: [drums], targets: [zither], settings: {train: {steps: 1}}}]"
     assert main(["compare", str(path), override, "--jobs", "2"]) == 1
-    said = capfd.readouterr().err
-    assert "drums-to-zither.s0: failed: refined-bsrnn: no track has a stem 'zither'" in said
-    assert "(exit code 1, log runs/small/logs/drums-to-zither.s0.txt)" in said
+    messages = capfd.readouterr().err
+    assert "drums-to-zither.s0: failed: refined-bsrnn: no track has a stem 'zither'" in messages
+    assert "(exit code 1, log runs/small/logs/drums-to-zither.s0.txt)" in messages
     _, runs = planned(path, override)
     assert [state_of(run) for run in runs] == ["evaluated", "new"]
 

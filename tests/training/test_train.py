@@ -173,8 +173,8 @@ def test_resumed_run_equals_a_straight_one_bit_for_bit(songs, workers, then, los
     halted, finished = train(named(recipe, "halted"), watch=interrupt_at(9))
     assert not finished
     assert load_state(halted.state)[1]["step"] == 10
-    there = load_recipe(halted.recipe)
-    write_text(halted.recipe, dump_recipe(replace(there, train=replace(there.train, workers=then))))
+    present = load_recipe(halted.recipe)
+    write_text(halted.recipe, dump_recipe(replace(present, train=replace(present.train, workers=then))))
     resumed, finished = resume(halted)
     assert finished
     assert losses(resumed) == losses(straight)
@@ -207,9 +207,9 @@ def test_learned_weights_train_are_logged_and_stay_out_of_the_network(songs, cap
     model = load_model(run)
     assert not [name for name in model.state_dict() if "variance" in name]
     n_parameters = sum(p.numel() for p in model.parameters())
-    said = capsys.readouterr().err
-    assert f"{n_parameters + 2:,} parameters train, 0 are frozen." in said
-    assert f"vocals {line['vocals/wave_l1']:.3f} drums {line['drums/wave_l1']:.3f} |" in said
+    messages = capsys.readouterr().err
+    assert f"{n_parameters + 2:,} parameters train, 0 are frozen." in messages
+    assert f"vocals {line['vocals/wave_l1']:.3f} drums {line['drums/wave_l1']:.3f} |" in messages
     assert json.loads(run.provenance.read_text())["parameters"] == {"trained": n_parameters + 2, "frozen": 0}
 
 
@@ -420,18 +420,18 @@ def test_validations_left_by_hand(step, steps, every, left):
 def test_what_makes_a_long_run_short_is_said(songs):
     recipe = micro_recipe(songs, train={"steps": 1000})
     assert len(pace_of(recipe, [80.0])) == 1
-    said = [line for _, line in pace_of(recipe, [100.0])]
-    assert "That is more than a day. For an hour: train.steps=36. For faster steps: size=tiny" in said[1]
-    said = [line for _, line in pace_of(recipe, [1.0, 1.0, 1.0], validation_seconds=100.0)]
-    assert any("train.validate_every=... makes it rarer, train.validate_seconds=30" in line for line in said)
+    messages = [line for _, line in pace_of(recipe, [100.0])]
+    assert "That is more than a day. For an hour: train.steps=36. For faster steps: size=tiny" in messages[1]
+    messages = [line for _, line in pace_of(recipe, [1.0, 1.0, 1.0], validation_seconds=100.0)]
+    assert any("train.validate_every=... makes it rarer, train.validate_seconds=30" in line for line in messages)
 
 
 def test_the_announcement_comes_before_the_first_step_and_the_time_after_some(songs, capsys):
     train(micro_recipe(songs, train={"steps": 6}))
-    said = capsys.readouterr().err
-    assert "parameters on cpu" in said
-    assert " s per step, 3 steps left: about " in said
-    assert " for 2 validations; " in said
+    messages = capsys.readouterr().err
+    assert "parameters on cpu" in messages
+    assert " s per step, 3 steps left: about " in messages
+    assert " for 2 validations; " in messages
 
 
 def test_accumulated_parts_give_the_step_of_the_whole_batch(songs):
@@ -559,10 +559,10 @@ def test_transfer_trains_heads_alone_and_leaves_the_backbone_bit_identical(base,
     assert sum(p.numel() for p in in_optimizer) == sum(p.numel() for p in model.heads.parameters())
     for name, tensor in load_model(base).backbone.state_dict().items():
         assert torch.equal(tensor, model.backbone.state_dict()[name]), name
-    said = capsys.readouterr().err
+    messages = capsys.readouterr().err
     total = sum(p.numel() for p in model.parameters())
     head = sum(p.numel() for p in model.heads.parameters())
-    assert f"{head:,} parameters train, {total - head:,} are frozen." in said
+    assert f"{head:,} parameters train, {total - head:,} are frozen." in messages
 
 
 def test_transferred_head_has_learnt_and_knows_its_backbone(base):
@@ -666,9 +666,9 @@ def test_two_processes_give_the_loss_curves_of_one(songs, tmp_path):
         alone[name], _ = train(named(recipe, f"{name}-alone"))
     half, _ = train(named(load_recipe(tmp_path / "plain.yaml"), "plain-half"), watch=interrupt_at(6))
     trainings = [["train", f"{name}.yaml", f"run.name={name}-two"] for name in cases]
-    said = in_two_processes(*trainings, ["train", "--resume", str(half.path)])
-    assert said.count("parameters train") == len(cases) + 1
-    assert "From step 7 on: processes is 2, it was 1." in said
+    messages = in_two_processes(*trainings, ["train", "--resume", str(half.path)])
+    assert messages.count("parameters train") == len(cases) + 1
+    assert "From step 7 on: processes is 2, it was 1." in messages
     assert losses(half) == pytest.approx(losses(alone["plain"]), abs=1e-5)
     provenance = json.loads(half.provenance.read_text())
     assert (provenance["processes"], provenance["history"][-1]["changed"]) == (2, {"processes": [1, 2]})

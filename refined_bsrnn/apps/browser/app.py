@@ -213,7 +213,7 @@ class Page:
 
     def end(self, request: gr.Request) -> tuple[Any, ...]:
         """Separated, failed or dropped."""
-        return self._shown(there=self.studio.visit(_session(request)).song is not None)
+        return self._shown(has_song=self.studio.visit(_session(request)).song is not None)
 
     def cancel(self, request: gr.Request) -> tuple[Any, ...]:
         """Neither the song that is separated nor the one that waits is wanted any more."""
@@ -233,14 +233,14 @@ class Page:
             return {"problem": str(error)}
 
     @staticmethod
-    def _shown(working: bool = False, there: bool = False) -> tuple[Any, ...]:
+    def _shown(working: bool = False, has_song: bool = False) -> tuple[Any, ...]:
         """The song, the buttons and the place of the bar; what is worked on can be cancelled, not changed."""
         return (
             gr.File(interactive=not working),
             gr.Button(interactive=not working),
             gr.Button(visible=working),
             gr.HTML(visible=working),
-            gr.Button(visible=there),
+            gr.Button(visible=has_song),
         )
 
 

@@ -19,11 +19,11 @@ from ...separation.chunks import out_of_memory
 from ...separation.separator import Separator
 from ...separation.source import open_source
 from ...temporary import owned_folder
-from ..songs.inputs import Job
+from ..songs.ensemble import Ensemble, HeadRef
+from ..songs.inputs import InputSong
 from ..songs.options import SeparationOptions
 from ..songs.outputs import outputs
 from ..songs.stems import Result, separate_song
-from ..songs.voices import Ensemble, Voice
 
 MAX_SONGS = 32  # on disk, and again as many waiting, over all users
 MAX_HEADS = 32  # added by users: they stay in memory
@@ -149,12 +149,14 @@ class Studio:
             if song.dropped:
                 raise _Dropped
 
-        voices = [Voice(self.label, name, (i,)) for i, name in enumerate(heads)]
-        ensemble = Ensemble([(self.separator, heads)], voices)
+        refs = [HeadRef(self.label, name, (i,)) for i, name in enumerate(heads)]
+        ensemble = Ensemble([(self.separator, heads)], refs)
         wanted = SeparationOptions(tuple(heads), residual=residual, out=song.folder, name="{track} - {head}")
         try:
             with self.network:
-                song.result = separate_song(Job(path, song.track), ensemble, wanted, outputs(ensemble, wanted), on)
+                song.result = separate_song(
+                    InputSong(path, song.track), ensemble, wanted, outputs(ensemble, wanted), on
+                )
             return None if song.dropped else song
         except _Dropped:
             return None

@@ -55,9 +55,9 @@ def separate(
     from ...runs.energy import energy_recorded, energy_wanted
     from ...runs.tracking import environment
     from ...separation.live import Live, LiveEstimates
-    from ..songs.inputs import find_jobs
+    from ..songs.ensemble import load_ensemble
+    from ..songs.inputs import find_songs
     from ..songs.stems import Result, separate_all, summary
-    from ..songs.voices import load_voices
 
     options.check()
     if live and (shifts not in (None, 1) or options.wiener):
@@ -71,11 +71,11 @@ def separate(
     _check_songs(songs, runs, root)
     how = given(chunk_seconds=chunk_seconds, overlap=overlap, shifts=shifts, batch=batch, precision=precision)
     where = {"device": device, "root": root, "local_files_only": offline}
-    voices, notes = load_voices(runs, options.needed, bool(ensemble), **where, **how)
-    for separator, heads in voices.passes if live else ():
+    refs, notes = load_ensemble(runs, options.needed, bool(ensemble), **where, **how)
+    for separator, heads in refs.passes if live else ():
         Live(separator, heads)  # refuses what cannot be live
     left_out: list[str] = []
-    jobs = find_jobs(songs, options.out, left_out.append)
+    jobs = find_songs(songs, options.out, left_out.append)
     for note in [*notes, *left_out]:
         tell(note)
     estimates = LiveEstimates() if live else None
@@ -83,7 +83,7 @@ def separate(
     record = energy_recorded(options.out / "provenance.json", "separate", energy_wanted(), about=environment)
     try:
         with interrupted_by_signals(), record:
-            for result in separate_all(jobs, voices, options, _no_bar if quiet else work_bar, estimates):
+            for result in separate_all(jobs, refs, options, _no_bar if quiet else work_bar, estimates):
                 results.append(result)
                 for line in result.lines():
                     (say if result.problem else tell)(line)

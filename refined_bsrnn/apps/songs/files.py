@@ -170,10 +170,10 @@ class StemFiles:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         with uninterrupted():
             self.stack.__exit__(kind, error, trace)
-        if isinstance(error, AudioError) and (text := self._told(str(error))) != str(error):
+        if isinstance(error, AudioError) and (text := self._with_places(str(error))) != str(error):
             raise AudioError(text) from error
 
-    def _told(self, text: str) -> str:
+    def _with_places(self, text: str) -> str:
         """What is said of the hidden files, about the files that they become."""
         for hidden in (self.made, self.floats):
             for made, path in zip(hidden, self.paths, strict=False):  # there are none where they could not be begun

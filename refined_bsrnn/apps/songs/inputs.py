@@ -46,7 +46,7 @@ MARK_WITHIN = 1 << 16  # bytes from the beginning
 
 
 @dataclass(frozen=True)
-class Job:
+class InputSong:
     """One input and the name of its track; no path: standard input. ``problem``: why it cannot be separated."""
 
     path: Path | None
@@ -58,9 +58,9 @@ class Job:
         return str(self.path) if self.path else "standard input"
 
 
-def find_jobs(
+def find_songs(
     inputs: Sequence[str | Path], out: Path, tell: Callable[[str], None] = lambda sentence: None
-) -> list[Job]:
+) -> list[InputSong]:
     """Files, the songs in folders, what patterns match, and ``-`` for standard input, each once.
 
     A track is named as its file is, in a folder with the path from there; where several would share a name, they keep
@@ -68,20 +68,20 @@ def find_jobs(
     patterns stems that `separate` made, and what lies in the folder ``out``, are no songs. ``tell`` gets a sentence for
     each input of which something is left out.
     """
-    jobs: dict[str | None, Job] = {}  # by where a file really is, however it was named
+    jobs: dict[str | None, InputSong] = {}  # by where a file really is, however it was named
     for text in map(str, inputs):
         if text == "-":
-            jobs.setdefault(None, Job(None, "stdin"))
+            jobs.setdefault(None, InputSong(None, "stdin"))
             continue
         left_out: Counter[str] = Counter()
         songs = list(_jobs_of(text, out, left_out))
         if left_out:
             hint = " Stems are separated where they are named one by one." if left_out[OWN_STEM] else ""
             tell(f"Left out of {text}: {', '.join(f'{n} {kind}' for kind, n in sorted(left_out.items()))}.{hint}")
-        for job in songs or [Job(Path(text), f"{text}/", f"{text} holds no audio files.")]:  # no file's name
+        for job in songs or [InputSong(Path(text), f"{text}/", f"{text} holds no audio files.")]:  # no file's name
             jobs.setdefault(_where(job.path or Path()), job)
     found = [job for job in jobs.values() if not job.problem]
-    apart = dict(zip(found, _told_apart(found), strict=True))
+    apart = dict(zip(found, _with_unique_names(found), strict=True))
     return [apart.get(job, job) for job in jobs.values()]
 
 
@@ -93,18 +93,18 @@ def _where(path: Path) -> str:
         return str(path)
 
 
-def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[Job]:
+def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[InputSong]:
     """The jobs of one input."""
     found = expand(text)
     for path in found:
         problem = look_up(path)
         if not problem and path.is_dir():
             for song, why in _songs_in(path, _where(out), left_out):
-                yield Job(song, safe_track(song.relative_to(path).with_suffix("").as_posix()), why)
+                yield InputSong(song, safe_track(song.relative_to(path).with_suffix("").as_posix()), why)
         elif path != expand_home(text) and not problem and (kind := left_out_as(path)):
             left_out[kind] += 1
         else:
-            yield Job(path, safe_track(path.stem), problem or address(text))
+            yield InputSong(path, safe_track(path.stem), problem or address(text))
 
 
 def look_up(path: Path) -> str:
@@ -218,7 +218,7 @@ def safe_track(track: str) -> str:
     return "/".join(part if part.strip(". ") else "_" * len(part) or "_" for part in track.split("/"))
 
 
-def _told_apart(jobs: Sequence[Job]) -> list[Job]:
+def _with_unique_names(jobs: Sequence[InputSong]) -> list[InputSong]:
     """The jobs with a name for each track, as far as suffixes and folders' names make a difference."""
     names = [job.track for job in jobs]
     places = [Path(os.path.abspath(job.path)) if job.path else Path() for job in jobs]  # noqa: PTH100 (without ..)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ...audio import INTEGER_BITS, SUBTYPES, open_audio, quantise
 from ...errors import RecipeError
-from ...separation.chunks import Batch, aligned, overlap_add
+from ...separation.chunks import BatchSize, aligned, overlap_add
 from ...separation.separator import Separator
 from ...separation.source import Source
 from ...separation.wiener import wiener
+from .ensemble import Ensemble, HeadRef
 from .options import SeparationOptions
-from .voices import Ensemble, Voice
 
 WIENER_SECONDS = 6.0  # how long a piece the filter is fitted to
 WIENER_WINDOW_SECONDS = 0.093
@@ -24,7 +24,7 @@ WIENER_WINDOW_SECONDS = 0.093
 
 @dataclass(frozen=True)
 class Output:
-    """One file: the mixture's share in it, the voices' shares, and whether it takes up what rounding leaves."""
+    """One file: the mixture's share in it, the heads' shares, and whether it takes up what rounding leaves."""
 
     model: str
     name: str
@@ -38,31 +38,33 @@ def outputs(ensemble: Ensemble, wanted: SeparationOptions) -> list[Output]:
 
     Raises `RecipeError` for a sum of heads that no group has.
     """
-    voices, groups = ensemble.voices, ensemble.groups
+    refs, groups = ensemble.refs, ensemble.groups
     written = () if wanted.only_sums else wanted.heads
-    chosen = [i for i, voice in enumerate(voices) if written is None or voice.head in written]
-    result = [Output(voices[i].model, voices[i].head, 0.0, {i: 1.0}) for i in chosen]
+    chosen = [i for i, ref in enumerate(refs) if written is None or ref.head in written]
+    result = [Output(refs[i].model, refs[i].head, 0.0, {i: 1.0}) for i in chosen]
     for names in wanted.sum:
-        places = [{voices[i].head: i for i in group if voices[i].head in names} for group in groups]
+        places = [{refs[i].head: i for i in group if refs[i].head in names} for group in groups]
         places = [found for found in places if set(found) == set(names)]
         if not places:
             raise RecipeError(f"--sum {'+'.join(names)}: no run has all of these heads.")
         for found in map(list, (p.values() for p in places)):
-            result.append(Output(_model(voices, found), "+".join(names), 0.0, dict.fromkeys(found, 1.0)))
+            result.append(Output(_model(refs, found), "+".join(names), 0.0, dict.fromkeys(found, 1.0)))
     used = {i for part in result for i in part.shares}
     for i in chosen if wanted.accompaniment else ():
-        alone = sum(voices[j].model == voices[i].model for j in chosen) == 1
-        name = "accompaniment" if alone else f"{voices[i].head}-accompaniment"
-        result.append(Output(voices[i].model, name, 1.0, {i: -1.0}))
+        alone = sum(refs[j].model == refs[i].model for j in chosen) == 1
+        name = "accompaniment" if alone else f"{refs[i].head}-accompaniment"
+        result.append(Output(refs[i].model, name, 1.0, {i: -1.0}))
     for group in groups if wanted.residual else ():
-        mine = [i for i in group if i in used]
-        if mine:
-            result.append(Output(_model(voices, mine), "residual", 1.0, dict.fromkeys(mine, -1.0), residual=True))
+        used_here = [i for i in group if i in used]
+        if used_here:
+            result.append(
+                Output(_model(refs, used_here), "residual", 1.0, dict.fromkeys(used_here, -1.0), residual=True)
+            )
     return result
 
 
-def _model(voices: Sequence[Voice], chosen: Sequence[int]) -> str:
-    return "+".join(dict.fromkeys(voices[i].model for i in chosen))
+def _model(refs: Sequence[HeadRef], chosen: Sequence[int]) -> str:
+    return "+".join(dict.fromkeys(refs[i].model for i in chosen))
 
 
 def estimate(
@@ -71,35 +73,35 @@ def estimate(
     wanted: SeparationOptions,
     of: Callable[..., Iterator[Tensor]] = Separator.estimates,
 ) -> Iterator[Tensor]:
-    """Blocks (1 + voices, C, n) of a source: the mixture, then every voice. ``of``: how a separator estimates."""
+    """Blocks (1 + heads, C, n) of a source: the mixture, then every head. ``of``: how a separator estimates."""
     mixture, *copies = tee(source.blocks(), 1 + len(ensemble.passes))
     streams = [
         of(separator, source, blocks, heads) for (separator, heads), blocks in zip(ensemble.passes, copies, strict=True)
     ]
 
-    def voiced() -> Iterator[Tensor]:
+    def mixed_refs() -> Iterator[Tensor]:
         for mixed, *parts in aligned([(block[None] for block in mixture), *streams]):
             estimates = torch.cat(parts)  # (heads of all passes, C, n)
-            voices = [estimates[list(voice.places)].mean(0) for voice in ensemble.voices]
-            yield torch.stack([mixed[0], *voices])
+            refs = [estimates[list(ref.places)].mean(0) for ref in ensemble.refs]
+            yield torch.stack([mixed[0], *refs])
 
-    return filtered(voiced(), ensemble, source, wanted.wiener) if wanted.wiener else voiced()
+    return filtered(mixed_refs(), ensemble, source, wanted.wiener) if wanted.wiener else mixed_refs()
 
 
 def filtered(blocks: Iterator[Tensor], ensemble: Ensemble, source: Source, iterations: int) -> Iterator[Tensor]:
-    """The voices of each group through the Wiener filter, in pieces of some seconds that are cross-faded."""
+    """The heads of each group through the Wiener filter, in pieces of some seconds that are cross-faded."""
     n_fft = 2 ** max(4, round(math.log2(WIENER_WINDOW_SECONDS * source.sample_rate_hz)))
-    shape = (1 + len(ensemble.voices), source.n_channels)
+    shape = (1 + len(ensemble.refs), source.n_channels)
     chunk = round(WIENER_SECONDS * source.sample_rate_hz)
 
     def run(pieces: Tensor) -> Tensor:
-        result = pieces[0].unflatten(0, shape).clone()  # (1 + voices, C, n)
+        result = pieces[0].unflatten(0, shape).clone()  # (1 + heads, C, n)
         for group in ensemble.groups:
             places = [1 + i for i in group]
             result[places] = wiener(result[0], result[places], n_fft, iterations)
         return result[None]
 
-    return overlap_add((block.flatten(0, 1) for block in blocks), chunk, chunk // 4, run, Batch(1, grows=False))
+    return overlap_add((block.flatten(0, 1) for block in blocks), chunk, chunk // 4, run, BatchSize(1, grows=False))
 
 
 def subtype_for(path: Path | None, wanted: SeparationOptions) -> tuple[str, str]:

@@ -24,11 +24,11 @@ from ...separation.chunks import out_of_memory
 from ...separation.separator import Progress, Separator
 from ...separation.source import Source, as_samples, open_source, read_blocks
 from ...temporary import clear_unowned, owned_folder
+from .ensemble import Ensemble
 from .files import HIDDEN, TAKEN, StemFiles, file_id, no_empty_folders
-from .inputs import Job
+from .inputs import InputSong
 from .options import SeparationOptions
 from .outputs import Output, estimate, outputs, subtype_for
-from .voices import Ensemble
 
 # --- one song ---------------------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ from .voices import Ensemble
 class Result:
     """What became of a job."""
 
-    job: Job
+    job: InputSong
     paths: dict[str, Path] = field(default_factory=dict)  # by head, or model/head where several have one of that name
     placed: list[Path] = field(default_factory=list)  # those of them that were written now
     sample_rate_hz: int = 0
@@ -100,7 +100,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def separate_song(
-    job: Job,
+    job: InputSong,
     ensemble: Ensemble,
     wanted: SeparationOptions,
     parts: Sequence[Output],
@@ -156,19 +156,19 @@ def _read(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def _check_places(
-    paths: Sequence[Path], job: Job, wanted: SeparationOptions, inputs: Collection[tuple[int, int] | None]
+    paths: Sequence[Path], job: InputSong, wanted: SeparationOptions, inputs: Collection[tuple[int, int] | None]
 ) -> None:
     """`AudioError` for a place where something is that is not to be replaced."""
     for path in paths:
-        there = file_id(path)
-        if there is None:
+        present = file_id(path)
+        if present is None:
             continue
         if not wanted.overwrite:
             raise AudioError(f"{path} {TAKEN}")
         for what, it_is in (
             ("a folder", path.is_dir()),
-            ("the song itself", job.path is not None and there == file_id(job.path)),
-            ("one of the songs to separate", there in inputs),
+            ("the song itself", job.path is not None and present == file_id(job.path)),
+            ("one of the songs to separate", present in inputs),
         ):
             if it_is:
                 raise AudioError(f"{path} is {what}, which is not overwritten. Take another --out or --name.")
@@ -180,7 +180,7 @@ def _path(part: Output, track: str, wanted: SeparationOptions, suffix: str) -> P
 
 
 def _mix(part: Output, block: Tensor) -> Tensor:
-    """(C, n) of (1 + voices, C, n)."""
+    """(C, n) of (1 + heads, C, n)."""
     result = block[0] * part.mixture
     for i, share in part.shares.items():
         result = result + block[1 + i] * share
@@ -191,7 +191,7 @@ def _mix(part: Output, block: Tensor) -> Tensor:
 
 
 @contextmanager
-def _on_disk(job: Job) -> Iterator[tuple[Job, Path]]:
+def _on_disk(job: InputSong) -> Iterator[tuple[InputSong, Path]]:
     """The job, and its file; what comes once is kept in one: most formats cannot be read without going back."""
     if job.path is not None and not job.path.is_fifo():
         yield job, job.path
@@ -207,12 +207,12 @@ def _on_disk(job: Job) -> Iterator[tuple[Job, Path]]:
                 "set TMPDIR to another folder."
             ) from None
         try:
-            yield Job(path, job.track), path
+            yield InputSong(path, job.track), path
         except UserError as error:  # of the file users know nothing
             raise type(error)(str(error).replace(str(path), job.label)) from None
 
 
-def _stream(job: Job) -> AbstractContextManager[BinaryIO]:
+def _stream(job: InputSong) -> AbstractContextManager[BinaryIO]:
     """Standard input, or a pipe with a name (``<(command)`` of a shell, /dev/stdin)."""
     return nullcontext(_standard_input()) if job.path is None else job.path.open("rb")
 
@@ -224,7 +224,7 @@ def _standard_input() -> BinaryIO:
 
 
 def separate_all(
-    jobs: Sequence[Job],
+    jobs: Sequence[InputSong],
     ensemble: Ensemble,
     wanted: SeparationOptions,
     bar: Callable[[str, float | None], Any],
@@ -282,7 +282,7 @@ def _open(path: Path, wanted: SeparationOptions) -> Source:
 PIECES_PER_SECOND = 50  # that a stream is taken in: live blocks do not wait for more
 
 
-def _as_it_comes(job: Job, wanted: SeparationOptions) -> Source:
+def _as_it_comes(job: InputSong, wanted: SeparationOptions) -> Source:
     """A file, or standard input or a pipe that is read once and never waited for."""
     if job.path is not None and not job.path.is_fifo():
         return _open(job.path, wanted)
@@ -301,7 +301,7 @@ def _as_it_comes(job: Job, wanted: SeparationOptions) -> Source:
 
 
 def _one(
-    job: Job,
+    job: InputSong,
     ensemble: Ensemble,
     wanted: SeparationOptions,
     parts: Sequence[Output],

@@ -93,16 +93,16 @@ class Check:
 
     def tables(self) -> list[Table]:
         """For people: what there is, and what was found, by kind."""
-        there, splits = Table(title=self.scan.sources.name), self.splits()
-        there.add_column("target" if self.targets else "stem")
+        stock, splits = Table(title=self.scan.sources.name), self.splits()
+        stock.add_column("target" if self.targets else "stem")
         for split in splits:
-            there.add_column(f"{split}: tracks", justify="right")
-            there.add_column("hours", justify="right")
+            stock.add_column(f"{split}: tracks", justify="right")
+            stock.add_column("hours", justify="right")
         rows: dict[str, list[Mapping[str, float]]] = {"all": list(splits.values())}
         for name in next(iter(splits.values()), {"targets": {}})["targets"]:
             rows[name] = [row["targets"][name] for row in splits.values()]
         for name, values in rows.items():
-            there.add_row(
+            stock.add_row(
                 name, *(f"{row[key]:{form}}" for row in values for key, form in (("tracks", "d"), ("hours", ".2f")))
             )
         found = Table("found", "number", "training", "where")
@@ -113,7 +113,7 @@ class Check:
                 more = f" and {len(places) - 3} more" if len(places) > 3 else ""
                 stops = "stops" if any(finding.stops for finding in cases) else "goes on"
                 found.add_row(words, str(len(cases)), stops, ", ".join(places[:3]) + more)
-        return [there, found] if self.findings else [there]
+        return [stock, found] if self.findings else [stock]
 
     def sentences(self, shown: int = 5) -> list[str]:
         """Every finding that stops training, and of each other kind the first few, the rest counted."""

@@ -128,10 +128,10 @@ def sentences(findings: Iterable[Finding], shown: int) -> list[str]:
     findings = list(findings)
     for kind in dict.fromkeys([*KINDS, *(f.kind for f in findings)]):
         cases = [f for f in findings if f.kind == kind]
-        told = [f for f in cases if f.stops] + [f for f in cases if not f.stops][:shown]
-        lines += [f.text for f in told]
-        if len(cases) > len(told):
-            lines.append(f"... and {len(cases) - len(told)} more: {KINDS.get(kind, kind)}.")
+        listed = [f for f in cases if f.stops] + [f for f in cases if not f.stops][:shown]
+        lines += [f.text for f in listed]
+        if len(cases) > len(listed):
+            lines.append(f"... and {len(cases) - len(listed)} more: {KINDS.get(kind, kind)}.")
     return lines
 
 
@@ -172,7 +172,7 @@ def name_findings(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpe
     """
     summed = {stem for name in spec.define for stem in spec.stems_of(name)}
     count = Counter(stem for track in tracks for stem in track.stems if stem in summed or stem not in spec.define)
-    beside = {pair for track in tracks for pair in permutations(track.stems, 2)}
+    together = {pair for track in tracks for pair in permutations(track.stems, 2)}
     wanted = {stem for target in targets for stem in spec.stems_of(target)}
     findings = []
     for name in spec.define:
@@ -182,7 +182,7 @@ def name_findings(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpe
                 findings.append(Finding("spelling", "data.define", text, stops=False))
     for stem in sorted(count.keys() - wanted - summed):
         others = {w for w in {*wanted, *count} if w != stem and (w in wanted or (count[w], w) > (count[stem], stem))}
-        meant = alike(stem, {w for w in others if (stem, w) not in beside})
+        meant = alike(stem, {w for w in others if (stem, w) not in together})
         having = [f"{t.split}/{t.name}" for t in tracks if stem in t.files]
         if meant and count[meant]:
             text = (

@@ -32,8 +32,8 @@ class Instruments:
             listing.notes.append(text)
         idle = [queried(key, self.met) for key in self.given if key not in self.met]
         if idle and self.met:
-            there = first(sorted(self.met), 12)
-            listing.notes.append(f"{self.option}: no stem is called {first(idle)}; there are {there}.")
+            known = first(sorted(self.met), 12)
+            listing.notes.append(f"{self.option}: no stem is called {first(idle)}; there are {known}.")
 
 
 def slug(name: str) -> str:

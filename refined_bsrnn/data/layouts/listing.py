@@ -154,5 +154,5 @@ def is_audio(path: Path) -> bool:
     """Whether a file is audio or video by its name; a link to nothing is one that cannot be read."""
     if path.name.startswith(".") or path.name.lower().endswith(STEM_SUFFIXES):  # five streams: a layout of its own
         return False
-    there = path.is_file() or (path.is_symlink() and not path.exists())
-    return there and path.suffix.lower() in (*AUDIO_SUFFIXES, *VIDEO_SUFFIXES)
+    is_file = path.is_file() or (path.is_symlink() and not path.exists())
+    return is_file and path.suffix.lower() in (*AUDIO_SUFFIXES, *VIDEO_SUFFIXES)

@@ -22,13 +22,13 @@ def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = 
             continue
         files: dict[str, list[File]] = {}
         folder = track / str(metadata.get("audio_dir", "stems"))
-        there = {p.stem: p for p in reversed(visible(folder)) if is_audio(p)} if folder.is_dir() else {}
+        by_name = {p.stem: p for p in reversed(visible(folder)) if is_audio(p)} if folder.is_dir() else {}
         stems = stem_facts(metadata)
-        instruments.unnamed += [f"{track.name}/{p.name}" for p in sorted(there.values()) if p.stem not in stems]
+        instruments.unnamed += [f"{track.name}/{p.name}" for p in sorted(by_name.values()) if p.stem not in stems]
         for key, stem in sorted(stems.items()):
-            if key in there:
+            if key in by_name:
                 name = instruments.name("Drums" if stem.get("is_drum") else str(stem.get("inst_class", key)))
-                files.setdefault(name, []).append(File(there[key]))
+                files.setdefault(name, []).append(File(by_name[key]))
             elif stem.get("audio_rendered", True):
                 text = f"{track}: metadata.yaml names the stem {key}, which has no file."
                 listing.add_finding("missing_file", where, text)

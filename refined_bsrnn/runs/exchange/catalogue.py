@@ -152,8 +152,8 @@ def _entry(path: Path, name: str, values: Any) -> Entry:
         raise RecipeError(f"{where}: targets is {values['targets']!r}; expected a list of names.")
     _check_values(where, values)
     targets = tuple(check_target_name(str(target)) for target in values["targets"])
-    said = {key: value for key, value in values.items() if value is not None}
-    return Entry(**{**said, "targets": targets, "name": name, "listed_in": path})
+    given = {key: value for key, value in values.items() if value is not None}
+    return Entry(**{**given, "targets": targets, "name": name, "listed_in": path})
 
 
 def _check_values(where: str, values: Mapping[str, Any]) -> None:

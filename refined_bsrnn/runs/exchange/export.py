@@ -42,7 +42,7 @@ def facts(model: BSRNN, targets: Sequence[str]) -> dict[str, Any]:
         "hop": model.stft.hop,
         "window": "hann, periodic",
         "centre": "frames are centred, the ends reflected, nothing normalised",
-        "channels": model.n_joint if model.n_joint > 1 else "any",
+        "channels": model.channels_per_item if model.channels_per_item > 1 else "any",
         "input_normalise": model.recipe.input.normalise,
     }
 
@@ -100,7 +100,7 @@ def make_program(model: BSRNN, targets: Sequence[str] | None = None) -> torch.ex
 def _trace(core: MaskCore, example: Tensor) -> torch.export.ExportedProgram:
     """The core as a program in which recurrent layers are opaque operators."""
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1), 4: torch.export.Dim("frames", min=1)}
-    if core.model.n_joint == 1:
+    if core.model.channels_per_item == 1:
         axes[1] = torch.export.Dim("channels", min=1)
     with torch.no_grad(), _opaque_rnns(core):
         # Deferred: some of what it would have to prove of the shapes is true but beyond it.
@@ -124,7 +124,7 @@ def _plain_core(model: BSRNN, targets: Sequence[str] | None) -> tuple[MaskCore, 
         if type(module) in _WRITTEN_OUT:
             method = "standardise" if isinstance(module, Norm) else "forward"
             setattr(module, method, _WRITTEN_OUT[type(module)](module))
-    channels = model.n_joint if model.n_joint > 1 else 2
+    channels = model.channels_per_item if model.channels_per_item > 1 else 2
     noise = torch.Generator().manual_seed(0)
     shape = (2, channels, 2, model.stft.n_fft // 2 + 1, EXAMPLE_FRAMES)
     return core, torch.randn(shape, generator=noise)

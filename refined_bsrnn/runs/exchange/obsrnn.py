@@ -50,15 +50,15 @@ class _Shapes:
 def _bands(shapes: _Shapes) -> tuple[str, int, int]:
     """Scheme, n_fft and how many channels are taken together, by the widths found; edges floored as the authors do."""
     widths = [shapes.size(f"BN.{i}.0.weight") // 2 for i in range(shapes.count(r"BN\.(\d+)\."))]
-    for n_joint in (1, 2):
-        n_fft = 2 * (sum(widths) // n_joint - 1)
+    for channels_per_item in (1, 2):
+        n_fft = 2 * (sum(widths) // channels_per_item - 1)
         for kind in BAND_SCHEMES if n_fft >= 16 else ():
             try:
                 ranges = band_ranges(kind, n_fft=n_fft, rounding="floor")
             except RecipeError:  # too few bins for this scheme
                 continue
-            if [n_joint * (stop - start) for start, stop in ranges] == widths:
-                return kind, n_fft, n_joint
+            if [channels_per_item * (stop - start) for start, stop in ranges] == widths:
+                return kind, n_fft, channels_per_item
     raise CheckpointError(
         f"{shapes.path} has {len(widths)} bands of {widths} bins; expected those of {', '.join(BAND_SCHEMES)} at "
         "44.1 kHz, or twice as many where both channels are taken together."
@@ -112,7 +112,7 @@ def infer_recipe(tensors: Mapping[str, Tensor], path: Path) -> Recipe:
     Raises `CheckpointError` for another layout than magronp/bsrnn's.
     """
     shapes = _Shapes(tensors, path)
-    kind, n_fft, n_joint = _bands(shapes)
+    kind, n_fft, channels_per_item = _bands(shapes)
     features, part = shapes.size("BN.0.1.weight"), shapes.size("separator.0.time_net.norm.weight")
     (time, hidden), (band, band_hidden) = _layer(shapes, "time_net"), _layer(shapes, "band_net")
     if features % part or hidden % part or hidden != band_hidden:
@@ -133,7 +133,7 @@ def infer_recipe(tensors: Mapping[str, Tensor], path: Path) -> Recipe:
             "features": features,
             "repeats": shapes.count(r"separator\.(\d+)\."),
             "norm": "gn1",
-            "stereo": "tac" if has_tac else "joint" if n_joint > 1 else "apart",
+            "stereo": "tac" if has_tac else "joint" if channels_per_item > 1 else "apart",
             "hidden_factor": hidden // part,
             **({"time": time} if time != "lstm" else {}),
             **({"band": band} if band != "lstm" else {}),
@@ -187,19 +187,19 @@ def their_name(ours: str) -> str:
     raise KeyError(ours)
 
 
-def _as_ours(tensor: Tensor, name: str, n_joint: int = 1) -> Tensor:
+def _as_ours(tensor: Tensor, name: str, channels_per_item: int = 1) -> Tensor:
     """A tensor with the axes we give it, and in our order where channels are taken together."""
     if name.endswith((".gamma", ".beta")) and tensor.ndim == 4 and tensor.shape[0] == tensor.shape[2] == 1:
         return tensor[0, :, 0].T.contiguous()  # (1, D, 1, K) → (K, D)
     if tensor.ndim in (3, 4) and set(tensor.shape[2:]) == {1}:
         tensor = tensor.flatten(1)  # a convolution over one point: (out, in, 1[, 1]) → (out, in)
-    if n_joint > 1 and tensor.ndim in (1, 2):
-        if re.match(r"BN\.\d+\.(0\.|1\.weight)", name) and tensor.shape[-1] % (2 * n_joint) == 0:
+    if channels_per_item > 1 and tensor.ndim in (1, 2):
+        if re.match(r"BN\.\d+\.(0\.|1\.weight)", name) and tensor.shape[-1] % (2 * channels_per_item) == 0:
             # channel × (real | imaginary) × bin → (real | imaginary) × channel × bin
-            return tensor.unflatten(-1, (n_joint, 2, -1)).transpose(-3, -2).flatten(-3)
-        if re.match(r"maskers\.\d+\.mask\.\d+\.5\.", name) and tensor.shape[0] % (4 * n_joint) == 0:
+            return tensor.unflatten(-1, (channels_per_item, 2, -1)).transpose(-3, -2).flatten(-3)
+        if re.match(r"maskers\.\d+\.mask\.\d+\.5\.", name) and tensor.shape[0] % (4 * channels_per_item) == 0:
             # channel × (value | gate) × (real | imaginary) × bin → the channel before the bin
-            return tensor.unflatten(0, (n_joint, 2, 2, -1)).movedim(0, 2).flatten(0, 3)
+            return tensor.unflatten(0, (channels_per_item, 2, 2, -1)).movedim(0, 2).flatten(0, 3)
     return tensor
 
 
@@ -243,14 +243,14 @@ def read_obsrnn(file: TorchFile) -> PublishedNetwork:
 
     def shapes(part: Mapping[str, str]) -> Tensors:
         meta = {ours: torch.empty(file.shape(names[theirs]), device="meta") for ours, theirs in part.items()}
-        return {ours: _as_ours(meta[ours], theirs, model.n_joint) for ours, theirs in part.items()}
+        return {ours: _as_ours(meta[ours], theirs, model.channels_per_item) for ours, theirs in part.items()}
 
     check_tensors(model.backbone.state_dict(), shapes(backbone), str(path))
     for target, part in heads.items():
         check_tensors(model.heads[target].state_dict(), shapes(part), f"{path} ({target})")
 
     def read(name: str) -> Tensor:
-        return _as_ours(tensors[name], name, model.n_joint)
+        return _as_ours(tensors[name], name, model.channels_per_item)
 
     parts = {target: Translated(part, read) for target, part in heads.items()}
     return PublishedNetwork("magronp/bsrnn", {"checkpoint": path}, model, Translated(backbone, read), parts)

@@ -158,7 +158,7 @@ def _ratio(hidden: int, features: int) -> float:
 
 def _check_sizes(file: TorchFile, config: RoformerConfig, sizes: Sizes) -> None:
     """That each size in the configuration is that of the checkpoint, and that the rest can be made here."""
-    said_layers = sizes.mask_layers - (sizes.layout == MEL)  # the two count the layers of their masks differently
+    stated_layers = sizes.mask_layers - (sizes.layout == MEL)  # the two count the layers of their masks differently
     found: dict[str, int] = {
         "dim": sizes.features,
         "depth": sizes.blocks,
@@ -169,7 +169,7 @@ def _check_sizes(file: TorchFile, config: RoformerConfig, sizes: Sizes) -> None:
         "ff_mult": sizes.feed_forward // sizes.features,
         "num_stems": sizes.stems,
         "num_bands": len(sizes.widths),
-        "mask_estimator_depth": said_layers,
+        "mask_estimator_depth": stated_layers,
     }
     if sizes.mask_hidden:
         found["mlp_expansion_factor"] = sizes.mask_hidden // sizes.features
@@ -326,7 +326,7 @@ def read_roformer(file: TorchFile, config: RoformerConfig) -> PublishedNetwork:
     _check(file, model, backbone, heads)
 
     def read(name: str) -> Tensor:
-        return _reordered(file.read(name), name, model.n_joint, last_layer)
+        return _reordered(file.read(name), name, model.channels_per_item, last_layer)
 
     return PublishedNetwork(
         layout=f"{read_sizes(file).layout} (MSST)",

@@ -173,10 +173,10 @@ def _as_name(name: str) -> str:
 def agree(config: RoformerConfig, path: Path, found: Mapping[str, int | Sequence[int]]) -> None:
     """`RecipeError` where the configuration says another size than the checkpoint's tensors have; by key of model."""
     for key, ours in found.items():
-        said = config.model.get(key)
-        said = tuple(said) if isinstance(said, list) else said
-        if said is not None and said != ours:
+        stated = config.model.get(key)
+        stated = tuple(stated) if isinstance(stated, list) else stated
+        if stated is not None and stated != ours:
             raise RecipeError(
-                f"{config.path} says model.{key}: {shown(said)}, and {path} has {shown(ours)}: they do not belong "
+                f"{config.path} says model.{key}: {shown(stated)}, and {path} has {shown(ours)}: they do not belong "
                 "together. Expected the configuration that was published with this checkpoint."
             )

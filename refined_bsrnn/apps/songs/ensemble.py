@@ -1,6 +1,6 @@
 """Which heads of which runs are estimated: a backbone that several runs share runs once.
 
-runs ──> separators ──> passes (one per backbone) ──> voices
+runs ──> separators ──> passes (one per backbone) ──> heads
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ...separation.separator import Separator
 
 
 @dataclass(frozen=True)
-class Voice:
+class HeadRef:
     """One head of one run, or the mean of one head over several: places among the estimates of all passes."""
 
     model: str
@@ -26,27 +26,27 @@ class Voice:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Separators that each run once, and the voices that are made of their estimates."""
+    """Separators that each run once, and the heads that are made of their estimates."""
 
     passes: list[tuple[Separator, list[str]]]
-    voices: list[Voice]
+    refs: list[HeadRef]
 
     @property
     def groups(self) -> list[list[int]]:
         """Voices that make up one song: all of them, or, where runs have heads of one name, those of each run."""
-        names = [voice.head for voice in self.voices]
+        names = [ref.head for ref in self.refs]
         if len(set(names)) == len(names):
             return [list(range(len(names)))]
-        models = list(dict.fromkeys(voice.model for voice in self.voices))
-        return [[i for i, voice in enumerate(self.voices) if voice.model == model] for model in models]
+        models = list(dict.fromkeys(ref.model for ref in self.refs))
+        return [[i for i, ref in enumerate(self.refs) if ref.model == model] for model in models]
 
 
-def load_voices(
+def load_ensemble(
     runs: Sequence[str], heads: Sequence[str] | None, averaged: bool = False, **options: Any
 ) -> tuple[Ensemble, list[str]]:
     """The heads of those names (default: all) of all runs; a backbone that several runs share runs once.
 
-    ``averaged``: a head that every run has becomes one voice, its mean. Also returns what to say about it. Raises
+    ``averaged``: a head that every run has becomes one, their mean. Also returns what to say about it. Raises
     `RecipeError` for a head that is in no run.
     """
     only = list(heads) if heads is not None and len(runs) == 1 else None
@@ -55,13 +55,14 @@ def load_voices(
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice:
         raise RecipeError(f"the run {twice} is named twice; expected each run once.")
-    there = list(dict.fromkeys(name for separator in separators for name in separator.heads))
+    available = list(dict.fromkeys(name for separator in separators for name in separator.heads))
     for name in heads or ():
-        if name not in there:
+        if name not in available:
             raise RecipeError(
-                f"{', '.join(labels)} has no head {name!r}.{nearest(name, there)} Heads: {', '.join(there) or 'none'}."
+                f"{', '.join(labels)} has no head {name!r}.{nearest(name, available)} "
+                f"Heads: {', '.join(available) or 'none'}."
             )
-    chosen = list(dict.fromkeys(there if heads is None else heads))
+    chosen = list(dict.fromkeys(available if heads is None else heads))
     found = [
         (label, separator, name)
         for label, separator in zip(labels, separators, strict=True)
@@ -70,19 +71,19 @@ def load_voices(
     ]
     passes, places, shared = _passes(found)
     if not averaged:
-        voices = [Voice(label, name, (place,)) for (label, _, name), place in zip(found, places, strict=True)]
-        return Ensemble(passes, voices), shared
-    voices = []
+        refs = [HeadRef(label, name, (place,)) for (label, _, name), place in zip(found, places, strict=True)]
+        return Ensemble(passes, refs), shared
+    refs = []
     for name in chosen:
-        mine = tuple(place for (_, _, other), place in zip(found, places, strict=True) if other == name)
-        if len(mine) < len(runs):
+        places_of = tuple(place for (_, _, other), place in zip(found, places, strict=True) if other == name)
+        if len(places_of) < len(runs):
             if heads is None:
                 continue
             raise RecipeError(f"an ensemble needs a head {name!r} in each of {', '.join(labels)}.")
-        voices.append(Voice("+".join(labels), name, mine))
-    if not voices:
-        raise RecipeError(f"there is no head that all of {', '.join(labels)} have; they have {', '.join(there)}.")
-    return Ensemble(passes, voices), shared
+        refs.append(HeadRef("+".join(labels), name, places_of))
+    if not refs:
+        raise RecipeError(f"there is no head that all of {', '.join(labels)} have; they have {', '.join(available)}.")
+    return Ensemble(passes, refs), shared
 
 
 def _labels(runs: Sequence[str]) -> list[str]:
@@ -101,7 +102,7 @@ def _passes(
 ) -> tuple[list[tuple[Separator, list[str]]], list[int], list[str]]:
     """(passes, the place of each head found among all passes' estimates, a line per backbone that is shared)."""
     hosts: dict[str, tuple[Separator, list[str], str]] = {}
-    mine: list[tuple[str, int]] = []
+    places_of: list[tuple[str, int]] = []
     shared: dict[str, None] = {}
     for label, separator, name in found:
         model = separator.model
@@ -115,13 +116,13 @@ def _passes(
                 _lend(model, name, host.model, key, label)
             shared[f"{label} shares the backbone of {first}: it runs once."] = None
         names.append(key)
-        mine.append((digest, len(names) - 1))
+        places_of.append((digest, len(names) - 1))
     offsets, total = {}, 0
     for digest, (_, names, _) in hosts.items():
         offsets[digest] = total
         total += len(names)
     passes = [(separator, names) for separator, names, _ in hosts.values()]
-    return passes, [offsets[digest] + i for digest, i in mine], list(shared)
+    return passes, [offsets[digest] + i for digest, i in places_of], list(shared)
 
 
 def _lend(model: BSRNN, name: str, host: BSRNN, key: str, label: str) -> None:

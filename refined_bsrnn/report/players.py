@@ -34,9 +34,9 @@ def listening_items(runs: Sequence[Run], targets: Sequence[str]) -> tuple[list[I
         if not kept:
             silent.append(target)
             continue
-        first, heard = kept[0]
+        first, tracks = kept[0]
         known = scored(first, target)
-        scores = {name: value for name in heard if (value := number(known[name], "estimate", "usdr")) is not None}
+        scores = {name: value for name in tracks if (value := number(known[name], "estimate", "usdr")) is not None}
         fair = [(r, x) for r, x in kept if r.conditions == first.conditions and same_ground([first, r], target)]
         items += [_item(fair, target, track, which) for which, track in choose(scores)]
     nothing = f"Nothing to listen to for {', '.join(silent)}: no excerpts were kept."
