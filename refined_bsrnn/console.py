@@ -15,6 +15,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -50,6 +51,7 @@ console = Console(file=typing.cast(IO[str], _Stderr()), highlight=False)
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 LINE_EVERY_SECONDS = 15.0  # between lines where the output is no terminal
+TEXT = TextColumn("{task.fields[text]}", markup=False)
 
 
 def is_main() -> bool:
@@ -72,55 +74,70 @@ def printable(text: str, kept: str = "\n") -> str:
     return plain.encode(errors="backslashreplace").decode()
 
 
-class Bar:
-    """A training's progress: step, loss per target, uSDR, speed and time left. Lines where there is no terminal."""
+class ProgressBar:
+    """The one kind of progress bar: a bar on a terminal, elsewhere a line from time to time."""
 
-    def __init__(self, name: str, total: int, done: int, audio_seconds: float, shown: bool = True):
-        self.name, self.total, self.done, self.first = name, total, done, done
-        self.audio_seconds, self.shown = audio_seconds, shown
-        self.started = self.last_line = time.monotonic()
-        self.values: dict[str, float] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            disable=not (shown and console.is_terminal),
-        )
+    def __init__(
+        self,
+        text: str,
+        total: float | None,
+        *columns: ProgressColumn,
+        done: int = 0,
+        transient: bool = True,
+        shown: bool | None = None,
+    ):
+        shown = is_main() if shown is None else shown
+        self.text, self.lines, self.last_line = printable(text), shown and not console.is_terminal, time.monotonic()
+        all_columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), *columns)
+        hidden = not (shown and console.is_terminal)
+        self.progress = Progress(*all_columns, console=console, transient=transient, disable=hidden)
+        self.task = self.progress.add_task(self.text, total=total, completed=done, text="")
 
-    def __enter__(self) -> "Bar":
-        self.task = self.progress.add_task(self.name, total=self.total, completed=self.done, text="")
+    def __enter__(self) -> Any:
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-        if self.shown and not console.is_terminal:
-            self._line()
+
+    def show(self, done: float, line: Callable[[], str], text: str = "", always: bool = False) -> None:
+        """``text`` stands behind the bar; ``line()`` is a line without a terminal, if one is due or ``always``."""
+        self.progress.update(self.task, completed=done, text=text)
+        if self.lines and (always or time.monotonic() - self.last_line > LINE_EVERY_SECONDS):
+            self.last_line = time.monotonic()
+            say(f"{self.text} {line()}")
+
+
+class Bar(ProgressBar):
+    """A training's progress: step, loss per target, uSDR, speed and time left."""
+
+    def __init__(self, name: str, total: int, done: int, audio_seconds: float, shown: bool = True):
+        columns = (MofNCompleteColumn(), TimeRemainingColumn(compact=True, elapsed_when_finished=True), TEXT)
+        super().__init__(name, total, *columns, done=done, transient=False, shown=shown)
+        self.total, self.done, self.first, self.audio_seconds = total, done, done, audio_seconds
+        self.started = time.monotonic()
+        self.values: dict[str, float] = {}
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.show(self.done, self._line, self.summary(), always=True)
 
     def update(self, step: int, **values: float) -> None:
         """``values``: ``<target>/<term>`` losses, summed per target for display, and ``usdr``."""
         self.done = step
         self.values.update(values)
-        self.progress.update(self.task, completed=step, text=self.text())
-        if self.shown and not console.is_terminal and time.monotonic() - self.last_line > LINE_EVERY_SECONDS:
-            self._line()
+        self.show(step, self._line, self.summary())
 
     def validating(self, share: float) -> None:
         """Which share of a validation is done; shown until the next step."""
-        self.progress.update(self.task, text=f"validating {share:.0%}")
-        if self.shown and not console.is_terminal and time.monotonic() - self.last_line > LINE_EVERY_SECONDS:
-            self.last_line = time.monotonic()
-            say(f"{self.name} {self.done}/{self.total} validating {share:.0%}")
+        text = f"validating {share:.0%}"
+        self.show(self.done, lambda: f"{self.done}/{self.total} {text}", text)
 
-    def _line(self) -> None:
-        self.last_line = time.monotonic()
-        left = (self.last_line - self.started) / max(1, self.done - self.first) * (self.total - self.done)
-        say(f"{self.name} {self.done}/{self.total} {self.text()}, {left:.0f} s left")
+    def _line(self) -> str:
+        left = (time.monotonic() - self.started) / max(1, self.done - self.first) * (self.total - self.done)
+        return f"{self.done}/{self.total} {self.summary()}, {left:.0f} s left"
 
-    def text(self) -> str:
+    def summary(self) -> str:
         """``bass 0.31 drums 0.40 | uSDR 1.2 dB | 24 s audio/s``."""
         losses: dict[str, float] = {}
         for key, value in self.values.items():
@@ -132,87 +149,31 @@ class Bar:
         return f"{words}{usdr} | {speed:.1f} s audio/s"
 
 
-def _console_progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TimeRemainingColumn(True),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not (is_main() and console.is_terminal))
-
-
 def track(items: Iterable[T], total: int, text: str) -> Iterator[T]:
-    """Show the progress of a loop; without a terminal, a line every so often."""
-    last_line = time.monotonic()
-    with _console_progress() as progress:
-        for i, item in enumerate(progress.track(items, total=total, description=text), 1):
+    """Show the progress of a loop."""
+    with ProgressBar(text, total, TaskProgressColumn(), TimeRemainingColumn(compact=True)) as bar:
+        for i, item in enumerate(items, 1):
             yield item
-            if not console.is_terminal and (time.monotonic() - last_line > LINE_EVERY_SECONDS or i == total):
-                last_line = time.monotonic()
-                say(f"{text} {i}/{total}")
-
-
-@contextmanager
-def share_bar(text: str) -> Iterator[Callable[[float], None]]:
-    """A bar that is set to the share that is done, 0 to 1."""
-    with _console_progress() as progress:
-        task = progress.add_task(text, total=1.0)
-        yield lambda share: progress.update(task, completed=share)
+            bar.show(i, lambda: f"{i}/{total}", always=i == total)  # noqa: B023 (called at once)
 
 
 @contextmanager
 def work_bar(text: str, seconds: float | None) -> Iterator[Callable[[float], None]]:
-    """As `share_bar`, for so many seconds of audio: with the speed; lines every so often without a terminal."""
-    text = printable(text)
-    started = last_line = time.monotonic()
-
-    def speed(share: float) -> str:
-        return f"{share * (seconds or 0) / max(1e-9, time.monotonic() - started):.1f} × real time" if seconds else ""
+    """A bar that is set to the share that is done, 0 to 1, of so many seconds of audio; it shows the speed."""
+    started = time.monotonic()
 
     def update(share: float) -> None:
-        nonlocal last_line
-        progress.update(task, completed=share, speed=speed(share))
-        now = time.monotonic()
-        if not console.is_terminal and now - last_line > LINE_EVERY_SECONDS and 0 < share < 1:
-            last_line = now
-            say(f"{text} {share:.0%}, {speed(share)}, {(now - started) * (1 - share) / share:.0f} s left")
+        took = time.monotonic() - started
+        speed = f"{share * seconds / max(1e-9, took):.1f} × real time" if seconds else ""
+        bar.show(share, lambda: f"{share:.0%}, {speed}, {took * (1 - share) / max(1e-9, share):.0f} s left", speed)
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(compact=True),
-    )
-    shown = is_main() and console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task(text, total=1.0, speed="")
+    with ProgressBar(text, 1.0, TaskProgressColumn(), TEXT, TimeRemainingColumn(compact=True)) as bar:
         yield update
 
 
 @contextmanager
 def bytes_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar that is set to the number of bytes that are done, of ``total``; lines every so often without a terminal."""
-    text, last_line = printable(text), time.monotonic()
+    """A bar that is set to the number of bytes that are done, of ``total``."""
     of_all = f" of {total / 1e6:,.0f}" if total else ""
-
-    def update(done: int) -> None:
-        nonlocal last_line
-        progress.update(task, completed=done)
-        if not console.is_terminal and time.monotonic() - last_line > LINE_EVERY_SECONDS:
-            last_line = time.monotonic()
-            say(f"{text}: {done / 1e6:,.0f}{of_all} MB")
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not (is_main() and console.is_terminal)
-    ) as progress:
-        task = progress.add_task(text, total=total)
-        yield update
+    with ProgressBar(text, total, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True)) as bar:
+        yield lambda done: bar.show(done, lambda: f"{done / 1e6:,.0f}{of_all} MB")

@@ -71,11 +71,11 @@ def separate(
     _check_songs(songs, runs, root)
     how = given(chunk_seconds=chunk_seconds, overlap=overlap, shifts=shifts, batch=batch, precision=precision)
     where = {"device": device, "root": root, "local_files_only": offline}
-    refs, notes = load_ensemble(runs, options.needed, bool(ensemble), **where, **how)
-    for separator, heads in refs.passes if live else ():
+    estimated, notes = load_ensemble(runs, options.needed, bool(ensemble), **where, **how)
+    for separator, heads in estimated.passes if live else ():
         Live(separator, heads)  # refuses what cannot be live
     left_out: list[str] = []
-    jobs = find_songs(songs, options.out, left_out.append)
+    found = find_songs(songs, options.out, left_out.append)
     for note in [*notes, *left_out]:
         tell(note)
     estimates = LiveEstimates() if live else None
@@ -83,7 +83,7 @@ def separate(
     record = energy_recorded(options.out / "provenance.json", "separate", energy_wanted(), about=environment)
     try:
         with interrupted_by_signals(), record:
-            for result in separate_all(jobs, refs, options, _no_bar if quiet else work_bar, estimates):
+            for result in separate_all(found, estimated, options, _no_bar if quiet else work_bar, estimates):
                 results.append(result)
                 for line in result.lines():
                     (say if result.problem else tell)(line)
@@ -94,9 +94,9 @@ def separate(
     finally:
         if json:  # every song and what has become of it, also where the work was interrupted
             rows = [result.values() for result in results]
-            for i, job in enumerate(jobs[len(results) :]):
-                rows.append({**Result(job).values(), "status": "not tried" if i else "interrupted"})
-            print_json({"songs": rows, "left_out": left_out, "interrupted": len(results) < len(jobs)})
+            for i, song in enumerate(found[len(results) :]):
+                rows.append({**Result(song).values(), "status": "not tried" if i else "interrupted"})
+            print_json({"songs": rows, "left_out": left_out, "interrupted": len(results) < len(found)})
     return int(any(result.problem for result in results))
 
 

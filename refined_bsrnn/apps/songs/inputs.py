@@ -1,8 +1,8 @@
 """Which songs a command's inputs mean: files, folders, patterns; and which files in a folder are no songs.
 
-    inputs ──> files and folders ──> songs ──> jobs, each with the name of its track
+    inputs ──> files and folders ──> songs, each with the name of its track
 
-What cannot be found or read becomes a job that fails when its turn comes. What is left out is counted and named.
+What cannot be found or read becomes a song that fails when its turn comes. What is left out is counted and named.
 """
 
 import glob
@@ -68,21 +68,21 @@ def find_songs(
     patterns stems that `separate` made, and what lies in the folder ``out``, are no songs. ``tell`` gets a sentence for
     each input of which something is left out.
     """
-    jobs: dict[str | None, InputSong] = {}  # by where a file really is, however it was named
+    by_place: dict[str | None, InputSong] = {}  # by where a file really is, however it was named
     for text in map(str, inputs):
         if text == "-":
-            jobs.setdefault(None, InputSong(None, "stdin"))
+            by_place.setdefault(None, InputSong(None, "stdin"))
             continue
         left_out: Counter[str] = Counter()
-        songs = list(_jobs_of(text, out, left_out))
+        songs = list(_songs_of(text, out, left_out))
         if left_out:
             hint = " Stems are separated where they are named one by one." if left_out[OWN_STEM] else ""
             tell(f"Left out of {text}: {', '.join(f'{n} {kind}' for kind, n in sorted(left_out.items()))}.{hint}")
-        for job in songs or [InputSong(Path(text), f"{text}/", f"{text} holds no audio files.")]:  # no file's name
-            jobs.setdefault(_where(job.path or Path()), job)
-    found = [job for job in jobs.values() if not job.problem]
+        for song in songs or [InputSong(Path(text), f"{text}/", f"{text} holds no audio files.")]:  # no file's name
+            by_place.setdefault(_where(song.path or Path()), song)
+    found = [song for song in by_place.values() if not song.problem]
     apart = dict(zip(found, _with_unique_names(found), strict=True))
-    return [apart.get(job, job) for job in jobs.values()]
+    return [apart.get(song, song) for song in by_place.values()]
 
 
 def _where(path: Path) -> str:
@@ -93,8 +93,8 @@ def _where(path: Path) -> str:
         return str(path)
 
 
-def _jobs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[InputSong]:
-    """The jobs of one input."""
+def _songs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[InputSong]:
+    """The songs of one input."""
     found = expand(text)
     for path in found:
         problem = look_up(path)
@@ -218,11 +218,11 @@ def safe_track(track: str) -> str:
     return "/".join(part if part.strip(". ") else "_" * len(part) or "_" for part in track.split("/"))
 
 
-def _with_unique_names(jobs: Sequence[InputSong]) -> list[InputSong]:
-    """The jobs with a name for each track, as far as suffixes and folders' names make a difference."""
-    names = [job.track for job in jobs]
-    places = [Path(os.path.abspath(job.path)) if job.path else Path() for job in jobs]  # noqa: PTH100 (without ..)
-    folders = [[*place.parts[1 : -len(Path(job.track).parts)]] for job, place in zip(jobs, places, strict=True)]
+def _with_unique_names(songs: Sequence[InputSong]) -> list[InputSong]:
+    """The songs with a name for each track, as far as suffixes and folders' names make a difference."""
+    names = [song.track for song in songs]
+    places = [Path(os.path.abspath(song.path)) if song.path else Path() for song in songs]  # noqa: PTH100 (without ..)
+    folders = [[*place.parts[1 : -len(Path(song.track).parts)]] for song, place in zip(songs, places, strict=True)]
     while True:
         groups: dict[str, list[int]] = {}
         for i, name in enumerate(names):
@@ -235,4 +235,4 @@ def _with_unique_names(jobs: Sequence[InputSong]) -> list[InputSong]:
                 names[i] = names[i] + suffixes[i] if apart else "/".join([*folders[i][-1:], names[i]])
                 del folders[i][-1:]
         if names == before:
-            return [replace(job, track=name) for job, name in zip(jobs, names, strict=True)]
+            return [replace(song, track=name) for song, name in zip(songs, names, strict=True)]

@@ -1,8 +1,8 @@
 """Songs on disk → stems on disk: which files, which heads of which runs, under which names, in which format.
 
-    inputs ──> jobs ──> one stream per job: backbones once each ──> heads, sums, residual ──> level ──> files
+    inputs ──> songs ──> one stream each: backbones once each ──> heads, sums, residual ──> level ──> files
 
-A job that fails leaves nothing behind and does not stop the others.
+A song that fails leaves nothing behind and does not stop the others.
 """
 
 import shutil
@@ -35,9 +35,9 @@ from .outputs import Output, estimate, outputs, subtype_for
 
 @dataclass
 class Result:
-    """What became of a job."""
+    """What became of a song."""
 
-    job: InputSong
+    song: InputSong
     paths: dict[str, Path] = field(default_factory=dict)  # by head, or model/head where several have one of that name
     placed: list[Path] = field(default_factory=list)  # those of them that were written now
     sample_rate_hz: int = 0
@@ -61,16 +61,18 @@ class Result:
 
     def _lines(self) -> list[str]:
         if self.problem:
-            named = self.problem == self.job.problem or self.problem.startswith(self.job.label)
-            return [f"Failed: {self.problem}" if named else f"Failed: {self.job.label}: {self.problem}"]
+            named = self.problem == self.song.problem or self.problem.startswith(self.song.label)
+            return [f"Failed: {self.problem}" if named else f"Failed: {self.song.label}: {self.problem}"]
         if self.skipped:
-            return [f"Skipped: {self.job.label}: its stems are there already."]
+            return [f"Skipped: {self.song.label}: its stems are there already."]
         words = {True: "Written", False: "There already"}
         lines = [f"{words[path in self.placed]}: {path}" for path in self.paths.values()] + self.remarks
         if self.level_db:
-            lines.append(f"All stems of {self.job.label} are {self.level_db:.2f} dB lower, so that none clips.")
+            lines.append(f"All stems of {self.song.label} are {self.level_db:.2f} dB lower, so that none clips.")
         if self.cut_db:
-            lines.append(f"Stems of {self.job.label} reached {self.cut_db:.2f} dB above full scale and were cut there.")
+            lines.append(
+                f"Stems of {self.song.label} reached {self.cut_db:.2f} dB above full scale and were cut there."
+            )
         return lines
 
     def values(self) -> dict[str, Any]:
@@ -79,8 +81,8 @@ class Result:
         done = status == "written" and self.n_samples > 0
         facts = ("sample_rate_hz", "n_channels", "n_samples", "took_seconds", "level_db")
         return {
-            "input": str(self.job.path or "-"),
-            "track": self.job.track,
+            "input": str(self.song.path or "-"),
+            "track": self.song.track,
             "status": status,
             "problem": self.problem or None,
             "stems": {name: str(path) for name, path in self.paths.items()},
@@ -100,7 +102,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def separate_song(
-    job: InputSong,
+    song: InputSong,
     ensemble: Ensemble,
     wanted: SeparationOptions,
     parts: Sequence[Output],
@@ -114,8 +116,8 @@ def separate_song(
     ``inputs``: other songs, by `file_id`, which are not overwritten either.
     """
     started = time.perf_counter()
-    suffix, subtype = subtype_for(job.path, wanted)
-    paths = [_path(part, job.track, wanted, suffix) for part in parts]
+    suffix, subtype = subtype_for(song.path, wanted)
+    paths = [_path(part, song.track, wanted, suffix) for part in parts]
     names = [part.name for part in parts]
     named = {
         part.name if names.count(part.name) == 1 else f"{part.model}/{part.name}": path
@@ -124,14 +126,14 @@ def separate_song(
     for folder in {path.parent for path in paths}:
         clear_unowned(folder, HIDDEN)
     if wanted.skip_existing and all(path.is_file() for path in paths):
-        return Result(job, named, skipped=True)
+        return Result(song, named, skipped=True)
     if not wanted.skip_existing:
-        _check_places(paths, job, wanted, inputs)
+        _check_places(paths, song, wanted, inputs)
     if source is None:
-        assert job.path is not None
-        source = _open(job.path, wanted)
-    result = Result(job, named, sample_rate_hz=source.sample_rate_hz, n_channels=source.n_channels)
-    stems = StemFiles(paths, parts, source, subtype, read_tags(job.path) if job.path else {}, wanted)
+        assert song.path is not None
+        source = _open(song.path, wanted)
+    result = Result(song, named, sample_rate_hz=source.sample_rate_hz, n_channels=source.n_channels)
+    stems = StemFiles(paths, parts, source, subtype, read_tags(song.path) if song.path else {}, wanted)
     with no_empty_folders(paths, wanted.out), stems:
         stems.open()
         n = 0
@@ -156,7 +158,7 @@ def _read(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def _check_places(
-    paths: Sequence[Path], job: InputSong, wanted: SeparationOptions, inputs: Collection[tuple[int, int] | None]
+    paths: Sequence[Path], song: InputSong, wanted: SeparationOptions, inputs: Collection[tuple[int, int] | None]
 ) -> None:
     """`AudioError` for a place where something is that is not to be replaced."""
     for path in paths:
@@ -167,7 +169,7 @@ def _check_places(
             raise AudioError(f"{path} {TAKEN}")
         for what, it_is in (
             ("a folder", path.is_dir()),
-            ("the song itself", job.path is not None and present == file_id(job.path)),
+            ("the song itself", song.path is not None and present == file_id(song.path)),
             ("one of the songs to separate", present in inputs),
         ):
             if it_is:
@@ -191,30 +193,30 @@ def _mix(part: Output, block: Tensor) -> Tensor:
 
 
 @contextmanager
-def _on_disk(job: InputSong) -> Iterator[tuple[InputSong, Path]]:
-    """The job, and its file; what comes once is kept in one: most formats cannot be read without going back."""
-    if job.path is not None and not job.path.is_fifo():
-        yield job, job.path
+def _on_disk(song: InputSong) -> Iterator[tuple[InputSong, Path]]:
+    """The song, and its file; what comes once is kept in one: most formats cannot be read without going back."""
+    if song.path is not None and not song.path.is_fifo():
+        yield song, song.path
         return
     with owned_folder(Path(tempfile.gettempdir()), "refined-bsrnn-input-") as folder:
         path = folder / "input"
         try:
-            with path.open("wb") as file, _stream(job) as stream:
+            with path.open("wb") as file, _stream(song) as stream:
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
             raise AudioError(
-                f"{job.label} cannot be kept in {folder.parent}: {error.strerror or error}. Free some space there, or "
+                f"{song.label} cannot be kept in {folder.parent}: {error.strerror or error}. Free some space there, or "
                 "set TMPDIR to another folder."
             ) from None
         try:
-            yield InputSong(path, job.track), path
+            yield InputSong(path, song.track), path
         except UserError as error:  # of the file users know nothing
-            raise type(error)(str(error).replace(str(path), job.label)) from None
+            raise type(error)(str(error).replace(str(path), song.label)) from None
 
 
-def _stream(job: InputSong) -> AbstractContextManager[BinaryIO]:
+def _stream(song: InputSong) -> AbstractContextManager[BinaryIO]:
     """Standard input, or a pipe with a name (``<(command)`` of a shell, /dev/stdin)."""
-    return nullcontext(_standard_input()) if job.path is None else job.path.open("rb")
+    return nullcontext(_standard_input()) if song.path is None else song.path.open("rb")
 
 
 def _standard_input() -> BinaryIO:
@@ -224,13 +226,13 @@ def _standard_input() -> BinaryIO:
 
 
 def separate_all(
-    jobs: Sequence[InputSong],
+    songs: Sequence[InputSong],
     ensemble: Ensemble,
     wanted: SeparationOptions,
     bar: Callable[[str, float | None], Any],
     of: Callable[..., Iterator[Tensor]] | None = None,
 ) -> Iterator[Result]:
-    """One result per job, in order; one that failed says why. ``bar(text, seconds)`` is entered around each.
+    """One result per song, in order; one that failed says why. ``bar(text, seconds)`` is entered around each.
 
     ``of`` replaces how a separator estimates, and then standard input is taken as it comes.
     Raises `RecipeError` where outputs could not be told apart.
@@ -242,23 +244,23 @@ def separate_all(
             f"two stems would be called {same!r}: a head is called so, or a sum is there twice. Choose other heads, "
             "or leave out --residual, --accompaniment or --sum."
         )
-    inputs = {file_id(job.path) for job in jobs if job.path}
+    inputs = {file_id(song.path) for song in songs if song.path}
     taken: dict[Path, str] = {}
-    for i, job in enumerate(jobs, 1):
-        paths = [_path(part, job.track, wanted, "") for part in parts]
+    for i, song in enumerate(songs, 1):
+        paths = [_path(part, song.track, wanted, "") for part in parts]
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice or not paths:
             raise RecipeError(f"--name {wanted.name!r} gives several stems the name {twice}; expected {{head}} in it.")
         clash = next((taken[path] for path in paths if path in taken), None)
         try:
             if clash:
-                raise AudioError(f"{job.label} would be written over the stems of {clash}. Give it another --out.")
-            if job.problem:
-                raise AudioError(job.problem)
-            result = _one(job, ensemble, wanted, parts, bar, f"[{i}/{len(jobs)}] {job.track}", of, inputs)
-            taken |= dict.fromkeys(paths, job.label)
+                raise AudioError(f"{song.label} would be written over the stems of {clash}. Give it another --out.")
+            if song.problem:
+                raise AudioError(song.problem)
+            result = _one(song, ensemble, wanted, parts, bar, f"[{i}/{len(songs)}] {song.track}", of, inputs)
+            taken |= dict.fromkeys(paths, song.label)
         except Exception as error:  # whatever it is, the other songs are separated
-            result = Result(job, problem=reason(error))
+            result = Result(song, problem=reason(error))
         yield result
 
 
@@ -282,12 +284,12 @@ def _open(path: Path, wanted: SeparationOptions) -> Source:
 PIECES_PER_SECOND = 50  # that a stream is taken in: live blocks do not wait for more
 
 
-def _as_it_comes(job: InputSong, wanted: SeparationOptions) -> Source:
+def _as_it_comes(song: InputSong, wanted: SeparationOptions) -> Source:
     """A file, or standard input or a pipe that is read once and never waited for."""
-    if job.path is not None and not job.path.is_fifo():
-        return _open(job.path, wanted)
+    if song.path is not None and not song.path.is_fifo():
+        return _open(song.path, wanted)
     reader = open_audio(
-        _standard_input() if job.path is None else job.path.open("rb"), wanted.stream, strict=wanted.strict
+        _standard_input() if song.path is None else song.path.open("rb"), wanted.stream, strict=wanted.strict
     )
     part = as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds)
     remarks: list[str] = []
@@ -301,7 +303,7 @@ def _as_it_comes(job: InputSong, wanted: SeparationOptions) -> Source:
 
 
 def _one(
-    job: InputSong,
+    song: InputSong,
     ensemble: Ensemble,
     wanted: SeparationOptions,
     parts: Sequence[Output],
@@ -310,19 +312,19 @@ def _one(
     of: Any,
     inputs: Collection[tuple[int, int] | None],
 ) -> Result:
-    if job.path is not None and job.path.is_dir():
-        raise AudioError(f"{job.path} holds no audio files.")
+    if song.path is not None and song.path.is_dir():
+        raise AudioError(f"{song.path} holds no audio files.")
     if of is not None:
-        source = _as_it_comes(job, wanted)
+        source = _as_it_comes(song, wanted)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
-            here = replace(job, path=None) if job.path and job.path.is_fifo() else job
+            here = replace(song, path=None) if song.path and song.path.is_fifo() else song
             result = separate_song(here, ensemble, wanted, parts, progress, of, source, inputs)
-            result.job = job
+            result.song = song
             return result
-    with _on_disk(job) as (here, path):
+    with _on_disk(song) as (here, path):
         source = _open(path, wanted)
         with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
             result = separate_song(here, ensemble, wanted, parts, progress, source=source, inputs=inputs)
-            result.remarks = [text.replace(str(path), job.label) for text in result.remarks]
-            result.job = job
+            result.remarks = [text.replace(str(path), song.label) for text in result.remarks]
+            result.song = song
             return result
