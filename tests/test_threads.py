@@ -175,9 +175,9 @@ def test_a_study_has_a_process_per_gpu_or_per_processor(monkeypatch, gpus, threa
 def test_the_processes_of_a_study_share_the_processors(monkeypatch):
     monkeypatch.setattr(study, "processors", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [study._environment(0, jobs, 0)["OMP_NUM_THREADS"] for jobs in (1, 4, 6, 9)] == ["6", "1", "1", "1"]
+    assert [study.slot_environment(0, jobs, 0)["OMP_NUM_THREADS"] for jobs in (1, 4, 6, 9)] == ["6", "1", "1", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert study._environment(0, 6, 0)["OMP_NUM_THREADS"] == "3"
+    assert study.slot_environment(0, 6, 0)["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no such call")

@@ -385,7 +385,7 @@ def _write_tracks(part: Path, manifest: Mapping[str, Any], on_track: Callable[[i
         folder = part / split / name
         folder.mkdir(parents=True)
         for stem, audio in [("mixture", mixture), *stems.items()]:
-            _write_wav(folder / f"{stem}.wav", audio, manifest["sample_rate_hz"])
+            write_wav(folder / f"{stem}.wav", audio, manifest["sample_rate_hz"])
         if on_track:
             on_track(done, len(tracks))
     readme = README.format(rate=BAND_RATE_HZ, version=GENERATOR_VERSION, seed=manifest["seed"])
@@ -393,7 +393,7 @@ def _write_tracks(part: Path, manifest: Mapping[str, Any], on_track: Callable[[i
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_wav(path: Path, audio: np.ndarray, rate: int) -> None:
+def write_wav(path: Path, audio: np.ndarray, rate: int) -> None:
     """Through the standard library, which tells a full disk from other failures."""
     with path.open("wb") as file, wave.open(file, "wb") as wav:
         wav.setnchannels(len(audio))

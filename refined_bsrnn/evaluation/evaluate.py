@@ -178,6 +178,7 @@ def evaluate(
         estimates = NetworkEstimates(model, own_device)
         evaluation = Evaluation(out or run.path, model.targets, found.sources, listed, tracks, estimates, chosen)
         results = _evaluate(evaluation, facts, rank, n_processes, barrier)
+        if rank == 0 and not chosen.partial and out is None:
             note_scores(run, results)
         return results
 

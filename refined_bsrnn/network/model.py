@@ -93,17 +93,17 @@ class BSRNN(nn.Module):
         """
         wanted = self.check_targets(targets)
         spectrogram = self._pairs(mixture)  # (B, C, T, F, 2)
-        seen = spectrogram if self.normaliser is None else self._normalised(mixture, level)
+        seen = spectrogram if self.normaliser is None else self.normalised(mixture, level)
         made_with = {target: self.adapters.of.get(target) for target in self.ties.heads_for(wanted, self.heads)}
         known: dict[str | None, Tensor] = {} if features is None else {None: features}
-        known |= {name: self._features(seen, name) for name in dict.fromkeys(made_with.values()) if name not in known}
+        known |= {name: self.features_of(seen, name) for name in dict.fromkeys(made_with.values()) if name not in known}
         estimates = self.estimate({target: known[name] for target, name in made_with.items()}, spectrogram, wanted)
         spectra = {target: as_complex(pairs) for target, pairs in estimates.items()}
         return {target: Signal(self.stft.inverse(x, mixture.shape[-1]), x) for target, x in spectra.items()}
 
     def features(self, mixture: Tensor, level: Level | None = None, adapter: str | None = None) -> Tensor:
         """Waveform (B, C, L) → the universal features (B, C, K, T, N); ``level`` as in `forward`."""
-        return self._features(self._normalised(mixture, level), adapter)
+        return self.features_of(self.normalised(mixture, level), adapter)
 
     def estimate(self, features: Mapping[str, Tensor], mixture: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         """{target: pairs (B, C, T, F, 2)} of the targets asked for, from the features (B, C, K, T, N) of each head.
@@ -123,12 +123,13 @@ class BSRNN(nn.Module):
             )
         return as_pairs(self.stft(mixture))
 
-    def _normalised(self, mixture: Tensor, level: Level | None) -> Tensor:
+    def normalised(self, mixture: Tensor, level: Level | None) -> Tensor:
         """The pairs (B, C, T, F, 2) that the backbone sees."""
         level = level or self.level(mixture)
         return self._pairs(mixture if level is None else level.apply(mixture))
 
-    def _features(self, spectrogram: Tensor, adapter: str | None = None) -> Tensor:
+    def features_of(self, spectrogram: Tensor, adapter: str | None = None) -> Tensor:
+        """Normalised pairs (B, C, T, F, 2) → features (B, C, K, T, N), with the adapter of that name."""
         if adapter is not None:  # the graph reaches the adapter through the backbone, frozen or not
             return cast(Adapter, self.adapters[adapter]).run(self.backbone, spectrogram)
         if self.remembered is not None:

@@ -80,7 +80,7 @@ def _runs_in(folder: Path) -> list[str]:
 
 
 def _read_results(path: Path) -> dict[str, Any]:
-    results = read_json(path)
+    results = read_json(path, lambda problem: UserError(f"{problem} Evaluate the run again."))
     if not isinstance(results, dict) or not isinstance(results.get("format"), int):
         raise UserError(f"{path} is not an evaluation of this program: it has no format number.")
     if results["format"] > RESULTS_FORMAT:

@@ -31,7 +31,7 @@ def _first_device() -> torch.device:
             warnings.simplefilter("always")
             try:
                 if is_available():
-                    _compute(name)
+                    compute_a_little(name)
                     return torch.device(name)
             except (RuntimeError, AssertionError, ValueError) as error:
                 why = first_line(error)
@@ -41,7 +41,7 @@ def _first_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _compute(device: str) -> None:
+def compute_a_little(device: str) -> None:
     """A little of what networks do, which is where an unsuitable device or driver shows."""
     x = torch.ones(1, 2, 4, device=device)
     with torch.no_grad():

@@ -220,13 +220,14 @@ class FeatureCache:
                 values = _narrow(batch[name], array.dtype)
                 if name == "features" and not np.isfinite(values).all():
                     raise UserError("a feature is too large for 16 bits; train without --cache.")
-                self._write(self._file(name), number * BLOCK * array.n_bytes, values.tobytes())
-            self._write(self.path / "done", number, b"\x01")
+                self.write_bytes(self._file(name), number * BLOCK * array.n_bytes, values.tobytes())
+            self.write_bytes(self.path / "done", number, b"\x01")
         except OSError as error:
             raise self._unwritable(error) from None
 
     @staticmethod
-    def _write(path: Path, offset: int, data: bytes) -> None:
+    def write_bytes(path: Path, offset: int, data: bytes) -> None:
+        """Write into a file at an offset; on the disk when this returns."""
         with path.open("r+b") as file:
             file.seek(offset)
             file.write(data)

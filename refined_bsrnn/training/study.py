@@ -215,7 +215,7 @@ def run_study(
     def in_slot(run: Planned) -> None:
         slot = slots.get()
         try:
-            work(run, _environment(slot, jobs, gpus))
+            work(run, slot_environment(slot, jobs, gpus))
         finally:
             slots.put(slot)
 
@@ -257,7 +257,8 @@ def default_jobs(n_runs: int) -> int:
     return max(1, min(n_runs, processors() // max(1, each)))
 
 
-def _environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
+def slot_environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
+    """The environment variables of one of ``jobs`` processes at a time: its GPU and its share of the processors."""
     threads = max(1, processors() // jobs)
     named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
     own = {"CUDA_VISIBLE_DEVICES": named.split(",")[slot % gpus].strip()} if gpus else {}

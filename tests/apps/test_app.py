@@ -378,7 +378,7 @@ def test_a_head_is_added_where_it_belongs_and_its_file_is_not_kept(studio, separ
         (own, "bass"),
         (strange, "backbone"),
         ("nonsense", "cannot be read as a head"),
-        ("bad.safetensors", r"h.safetensors says head='\[\]'; expected a JSON object"),
+        ("bad.safetensors", r"h.safetensors: head is \[\]; expected a mapping"),
     ):
         with pytest.raises(RecipeError, match=problem) as caught:
             add(file)

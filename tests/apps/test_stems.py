@@ -220,8 +220,8 @@ def test_runs_on_one_backbone_share_a_pass(mtl, song, monkeypatch, capsys):
     make_run("mtl-to-guitar", ["guitar"], seed=1, backbone_of="mtl")
     make_run("other", ["piano"], seed=2)
     passes = []
-    forward = BSRNN._features
-    monkeypatch.setattr(BSRNN, "_features", lambda model, *x: passes.append(id(model)) or forward(model, *x))
+    forward = BSRNN.features_of
+    monkeypatch.setattr(BSRNN, "features_of", lambda model, *x: passes.append(id(model)) or forward(model, *x))
     separate(song, "--model", "mtl,mtl-to-guitar", "--model", "other", "--head", "bass,guitar,piano", "--residual")
     assert len(passes) == len(set(passes)) == 2
     assert "mtl-to-guitar shares the backbone of mtl: it runs once" in capsys.readouterr().err
@@ -610,8 +610,8 @@ def test_ctrl_c_leaves_nothing(mtl, song, monkeypatch, capsys, arguments):
             raise KeyboardInterrupt
         return forward(model, *x)
 
-    forward = BSRNN._features
-    monkeypatch.setattr(BSRNN, "_features", interrupted)
+    forward = BSRNN.features_of
+    monkeypatch.setattr(BSRNN, "features_of", interrupted)
     separate(song, "--model", "mtl", "--chunk-seconds", "0.2", *arguments, code=130)
     assert "interrupted" in capsys.readouterr().err
     assert not list(Path("separated").rglob("*"))
@@ -625,8 +625,8 @@ def test_sigterm_and_a_closed_terminal_leave_nothing(mtl, song, monkeypatch, nam
         os.kill(os.getpid(), number)
         return forward(model, *x)
 
-    forward, before = BSRNN._features, signal.getsignal(number)
-    monkeypatch.setattr(BSRNN, "_features", terminated)
+    forward, before = BSRNN.features_of, signal.getsignal(number)
+    monkeypatch.setattr(BSRNN, "features_of", terminated)
     separate(song, "--model", "mtl", code=130)
     assert not Path("separated").exists()
     assert signal.getsignal(number) is before
@@ -722,7 +722,7 @@ def test_a_second_ctrl_c_does_not_stop_the_cleaning(mtl, song, monkeypatch):
 
     rmtree = shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", impatient)
-    monkeypatch.setattr(BSRNN, "_features", interrupted)
+    monkeypatch.setattr(BSRNN, "features_of", interrupted)
     separate(song, "--model", "mtl", "--bits", "16", code=130)
     assert not Path("separated").exists()
 
@@ -740,8 +740,8 @@ def during(monkeypatch, call):
             call()
         return forward(model, *x)
 
-    forward = BSRNN._features
-    monkeypatch.setattr(BSRNN, "_features", features)
+    forward = BSRNN.features_of
+    monkeypatch.setattr(BSRNN, "features_of", features)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -773,7 +773,7 @@ def test_of_two_calls_at_once_one_writes(mtl, song, monkeypatch, capsys):
 def test_hidden_copies_of_a_killed_call_go_with_the_next(mtl, song):
     command = "import os, signal; from refined_bsrnn.apps.cli.main import main;"
     command += "from refined_bsrnn.network.model import BSRNN;"
-    command += "BSRNN._features = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+    command += "BSRNN.features_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
     command += f"main(['separate', {str(song)!r}, '--model', 'mtl', '--bits', '16'])"
     done = subprocess.run([sys.executable, "-c", command], env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})
     assert done.returncode == -signal.SIGKILL
@@ -832,7 +832,7 @@ def test_the_same_call_again(mtl, song, monkeypatch, capsys):
     assert (rows[1]["n_samples"], rows[1]["n_channels"], rows[1]["problem"]) == (1000, 1, None)
     assert rows[0]["stems"]["bass"] == "separated/mtl/song/bass.wav"
     assert there() == before
-    monkeypatch.setattr(BSRNN, "_features", None)
+    monkeypatch.setattr(BSRNN, "features_of", None)
     separate(song, "b.wav", "--model", "mtl", "--skip-existing")  # nothing is computed
 
 
@@ -865,8 +865,8 @@ def test_an_interrupted_call_says_what_it_has_done(mtl, song, monkeypatch, capsy
             os.kill(os.getpid(), getattr(signal, name))
         return forward(model, *x)
 
-    forward = BSRNN._features
-    monkeypatch.setattr(BSRNN, "_features", features)
+    forward = BSRNN.features_of
+    monkeypatch.setattr(BSRNN, "features_of", features)
     separate(song, "b.wav", "c.wav", "d.wav", "--model", "mtl", "--json", code=130)
     messages = json.loads(capsys.readouterr().out)
     assert [row["status"] for row in messages["songs"]] == ["written", "failed", "interrupted", "not tried"]
@@ -934,8 +934,8 @@ def test_a_precision_that_the_device_has_not_is_refused_before_any_work(mtl, son
             raise RuntimeError("could not create a primitive descriptor\nmore")
         return forward(model, *x)
 
-    forward = BSRNN._features
-    monkeypatch.setattr(BSRNN, "_features", unable)
+    forward = BSRNN.features_of
+    monkeypatch.setattr(BSRNN, "features_of", unable)
     separate(song, song, "--model", "mtl", "--precision", "fp16", code=2)
     assert capsys.readouterr().err == (
         "refined-bsrnn: precision fp16 cannot be used on the device cpu (could not create a primitive descriptor). "

@@ -353,7 +353,7 @@ def test_a_disk_that_fills_up_is_told_and_left_clean(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(synth, "_write_wav", full)
+    monkeypatch.setattr(synth, "write_wav", full)
     with pytest.raises(DataError, match=r"the disk is full.*set REFINED_BSRNN_CACHE"):
         builtin_root(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -105,8 +105,8 @@ def test_the_loss_is_that_of_mixture_and_stems_at_the_same_gain(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_chunks_of_a_track_share_its_level_where_the_name_says_so(name, monkeypatch):
     net = model(name)
-    seen, normalised = [], net._normalised
-    monkeypatch.setattr(net, "_normalised", lambda x, level=None: (seen.append(level), normalised(x, level))[1])
+    seen, normalised = [], net.normalised
+    monkeypatch.setattr(net, "normalised", lambda x, level=None: (seen.append(level), normalised(x, level))[1])
     track = noise(1, 24000) * torch.linspace(0.01, 1, 24000)
     estimates = Separator(net, chunk_seconds=1.0).separate(track)
     assert len(seen) > 2

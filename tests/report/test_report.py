@@ -433,7 +433,7 @@ def test_nothing_to_report():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "is not readable JSON: .* Evaluate the run again"),
         ("[]", "no format number"),
         ("{}", "no format number"),
         ('{"format": 3}', "format 3; this version reads up to 2"),

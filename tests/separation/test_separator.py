@@ -24,8 +24,8 @@ from refined_bsrnn.audio import resample
 from refined_bsrnn.errors import AudioError, RecipeError, UserError
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.separation.chunks import BatchSize, cut_chunks, fade_weights, overlap_add
-from refined_bsrnn.separation.device import check_device
-from refined_bsrnn.separation.separator import Separator, _compute
+from refined_bsrnn.separation.device import check_device, compute_a_little
+from refined_bsrnn.separation.separator import Separator
 from tests.conftest import RATE, micro_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -556,7 +556,7 @@ def test_auto_takes_what_can_be_used(present, compute, warned, device, message, 
 
     monkeypatch.setattr(torch.cuda, "is_available", available)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr("refined_bsrnn.separation.device._compute", computing)
+    monkeypatch.setattr("refined_bsrnn.separation.device.compute_a_little", computing)
     assert str(check_device("auto")) == device
     err = capsys.readouterr().err
     assert message in err
@@ -565,4 +565,4 @@ def test_auto_takes_what_can_be_used(present, compute, warned, device, message, 
 
 
 def test_the_trial_computation_works_where_it_can():
-    _compute("cpu")
+    compute_a_little("cpu")

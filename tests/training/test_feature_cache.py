@@ -190,7 +190,7 @@ def test_one_that_was_cut_off_is_finished(tmp_path):
 def test_a_block_is_marked_after_it_is_written(tmp_path, monkeypatch):
     cache = small_cache(tmp_path)
     cache.prepare()
-    monkeypatch.setattr(cache, "_write", _fails_for("mixture.f32", cache._write))
+    monkeypatch.setattr(cache, "write_bytes", _fails_for("mixture.f32", cache.write_bytes))
     with pytest.raises(UserError, match="cannot be written: No space left"):
         fill(cache, Numbered(), features, [0], torch.device("cpu"))
     assert cache.missing_blocks() == [0, 1, 2]

@@ -45,11 +45,11 @@ from refined_bsrnn.runs.folder import load_state, read_tensors, tensors_sha256, 
 from refined_bsrnn.system import interrupted_by_signals
 from refined_bsrnn.training.study import (
     Processes,
-    _environment,
     carry_out,
     load_study,
     plan,
     run_study,
+    slot_environment,
     state_of,
 )
 from refined_bsrnn.training.validation import Validation
@@ -286,8 +286,8 @@ def test_every_process_has_a_gpu_of_those_that_are_visible(monkeypatch, visible,
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [_environment(slot, 3, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == expected
-    assert "CUDA_VISIBLE_DEVICES" not in _environment(0, 1, 0)
+    assert [slot_environment(slot, 3, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == expected
+    assert "CUDA_VISIBLE_DEVICES" not in slot_environment(0, 1, 0)
 
 
 @pytest.mark.parametrize(
