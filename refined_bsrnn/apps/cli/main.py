@@ -10,12 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ...console import printable
 from ...errors import UserError
 from ...system import bound_spinning
 from . import command_line, data, heads, learn, models, networks, scores, songs, training
 
-# A module that needs torch is imported by the command that uses it: `--help` and `bands` answer at once.
+# A module that takes long to import is imported by the command that uses it: `--help` and `bands` answer at once.
 COMMANDS: command_line.Commands = {
     "train": training.train,
     "check-data": data.check_data,
@@ -43,6 +42,8 @@ def parse(arguments: Sequence[str]) -> tuple[command_line.Command, dict[str, Any
 
 
 def _complain(text: str) -> None:
+    from ...console import printable
+
     print(f"refined-bsrnn: {printable(text)}", file=sys.stderr)
 
 
