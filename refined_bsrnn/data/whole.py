@@ -118,7 +118,7 @@ class EstimateFiles:
             folders = sorted(p.name for p in self.folder.iterdir() if p.is_dir())
             raise DataError(
                 f"{self.folder} has no estimate of any of {len(tracks)} tracks, e.g. {tracks[0].name}/vocals.wav."
-                f"{nearest(tracks[0].name, folders)} Where the references lie is said by --data ROOT."
+                f"{nearest(tracks[0].name, folders)} Name the folder of the references: --data ROOT."
             )
         return names
 

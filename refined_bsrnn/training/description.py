@@ -42,7 +42,7 @@ class Description:
             f"{self.n_trained:,} parameters train, {self.n_frozen:,} are frozen.",
             f"{self.run.name}: {self.n_total:,} parameters on {device_name(self.accelerator.device)} × "
             f"{self.accelerator.num_processes} in {precision}, {len(self.tracks['train_tracks'])} training and "
-            f"{self.n_validation} validation tracks. How long it takes is said after the first steps.",
+            f"{self.n_validation} validation tracks. The first steps show how long it takes.",
         ]
 
     def head_facts(self, step: int, validation_usdr: float | None) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def check_same_songs(run: RunFolder, data: TrainingData) -> None:
     if old["fingerprint"] != new["fingerprint"]:
         raise RecipeError(
             f"{run.path} was trained on data with fingerprint {old['fingerprint'][:12]}; {new['root']} has "
-            f"{new['fingerprint'][:12]}. A resumed run needs the same data: where they are now is said by --resume "
+            f"{new['fingerprint'][:12]}. A resumed run needs the same data; tell it where they are now: --resume "
             f"{run.path} data.root=... To train on other songs: train --from {run.path} data.root=..."
         )
     if old.get("written") != new["written"]:

@@ -339,7 +339,7 @@ def resumed_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Recipe:
     gone = [root for root in roots_of(recipe.data) if Path(root).is_absolute() and not Path(root).exists()]
     if gone:
         raise DataError(
-            f"{run.path} was trained on the songs in {gone[0]}, which is not there now. Where they are now is said by "
+            f"{run.path} was trained on the songs in {gone[0]}, which is not there now. Tell it where they are now: "
             f"--resume {run.path} data.root=... (or data.sources)."
         )
     return recipe

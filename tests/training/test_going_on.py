@@ -48,7 +48,7 @@ def test_a_run_whose_songs_have_moved_goes_on_as_if_they_had_not(root, capsys):
     halted, _ = train(replace(recipe, run=replace(recipe.run, name="halted")), interrupt_at(1))
     moved = root.rename(root.with_name("moved"))
     assert main(["train", "--resume", "halted"]) == 1
-    assert f"trained on the songs in {root}, which is not there now. Where they are now is said by --resume" in (
+    assert f"trained on the songs in {root}, which is not there now. Tell it where they are now: --resume" in (
         capsys.readouterr().err
     )
     assert main(["train", "--resume", "halted", f"data.root={moved}", "train.workers=1", "log.project=else"]) == 0

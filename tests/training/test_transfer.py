@@ -281,9 +281,9 @@ def test_the_methods_of_the_recipe_are_those_there_are():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rank", "4"], "--rank does something with --method lora only"),
-        (["--blocks", "1", "--method", "lora"], "--blocks does something with --method partial only"),
-        (["--cache-max-gb", "1"], "--cache-max-gb does something with --cache only"),
+        (["--rank", "4"], "--rank requires --method lora"),
+        (["--blocks", "1", "--method", "lora"], "--blocks requires --method partial"),
+        (["--cache-max-gb", "1"], "--cache-max-gb requires --cache"),
         (["--tracks", "0"], "--tracks is 0; expected 1 or more"),
         (["--minutes", "0"], "--minutes is 0; expected more than 0"),
         (["--as", "a", "b"], "--as gives 2 names for 1 targets"),

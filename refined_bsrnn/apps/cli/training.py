@@ -105,7 +105,7 @@ def transfer(
         ("--cache-max-gb", cache_max_gb, "--cache", cache),
     ):
         if value is not None and not is_given:
-            raise RecipeError(f"{option} does something with {needed} only.")
+            raise RecipeError(f"{option} requires {needed}.")
     if tracks is not None and tracks < 1:
         raise RecipeError(f"--tracks is {tracks}; expected 1 or more.")
     if minutes is not None and not minutes > 0:
