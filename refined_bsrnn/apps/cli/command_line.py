@@ -160,7 +160,8 @@ def parse(commands: Commands, words: Sequence[str], description: str) -> tuple[C
     while parser.commands:
         if not rest or rest[0] not in parser.commands:
             if rest and not rest[0].startswith("-"):
-                parser.error(f"there is no command {rest[0]!r}.{nearest(rest[0], parser.commands)}")
+                known = ", ".join(parser.commands)
+                parser.error(f"there is no command {rest[0]!r}.{nearest(rest[0], parser.commands)} Commands: {known}.")
             parser.parse_args(rest)  # --help, --version, or an error
             sys.exit(2)
         parser = parser.commands[rest.pop(0)]
