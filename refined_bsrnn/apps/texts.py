@@ -45,15 +45,12 @@ def seconds(text: str) -> float:
         raise ArgumentTypeError(f"{text!r} is no time; expected {TIME}") from None
 
 
-def batch(text: str) -> int | str:
-    """A number, or ``auto``."""
-    if text != "auto" and not text.isdecimal():
-        raise ArgumentTypeError(f"{text!r} is no number; expected one, or auto")
-    return text if text == "auto" else int(text)
+def number_or_text(text: str) -> int | str:
+    """``auto``, ``4``"""
+    return int(text) if text.isdecimal() else text
 
 
 WORDS = "words"
-Batch = Annotated[int | str, batch]
 Place = Annotated[str, place]
 Runs = Annotated[Sequence[str], runs]
 Split = Literal["train", "valid", "test"]

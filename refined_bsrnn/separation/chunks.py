@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -74,8 +73,8 @@ class CrossFade:
 class BatchSize:
     """How many chunks run at once: as asked for, or as many as pay, found by trying; halved when memory runs out."""
 
-    def __init__(self, size: int | Literal["auto"], grows: bool):
-        self.size = 1 if size == "auto" else size
+    def __init__(self, size: int | str, grows: bool):
+        self.size = 1 if size == "auto" else int(size)
         self.growing = size == "auto" and grows
         self.seconds_per_chunk = float("inf")
 

@@ -6,7 +6,6 @@ Long signals are cut into chunks whose estimates are cross-faded; the weights su
 few chunks are in memory at a time.
 """
 
-import inspect
 import os
 import tempfile
 import warnings
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..console import say
-from ..errors import AudioError, RecipeError, UserError, nearest
+from ..errors import AudioError, RecipeError, UserError
 from ..network.model import BSRNN
 from ..network.signals import OF_WHOLE_TRACKS, Level
 from ..recipe import HeadSpec, check_target_name
@@ -31,46 +30,35 @@ from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
 from .chunks import BatchSize, aligned, delayed, out_of_memory, overlap_add, resample_blocks
 from .device import check_device, first_line
+from .options import PRECISIONS, InferenceOptions
 from .source import MOST_SAMPLES, PAIRS, Audio, Source, as_float32, check_waveform, open_source
 
 Block = dict[str, Tensor]  # {head: (channels, n)}
 Progress = Callable[[float], None]  # called with the share that is done, up to 1.0
 
 LOUDEST = 1e12  # full scale is 1; of a million times as much sums of squares leave float32: wrong numbers, then NaN
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Separator:
     """Heads on one backbone, ready to separate; may be used from several threads at once.
 
-    Attributes: ``heads`` (names), ``model`` (eval mode), ``device``. ``chunk_seconds``: how much the network sees at a
-    time; ``overlap``: the share of a chunk that the next one repeats (both by default as the recipe's ``separation``
-    says); ``shifts``: over how many places of the chunks' borders the estimates are averaged; ``batch``: chunks at
-    once, or ``auto``; ``precision``: float32, bf16 or fp16.
+    Attributes: ``heads`` (names), ``model`` (eval mode), ``device``. ``options`` are the fields of `InferenceOptions`:
+    ``chunk_seconds`` and ``overlap`` (by default as the recipe's ``separation`` says), ``shifts``, ``batch``,
+    ``precision``.
     """
 
-    def __init__(
-        self,
-        model: BSRNN,
-        device: str = "cpu",
-        *,
-        chunk_seconds: float | None = None,
-        overlap: float | None = None,
-        shifts: int = 1,
-        batch: int | Literal["auto"] = "auto",
-        precision: str = "float32",
-    ):
-        spec = model.recipe.separation
-        chunk_seconds = spec.chunk_seconds if chunk_seconds is None else chunk_seconds
-        overlap = spec.overlap if overlap is None else overlap
-        check_options(chunk_seconds, overlap, shifts, batch, precision)
+    def __init__(self, model: BSRNN, device: str = "cpu", **options: Any):
+        how, spec = InferenceOptions.of(options), model.recipe.separation
+        chunk_seconds = spec.chunk_seconds if how.chunk_seconds is None else how.chunk_seconds
+        overlap = spec.overlap if how.overlap is None else how.overlap
         self.device = check_device(device)
         self.model = model.to(self.device).eval()
         self.chunk = max(1, round(min(chunk_seconds * model.sample_rate_hz, MOST_SAMPLES)))
         self.overlap = min(round(overlap * self.chunk), self.chunk - 1)
-        self.shifts, self.batch, self.precision = shifts, batch, PRECISIONS[precision]
+        self.shifts, self.batch, self.precision = how.shifts, how.batch, HALF.get(how.precision)
         if self.precision is not None:
-            self._try(precision)
+            self._try(how.precision)
 
     def _try(self, precision: str) -> None:
         """`RecipeError` where this network cannot be computed like that on this device."""
@@ -117,10 +105,7 @@ class Separator:
 
         ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
         """
-        known = inspect.signature(check_options).parameters
-        if unknown := next((name for name in options if name not in known), None):
-            raise RecipeError(f"the option {unknown!r} is unknown.{nearest(unknown, known)} Known: {', '.join(known)}.")
-        check_options(**options)
+        InferenceOptions.of(options)
         if device != "auto":
             check_device(device)
         if heads is not None:
@@ -365,24 +350,3 @@ class Separator:
         with torch.no_grad():  # not inference mode: others may train on them
             features = self.model.features(inner.to(self.device))
             return features.mean(1) if channels == "mean" else features
-
-
-def check_options(
-    chunk_seconds: float | None = None,
-    overlap: float | None = None,
-    shifts: int = 1,
-    batch: int | Literal["auto"] = "auto",
-    precision: str = "float32",
-) -> None:
-    """`RecipeError` for options of `Separator` that make no sense, whatever the network; None: those of its recipe."""
-    if chunk_seconds is not None and not 0 < chunk_seconds < float("inf"):
-        raise RecipeError(f"chunk_seconds {chunk_seconds}; expected more than 0.")
-    if overlap is not None and not 0 <= overlap < 1:
-        raise RecipeError(f"overlap {overlap}; expected 0 up to 1.")
-    counts = [shifts] if batch == "auto" else [shifts, batch]
-    if not all(isinstance(count, int | np.integer) and count >= 1 for count in counts):
-        raise RecipeError(
-            f"shifts {shifts!r}, batch {batch!r}; expected whole numbers, at least 1 each, or the batch auto."
-        )
-    if precision not in PRECISIONS:
-        raise RecipeError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}.")

@@ -221,7 +221,8 @@ def test_a_default_is_said_and_used(capsys):
     options = values["options"]
     assert (options.out, options.head, options.start_seconds) == (Path("separated"), ["a", "b", "c"], 90.0)
     assert options.sum == [["a", "b"], ["b", "c"]]
-    assert values["shifts"] is None
+    assert (values["how"].shifts, values["how"].batch) == (1, "auto")
+    assert parse(["separate", "a.wav", "--batch", "4"])[1]["how"].batch == 4
 
 
 def test_a_tilde_in_an_option_is_the_home_folder(drums, tmp_path, monkeypatch, capsys):

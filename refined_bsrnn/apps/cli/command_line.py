@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from ... import __version__
 from ...errors import nearest
 from ...system import expand_home
-from ..texts import WORDS, Words, names, seconds, whole
+from ..texts import WORDS, Words, names, number_or_text, seconds, whole
 
 Command = Callable[..., int | None]  # returns the exit code, None for 0
 Commands = Mapping[str, Any]  # name: a command, or (text, more commands)
@@ -97,13 +97,14 @@ def described(function: Command) -> tuple[str, dict[str, tuple[str, str, str]]]:
 
 def add(parser: Any, name: str, hint: Any, default: Any, is_option: bool, metavar: str, text: str) -> None:
     """Add one parameter to a parser or to a group of it."""
-    if get_origin(hint) in (Union, types.UnionType):  # X | None
-        hint = next(kind for kind in get_args(hint) if kind is not types.NoneType)
+    if get_origin(hint) in (Union, types.UnionType):  # X | None, or int | str
+        kinds = [kind for kind in get_args(hint) if kind is not types.NoneType]
+        hint = kinds[0] if len(kinds) == 1 else Annotated[str, number_or_text]
     kind, reader = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
     several, required = get_origin(kind) is Sequence, default is inspect.Parameter.empty
     one = get_args(kind)[0] if several else kind
     options: dict[str, Any] = {"help": text, "default": None if required else default, "metavar": metavar or None}
-    if default not in (None, False, True, ()) and not required and "default" not in text:
+    if not (required or default is None or default == () or isinstance(default, bool) or "(default" in text):
         options["help"] = f"{text} (default: {default})"
     if kind is bool:
         del options["metavar"]

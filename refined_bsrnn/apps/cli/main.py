@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # no letter that the terminal does not know ends the work
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
-    function, values = parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        function, values = parse(sys.argv[1:] if arguments is None else arguments)
         code = function(**values)
         sys.stdout.flush()
         return code or 0

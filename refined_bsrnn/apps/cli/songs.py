@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from ...errors import RecipeError, UserError
+from ...separation.options import InferenceOptions
 from ...system import interrupted_by_signals
 from ..songs.options import SeparationOptions
-from ..texts import Batch, Place, Runs
+from ..texts import Place, Runs
 from .command_line import given, print_json
 from .models import add_learnt, chosen_models
 
@@ -20,11 +22,7 @@ def separate(
     offline: bool = False,
     ensemble: Runs = (),
     options: SeparationOptions,
-    chunk_seconds: float | None = None,
-    overlap: float | None = None,
-    shifts: int | None = None,
-    batch: Batch | None = None,
-    precision: str | None = None,
+    how: InferenceOptions,
     live: bool = False,
     quiet: bool = False,
     device: str = "auto",
@@ -44,11 +42,6 @@ def separate(
         quiet: say only what failed
 
     How:
-        chunk_seconds (SECONDS): what the network sees at once (default: the recipe's)
-        overlap (SHARE): share of a chunk that is cross-faded (default: the recipe's)
-        shifts (N): average over so many places of the borders (default: 1)
-        batch (N): chunks at once (default: auto, found by trying)
-        precision (WORD): float32, bf16, fp16 (default: float32)
         live: causal networks only: in blocks of 0.1 s, as it comes in
     """
     from ...console import say, work_bar
@@ -60,18 +53,17 @@ def separate(
     from ..songs.stems import Result, separate_all, summary
 
     options.check()
-    if live and (shifts not in (None, 1) or options.wiener):
+    if live and (how.shifts != 1 or options.wiener):
         raise RecipeError("--live works on what has come in so far: leave out --shifts and --wiener, which look ahead.")
-    if live and precision not in (None, "float32"):
-        raise RecipeError(f"--live computes in float32: leave out --precision {precision}.")
+    if live and how.precision != "float32":
+        raise RecipeError(f"--live computes in float32: leave out --precision {how.precision}.")
     songs, runs_among = _without_runs(input, root, bool(ensemble))
     _use_threads(threads)
     tell = (lambda text: None) if quiet else say
     runs = chosen_models([*model, *runs_among, *ensemble], options.needed, root, tell)
     _check_songs(songs, runs, root)
-    how = given(chunk_seconds=chunk_seconds, overlap=overlap, shifts=shifts, batch=batch, precision=precision)
     where = {"device": device, "root": root, "local_files_only": offline}
-    estimated, notes = load_ensemble(runs, options.needed, bool(ensemble), **where, **how)
+    estimated, notes = load_ensemble(runs, options.needed, bool(ensemble), **where, **asdict(how))
     for separator, heads in estimated.passes if live else ():
         Live(separator, heads)  # refuses what cannot be live
     left_out: list[str] = []

@@ -20,8 +20,8 @@ class SeparationOptions:
         residual: also what these heads leave of the input
         accompaniment: also the input without each of these heads
         sum (NAME+NAME): also the sum of these heads
-        start_seconds (TIME): seconds, m:ss or h:mm:ss
-        duration_seconds (TIME): likewise
+        start_seconds (TIME): where to begin: seconds, m:ss or h:mm:ss
+        duration_seconds (TIME): how much of it (default: to the end)
         stream (N): audio stream of a video, from 0 (default: the one marked as default)
         strict: refuse damaged files (default: silence for what is lost)
 
@@ -33,10 +33,10 @@ class SeparationOptions:
         format (FORMAT): wav, flac, mp3 or ogg (default: flac for flac, else wav)
         bits (BITS): 16, 24 or 32f (default: the input's where it is lossless, else the most)
         quality (Q): of mp3 and ogg, 0 to 10, the best (default: about 5)
-        clip (CLIP): rescale all stems together, clamp, none; auto: rescale integers
+        clip (CLIP): rescale all stems together, clamp, none (default: auto, rescale integers)
 
     How:
-        wiener ([ITERATIONS]): filter the heads
+        wiener ([ITERATIONS]): filter the heads (default: no, without a number 1)
     """
 
     head: Sequence[str] | None = None  # None, or "all": all
