@@ -76,7 +76,7 @@ QUICK_SOURCES = SOURCES[:3]
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """How to evaluate; the defaults score every track of the test split in full."""
 
     split: str = "test"
@@ -88,6 +88,10 @@ class Options:
     jobs: int = 1  # processes for museval
     excerpts: bool = True  # keep ten seconds per target to listen to
     define: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # target: the stems whose sum it is scored on
+
+    @property
+    def museval(self) -> bool:
+        return self.with_museval or self.museval_json is not None
 
     @property
     def partial(self) -> bool:
@@ -104,7 +108,7 @@ class Evaluation:
     listed: list[Track]  # of the whole split
     tracks: list[Track]  # to be scored
     estimates: Any  # NetworkEstimates or EstimateFiles
-    options: Options
+    options: EvaluationOptions
 
     def stored(self, track: Track) -> Path:
         name = "".join(c if c.isalnum() or c in " -_.,&'()" else "_" for c in track.name)
@@ -153,18 +157,17 @@ def evaluate(
     data_root: str | None = None,
     split: str = "test",
     device: str = "auto",
-    with_museval: bool = False,
     out: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Score every track of the split, write ``results.json`` into ``out`` (default: the run's folder) and return it.
 
     Only in the run's own folder the scores are noted in the heads' files, too. ``options``: further fields of
-    `Options`. Under ``accelerate launch`` each process takes a share of the tracks and all of them return the results.
-    Raises `DataError` where no track of the split has any of the run's targets, for audio that does not fit together
-    and for estimates that hold NaN.
+    `EvaluationOptions`. Under ``accelerate launch`` each process takes a share of the tracks and all of them return
+    the results. Raises `DataError` where no track of the split has any of the run's targets, for audio that does not
+    fit together and for estimates that hold NaN.
     """
-    chosen = Options(split=split, with_museval=with_museval or bool(options.get("museval_json")), **options)
+    chosen = EvaluationOptions(split=split, **options)
     recipe = run.load_recipe()
     model = load_model(run)
     facts = describe_run(run, recipe, model)  # before the hours of work
@@ -198,7 +201,7 @@ def evaluate_estimates(folder: Path, data_root: str | None = None, **options: An
 
     Raises `DataError` for a track without an estimate, and an estimate of another length or rate or with NaN samples.
     """
-    chosen = Options(**{**options, "with_museval": options.get("with_museval") or bool(options.get("museval_json"))})
+    chosen = EvaluationOptions(**options)
     files = EstimateFiles(folder)
     found = scan_split(Recipe((), data=DataSpec(root=data_root, define=chosen.define)), chosen.split)
     listed = found.usable()
@@ -224,7 +227,9 @@ def shared_tracks(device: str) -> Iterator[tuple[int, int, str, Callable[[], Non
         yield state.process_index, state.num_processes, own, state.wait_for_everyone
 
 
-def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: Sources, options: Options) -> list[Track]:
+def tracks_to_score(
+    targets: Sequence[str], tracks: Sequence[Track], sources: Sources, options: EvaluationOptions
+) -> list[Track]:
     """Those whose name fits and that have at least one target; with ``quick`` at most eight, spread over the list.
 
     Says which have none; `DataError` where all have none.
@@ -252,7 +257,7 @@ def tracks_to_score(targets: Sequence[str], tracks: Sequence[Track], sources: So
     return usable
 
 
-def named(tracks: Sequence[Track], options: Options) -> list[Track]:
+def named(tracks: Sequence[Track], options: EvaluationOptions) -> list[Track]:
     """The tracks whose name fits; `DataError` where none does."""
     fitting = [t for t in tracks if not options.tracks or fits(t.name, options.tracks)]
     if not fitting:
@@ -304,9 +309,7 @@ def _is_done(evaluation: Evaluation, track: Track) -> bool:
     if not path.is_file():
         return False
     stored = _read_stored(path)
-    if stored.get("key") != evaluation.key(track) or (
-        evaluation.options.with_museval and stored.get("museval") is None
-    ):
+    if stored.get("key") != evaluation.key(track) or (evaluation.options.museval and stored.get("museval") is None):
         return False
     excerpts = [scores["excerpt"] for scores in stored["row"]["targets"].values() if "excerpt" in scores]
     return all((path.parent / kind["file"]).is_file() for excerpt in excerpts for kind in excerpt["files"].values())
@@ -342,7 +345,7 @@ def _score_all(evaluation: Evaluation, tracks: Sequence[Track], n_processes: int
                     "key": evaluation.key(track),
                     "device": evaluation.estimates.device,
                 }
-                kept = Path(folder, str(i)) if evaluation.options.with_museval else None
+                kept = Path(folder, str(i)) if evaluation.options.museval else None
                 stored["row"] = score_track(evaluation, track, kept)
                 if kept is None:
                     write(stored, None)
