@@ -33,7 +33,6 @@ FAMILIES: dict[str, set[str]] = {
     "strings": {"string", "violin", "viola", "cello"},
     "noise": {"noise", "hum", "hiss", "crackle", "crowd", "applause", "sfx", "effect", "fx", "foley", "ambience"},
 }
-NO_MUSIC = FAMILIES["noise"]
 
 
 def slug(name: str) -> str:

@@ -178,9 +178,7 @@ VERSUS_COLUMNS = (
     Column("mean [95 %] (dB)", _mean_text, ">"),
     Column("median (dB)", "median", ".2f"),
     Column("better on", _won_text, ">"),
-    Column(
-        "p (signed rank)", lambda r: "< 0.001" if r["p"] is not None and r["p"] < 0.001 else text_of(r["p"], ".3f"), ">"
-    ),
+    Column("p (signed rank)", _p_text, ">"),
 )
 
 

@@ -23,7 +23,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from ...console import say
 from ...errors import CheckpointError, RecipeError, UserError
-from ...system import cache_folder, read_json, unwritable, write_text
+from ...system import cache_folder, unwritable, write_text
 from ..folder import RunFolder
 from ..heads import HeadFacts, list_heads
 from .catalogue import BEST, NAME, Entry, file_name, read_catalogue
@@ -271,9 +271,3 @@ def remove(name: str) -> Path:
         except OSError as problem:
             raise UserError(f"{run} cannot be removed: {problem.strerror}.") from None
     return run
-
-
-def about_pulled(run: RunFolder) -> dict[str, Any]:
-    """What a pulled model's provenance keeps of its catalogue entry; {} for another run."""
-    values = read_json(run.provenance, CheckpointError) if run.provenance.is_file() else {}
-    return dict(values.get("catalogue") or {}) if isinstance(values, dict) else {}
