@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from ...audio import audio_info
 from ...console import say
 from ...errors import RecipeError, UserError
-from .studio import MAX_SONGS, Song, Studio, clock
+from .studio import MAX_SONGS, Studio, Upload, clock
 
 try:
     import gradio as gr
@@ -68,7 +68,7 @@ def make_mixer(archive: Callable[[str], dict[str, str]]) -> gr.HTML:
     return gr.HTML(html_template=template, css_template=style, js_on_load=script, server_functions=[archive_of])
 
 
-def facts(song: Song) -> dict[str, Any]:
+def facts(song: Upload) -> dict[str, Any]:
     """What the mixer must know of a song that is separated."""
     assert song.result is not None
     return {

@@ -38,7 +38,7 @@ class _Dropped(Exception):
 
 
 @dataclass
-class Song:
+class Upload:
     """What becomes of one upload; ``folder``: of its stems, with a name that nobody can guess."""
 
     folder: Path
@@ -58,8 +58,8 @@ class Visit:
     """What an open page has here."""
 
     seen: float = field(default_factory=time.monotonic)
-    upload: Path | None = None
-    song: Song | None = None
+    file: Path | None = None
+    song: Upload | None = None
 
 
 class Studio:
@@ -112,9 +112,9 @@ class Studio:
         if path is None:
             raise AudioError(NO_SONG)
         visit = self.visit(session)
-        if visit.upload != path:
+        if visit.file != path:
             self._forget_upload(visit)
-        visit.upload = path
+        visit.file = path
         try:
             if not path.is_file():
                 raise AudioError(GONE)
@@ -130,7 +130,7 @@ class Studio:
 
     def separate(
         self, session: str, path: Path | None, heads: list[str], residual: bool, progress: Callable[[float], None]
-    ) -> Song | None:
+    ) -> Upload | None:
         """The stems of an upload; None where nobody wants them any more.
 
         Raises `UserError` for what cannot be separated.
@@ -172,7 +172,7 @@ class Studio:
                 self._drop(song)
             self._delete(song)
 
-    def _begin(self, session: str, path: Path) -> Song:
+    def _begin(self, session: str, path: Path) -> Upload:
         """The place of a new song, which replaces what the page had."""
         if not path.is_file():
             raise AudioError(GONE)
@@ -182,7 +182,7 @@ class Studio:
                 raise RecipeError(f"{MAX_SONGS} songs are here already. Try again later.")
             folder = self.songs / secrets.token_urlsafe(16)
             folder.mkdir()
-            song = self.visit(session).song = Song(folder, path.stem.strip(". ") or "song")
+            song = self.visit(session).song = Upload(folder, path.stem.strip(". ") or "song")
         return song
 
     def archive(self, key: str) -> Path:
@@ -215,7 +215,7 @@ class Studio:
         if song is not None:
             self._drop(song)
 
-    def _drop(self, song: Song) -> None:
+    def _drop(self, song: Upload) -> None:
         with self.lock:
             for visit in self.visits.values():
                 if visit.song is song:
@@ -237,7 +237,7 @@ class Studio:
     def refuse(self, path: Path) -> None:
         """Delete an upload that is not to be separated, unless another page has the same file."""
         with self.lock:
-            if all(visit.upload != path for visit in self.visits.values()):
+            if all(visit.file != path for visit in self.visits.values()):
                 self._unlink_upload(path)
 
     def add_head(self, path: Path | None) -> str:
@@ -272,7 +272,7 @@ class Studio:
         for session, visit in list(self.visits.items()):
             if visit.seen < long_ago:
                 self.leave(session)
-        ours = {visit.upload for visit in list(self.visits.values())}
+        ours = {visit.file for visit in list(self.visits.values())}
         for path in [path for path in self.uploads.rglob("*") if path.is_file()]:
             arriving = path.parent == self.uploads  # whole ones are in a folder of their own
             limit = min(self.keep_seconds, BROKEN_OFF_SECONDS) if arriving else self.keep_seconds
@@ -283,8 +283,8 @@ class Studio:
     def _forget_upload(self, visit: Visit) -> None:
         """The same file dropped by two users is one file here: it goes with the last of them."""
         with self.lock:
-            path, visit.upload = visit.upload, None
-            if path is not None and all(other.upload != path for other in self.visits.values()):
+            path, visit.file = visit.file, None
+            if path is not None and all(other.file != path for other in self.visits.values()):
                 self._unlink_upload(path)
 
     def _unlink_upload(self, path: Path) -> None:
@@ -293,7 +293,7 @@ class Studio:
             with suppress(OSError):  # another file is there
                 path.parent.rmdir()
 
-    def _delete(self, song: Song) -> None:
+    def _delete(self, song: Upload) -> None:
         if song.dropped and not song.working:
             shutil.rmtree(song.folder, ignore_errors=True)
 
