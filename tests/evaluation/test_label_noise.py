@@ -18,8 +18,8 @@ from refined_bsrnn.errors import DataError
 from refined_bsrnn.evaluation.label_noise import (
     Suspect,
     corrupted,
-    hear,
     link_tracks,
+    measure_stem,
     measure_stems,
     precision_and_recall,
     rank,
@@ -80,7 +80,7 @@ def spoil(track, stem, like, start=0, stop=SECONDS, level=1.0):
 
 
 def test_shares_of_a_clean_stem(separator, tracks):
-    audible = hear(separator, tracks[0], "drums", windows=3)
+    audible = measure_stem(separator, tracks[0], "drums", windows=3)
     assert audible.starts_seconds == (0.0, 6.0, 9.0)
     assert np.allclose(audible.shares.sum(1), 1)
     assert (audible.shares[:, 1] > 0.95).all()
@@ -109,9 +109,9 @@ def test_silent_windows_and_stems_say_nothing(separator, tracks):
     samples, _ = soundfile.read(tracks[0].path("drums"))
     samples[3 * RATE :] = 0
     soundfile.write(tracks[0].path("drums"), samples, RATE, subtype="FLOAT")
-    assert hear(separator, tracks[0], "drums", 12).starts_seconds == (0.0,)
+    assert measure_stem(separator, tracks[0], "drums", 12).starts_seconds == (0.0,)
     soundfile.write(tracks[0].path("bass"), 0 * samples, RATE, subtype="FLOAT")
-    assert hear(separator, tracks[0], "bass", 12) is None
+    assert measure_stem(separator, tracks[0], "bass", 12) is None
     assert len(measure_stems(separator, tracks)) == 17
 
 
