@@ -70,11 +70,10 @@ def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
         raise DataError(" ".join(nothing))
     found.notes.extend(nothing)
     listed = _with_mixtures(listed, spec, found.notes)
-    lossless = _decoded_files([track for track, _ in listed], spec.decode, found)
-    counted = _counted([track for track, _ in listed], lossless)
+    opener = _Opener([track for track, _ in listed], spec.decode, found, spec.fit_seconds)
     names: set[tuple[str, str]] = set()
     for track, source in listed:
-        made = _opened(track, lossless, counted, spec.fit_seconds, found.findings)
+        made = opener.open(track)
         if made is None:
             continue
         name = _free_name(made, source_name(source), names)
@@ -89,9 +88,8 @@ def open_files(paths: Sequence[Path], folder: Path, stem: str) -> list[Track]:
     """Each file as a track of its own with one stem, named by its place below the folder; `DataError` for bad files."""
     listed = [Listed(str(path.relative_to(folder)), "train", folder, {stem: (File(path),)}) for path in paths]
     found = Scan(Sources(()), [], [], [])
-    lossless = _decoded_files(listed, all_lossy=True, found=found)
-    counted = _counted(listed, lossless)
-    opened = [_opened(track, lossless, counted, 0.0, found.findings) for track in listed]
+    opener = _Opener(listed, True, found)
+    opened = [opener.open(track) for track in listed]
     refuse(found.findings)
     return [track for track in opened if track is not None]
 
@@ -153,24 +151,6 @@ def _nothing_found(source: SourceSpec, splits: Sequence[str]) -> str:
     )
 
 
-def _decoded_files(tracks: Sequence[Listed], all_lossy: bool, found: Scan) -> dict[Path, Path | UserError]:
-    """original → lossless copy in the cache, of the files that cannot be entered at any place."""
-    paths = {file.path for track in tracks for files in track.files.values() for file in files}
-    slow = sorted(p for p in paths if p.suffix.lower() in READ_FROM_THE_START)
-    if slow and not all_lossy:
-        found.notes.append(
-            f"{len(slow)} of {len(paths)} files are mp3, ogg or opus, of which every excerpt is decoded from the "
-            "beginning of the song: slow. data.decode=true decodes them once into the cache."
-        )
-    known = () if all_lossy else READ_FROM_THE_START
-    wanted = sorted(p for p in paths if p.suffix.lower() not in known and p.is_file() and not _in_place(p))
-    results = decode([of_file(p) for p in wanted], "decoding what cannot be entered at any place") if wanted else []
-    return {
-        path: result if isinstance(result, UserError) else decoded_file(result, "audio")
-        for path, result in zip(wanted, results, strict=True)
-    }
-
-
 def _in_place(path: Path) -> bool:
     """Whether a file can be entered at any place: its format can, and it is what its name says."""
     if path.suffix.lower() not in READ_IN_PLACE:
@@ -182,40 +162,130 @@ def _in_place(path: Path) -> bool:
         return True
 
 
-Counted = Mapping[Path, AudioInfo | UserError]
+class _Opener:
+    """Opens the tracks of a scan: the facts of their files; what is wrong with them becomes a finding of the scan.
 
+    Files that cannot be entered at any place are decoded into the cache first; ``all_lossy``: mp3, ogg and opus, too.
+    """
 
-def _counted(tracks: Sequence[Listed], lossless: Mapping[Path, Path | UserError]) -> Counted:
-    """The facts of files whose length only decoding tells, and which are not decoded into the cache."""
-    paths = {file.path for track in tracks for files in track.files.values() for file in files} - set(lossless)
-    return lengths_of(sorted(p for p in paths if p.suffix.lower() in READ_FROM_THE_START and p.is_file()))
+    def __init__(self, tracks: Sequence[Listed], all_lossy: bool, found: Scan, fit_seconds: float = 0.0):
+        self.findings, self.fit_seconds = found.findings, fit_seconds
+        paths = {file.path for track in tracks for files in track.files.values() for file in files}
+        slow = sorted(p for p in paths if p.suffix.lower() in READ_FROM_THE_START)
+        if slow and not all_lossy:
+            found.notes.append(
+                f"{len(slow)} of {len(paths)} files are mp3, ogg or opus, of which every excerpt is decoded from the "
+                "beginning of the song: slow. data.decode=true decodes them once into the cache."
+            )
+        known = () if all_lossy else READ_FROM_THE_START
+        wanted = sorted(p for p in paths if p.suffix.lower() not in known and p.is_file() and not _in_place(p))
+        results = decode([of_file(p) for p in wanted], "decoding what cannot be entered at any place") if wanted else []
+        self.copies: dict[Path, Path | UserError] = {  # original → lossless copy in the cache
+            path: result if isinstance(result, UserError) else decoded_file(result, "audio")
+            for path, result in zip(wanted, results, strict=True)
+        }
+        # The facts of files whose length only decoding tells, and which are not decoded into the cache.
+        self.counted = lengths_of([p for p in slow if p not in self.copies and p.is_file()])
 
+    def open(self, track: Listed) -> Track | None:
+        """The track with the facts of its files; None and findings if they cannot be read or disagree."""
+        where, before = f"{track.split}/{track.name}", len(self.findings)
+        track = replace(track, files={stem: files for stem, files in track.files.items() if files})
+        if not track.files:
+            if not any(finding.where == where for finding in self.findings):
+                text = f"the track {where} in {track.folder} has no audio and is left out."
+                self.findings.append(Finding("empty_track", where, text, stops=False))
+            return None
+        if problem := _name_problem(track):
+            self.findings.append(Finding("unreadable", printable(where), problem))
+            return None
+        infos, damage = self._infos(track)
+        lengths = {}
+        if not any(finding.stops for finding in self.findings[before:]):
+            lengths = {stem: max(infos[f].n_samples for f in files) for stem, files in track.files.items()}
+            self._check(track, infos, lengths, damage)
+        if any(finding.stops for finding in self.findings[before:]):
+            return None
+        return self._track(track, infos, lengths.get(MIXTURE, max(lengths.values())))
 
-def _opened(
-    track: Listed,
-    lossless: Mapping[Path, Path | UserError],
-    counted: Counted,
-    fit_seconds: float,
-    findings: list[Finding],
-) -> Track | None:
-    """The track with the facts of its files; None and findings if they cannot be read or disagree."""
-    where, before = f"{track.split}/{track.name}", len(findings)
-    track = replace(track, files={stem: files for stem, files in track.files.items() if files})
-    if not track.files:
-        if not any(finding.where == where for finding in findings):
-            text = f"the track {where} in {track.folder} has no audio and is left out."
-            findings.append(Finding("empty_track", where, text, stops=False))
-        return None
-    if problem := _name_problem(track):
-        findings.append(Finding("unreadable", printable(where), problem))
-        return None
-    infos, damage = _infos(track, lossless, counted, findings)
-    if not any(finding.stops for finding in findings[before:]):
-        _check_rates(track, infos, findings)
-        _check_lengths(track, infos, fit_seconds, damage, findings)
-    if any(finding.stops for finding in findings[before:]):
-        return None
-    return _track(track, infos, _lengths(track, infos), lossless)
+    def _infos(self, track: Listed) -> tuple[dict[File, AudioInfo], list[str]]:
+        """The facts of every file, with the length of the piece that is used, and sentences on what is damaged."""
+        where = f"{track.split}/{track.name}"
+        infos: dict[File, AudioInfo] = {}
+        damage: list[str] = []
+        for file in (f for files in track.files.values() for f in files):
+            try:
+                copy = self.copies.get(file.path, file.path)
+                if isinstance(copy, UserError):
+                    raise copy
+                if isinstance(info := self.counted.get(copy), UserError):
+                    raise info
+                if info is None:
+                    with open_audio(copy) as reader:
+                        info = length_of(reader)
+                        damage += reader.damage()
+                infos[file] = replace(info, n_samples=_piece(file, info)[1])
+                if copy != file.path:  # the copy itself is whole
+                    found = damage_of(copy)
+                    damage += found
+                    self.findings += [Finding(damage_kind(text), where, text, stops=False) for text in found]
+            except UserError as error:
+                self.findings.append(Finding(kind_of(error), where, str(error)))
+        return infos, damage
+
+    def _check(
+        self, track: Listed, infos: Mapping[File, AudioInfo], lengths: Mapping[str, int], damage: Sequence[str]
+    ) -> None:
+        """Findings if the files of a track differ in rate or length; allowed differences do not stop training."""
+        rates = {info.sample_rate_hz for info in infos.values()}
+        if len(rates) > 1:
+            by_stem = {stem: [infos[f].sample_rate_hz for f in files] for stem, files in track.files.items()}
+            values = {stem: found[0] if len(set(found)) == 1 else found for stem, found in by_stem.items()}
+            self._differ("rate", "Hz", values, "Convert them to one rate.", track)
+        ends = [max(infos[f].seconds for f in files) for files in track.files.values()]
+        if len(rates) > 1 and max(ends) - min(ends) < PADDED_SECONDS:
+            return  # only the rate is wrong
+        uneven, rate = max(lengths.values()) - min(lengths.values()), max(rates)
+        is_lossy = any(file.path.suffix.lower() not in READ_IN_PLACE for file in infos)  # coders add some samples
+        allowed = max(PADDED_SECONDS if is_lossy else 0.0, self.fit_seconds)
+        if uneven > allowed * rate and not track.padded:
+            fit = math.ceil(1000 * uneven / rate) / 1000
+            rule = f"Every stem must be as long as its mixture; data.fit_seconds={fit:g} pads or cuts them."
+            self._differ("length", "samples", lengths, " ".join([rule, *damage]), track)
+        elif uneven > (PADDED_SECONDS * rate if track.padded else 0):
+            rule = "Silence follows the shorter ones"
+            rule += ", and the longer ones are cut where the mixture ends." if MIXTURE in lengths else "."
+            self._differ("length", "samples", lengths, rule, track, stops=False)
+
+    def _differ(
+        self, kind: str, unit: str, values: Mapping[str, object], rule: str, track: Listed, stops: bool = True
+    ) -> None:
+        shown = ", ".join(f"{stem} {value}" for stem, value in values.items())
+        text = f"the files of track {track.folder} differ in {unit}: {shown}. {rule}"
+        kind = "truncated" if "is cut off" in text else kind
+        self.findings.append(Finding(kind, f"{track.split}/{track.name}", text, stops))
+
+    def _track(self, track: Listed, infos: Mapping[File, AudioInfo], n_samples: int) -> Track:
+        def piece(file: File) -> StemFile:
+            path = Path(str(self.copies.get(file.path, file.path)))
+            name = str(path.relative_to(track.folder) if path.is_relative_to(track.folder) else path)
+            start = round(file.start_seconds * infos[file].sample_rate_hz)
+            return StemFile(name, min(infos[file].n_samples, n_samples), start)
+
+        listed = [file for files in track.files.values() for file in files]
+        cut = "".join(f" {f.start_seconds}-{f.end_seconds}" for f in listed if f.start_seconds or f.end_seconds)
+        paths = [file.path for file in listed]
+        return Track(
+            track.name,
+            track.split,
+            str(track.folder),
+            n_samples,
+            next(iter(infos.values())).sample_rate_hz,
+            max(info.n_channels for info in infos.values()),
+            {stem: tuple(map(piece, files)) for stem, files in track.files.items()},
+            content_key(paths) + cut,
+            written=writing(paths) + cut,
+        )
 
 
 def _name_problem(track: Listed) -> str:
@@ -230,88 +300,6 @@ def _name_problem(track: Listed) -> str:
     return ""
 
 
-def _infos(
-    track: Listed, lossless: Mapping[Path, Path | UserError], counted: Counted, findings: list[Finding]
-) -> tuple[dict[File, AudioInfo], list[str]]:
-    """The facts of every file, with the length of the piece that is used, and sentences on what is damaged of them."""
-    where = f"{track.split}/{track.name}"
-    infos: dict[File, AudioInfo] = {}
-    damage: list[str] = []
-    for file in (f for files in track.files.values() for f in files):
-        try:
-            copy = lossless.get(file.path, file.path)
-            if isinstance(copy, UserError):
-                raise copy
-            if isinstance(info := counted.get(copy), UserError):
-                raise info
-            if info is None:
-                with open_audio(copy) as reader:
-                    info = length_of(reader)
-                    damage += reader.damage()
-            infos[file] = replace(info, n_samples=_piece(file, info)[1])
-            if copy != file.path:  # the copy itself is whole
-                found = damage_of(copy)
-                damage += found
-                findings += [Finding(damage_kind(text), where, text, stops=False) for text in found]
-        except UserError as error:
-            findings.append(Finding(kind_of(error), where, str(error)))
-    return infos, damage
-
-
-def _lengths(track: Listed, infos: Mapping[File, AudioInfo]) -> dict[str, int]:
-    return {stem: max(infos[f].n_samples for f in files) for stem, files in track.files.items()}
-
-
-def _check_rates(track: Listed, infos: Mapping[File, AudioInfo], findings: list[Finding]) -> None:
-    """A finding if the files of a track have different rates."""
-    if len({info.sample_rate_hz for info in infos.values()}) > 1:
-        rates = {stem: [infos[f].sample_rate_hz for f in files] for stem, files in track.files.items()}
-        values = {stem: found[0] if len(set(found)) == 1 else found for stem, found in rates.items()}
-        _add_difference("rate", "Hz", values, "Convert them to one rate.", track, findings)
-
-
-def _check_lengths(
-    track: Listed,
-    infos: Mapping[File, AudioInfo],
-    fit_seconds: float,
-    damage: Sequence[str],
-    findings: list[Finding],
-) -> None:
-    """A finding if the stems of a track have different lengths; it stops training unless the difference is allowed."""
-    lengths = _lengths(track, infos)
-    rate = max(info.sample_rate_hz for info in infos.values())
-    ends = [max(infos[f].seconds for f in files) for files in track.files.values()]
-    if len({info.sample_rate_hz for info in infos.values()}) > 1 and max(ends) - min(ends) < PADDED_SECONDS:
-        return  # only the rate is wrong
-    uneven = max(lengths.values()) - min(lengths.values())
-    is_lossy = any(file.path.suffix.lower() not in READ_IN_PLACE for file in infos)  # coders add some samples
-    allowed = max(PADDED_SECONDS if is_lossy else 0.0, fit_seconds)
-    if uneven > allowed * rate and not track.padded:
-        fit = math.ceil(1000 * uneven / rate) / 1000
-        rule = f"Every stem must be as long as its mixture; data.fit_seconds={fit:g} pads or cuts them."
-        rule = " ".join([rule, *damage])
-        _add_difference("length", "samples", lengths, rule, track, findings)
-    elif uneven > (PADDED_SECONDS * rate if track.padded else 0):
-        rule = "Silence follows the shorter ones"
-        rule += ", and the longer ones are cut where the mixture ends." if MIXTURE in lengths else "."
-        _add_difference("length", "samples", lengths, rule, track, findings, stops=False)
-
-
-def _add_difference(
-    kind: str,
-    unit: str,
-    values: Mapping[str, object],
-    rule: str,
-    track: Listed,
-    findings: list[Finding],
-    stops: bool = True,
-) -> None:
-    shown = ", ".join(f"{stem} {value}" for stem, value in values.items())
-    text = f"the files of track {track.folder} differ in {unit}: {shown}. {rule}"
-    kind = "truncated" if "is cut off" in text else kind
-    findings.append(Finding(kind, f"{track.split}/{track.name}", text, stops))
-
-
 def _piece(file: File, info: AudioInfo) -> tuple[int, int]:
     """(first sample, number of samples) of the piece of a file that is used."""
     start = round(file.start_seconds * info.sample_rate_hz)
@@ -322,38 +310,6 @@ def _piece(file: File, info: AudioInfo) -> tuple[int, int]:
             f"{'its end' if file.end_seconds is None else f'{file.end_seconds:g}'} s of it were asked for."
         )
     return start, stop - start
-
-
-def _track(
-    track: Listed,
-    infos: Mapping[File, AudioInfo],
-    lengths: Mapping[str, int],
-    lossless: Mapping[Path, Path | UserError],
-) -> Track:
-    n_samples = lengths.get(MIXTURE, max(lengths.values()))
-    files: dict[str, tuple[StemFile, ...]] = {}
-    for stem, listed in track.files.items():
-        pieces = []
-        for file in listed:
-            path = Path(str(lossless.get(file.path, file.path)))
-            name = str(path.relative_to(track.folder) if path.is_relative_to(track.folder) else path)
-            start = round(file.start_seconds * infos[file].sample_rate_hz)
-            pieces.append(StemFile(name, min(infos[file].n_samples, n_samples), start))
-        files[stem] = tuple(pieces)
-    listed_files = [f for fs in track.files.values() for f in fs]
-    cut = "".join(f" {f.start_seconds}-{f.end_seconds}" for f in listed_files if f.start_seconds or f.end_seconds)
-    paths = [f.path for f in listed_files]
-    return Track(
-        track.name,
-        track.split,
-        str(track.folder),
-        n_samples,
-        next(iter(infos.values())).sample_rate_hz,
-        max(info.n_channels for info in infos.values()),
-        files,
-        content_key(paths) + cut,
-        written=writing(paths) + cut,
-    )
 
 
 def damage_kind(text: str) -> str:

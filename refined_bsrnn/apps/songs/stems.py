@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -314,17 +314,16 @@ def _one(
 ) -> Result:
     if song.path is not None and song.path.is_dir():
         raise AudioError(f"{song.path} holds no audio files.")
-    if of is not None:
-        source = _as_it_comes(song, wanted)
-        with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
+    with ExitStack() as stack:
+        if of is None:
+            here, path = stack.enter_context(_on_disk(song))
+            source = _open(path, wanted)
+        else:
             here = replace(song, path=None) if song.path and song.path.is_fifo() else song
-            result = separate_song(here, ensemble, wanted, parts, progress, of, source, inputs)
-            result.song = song
-            return result
-    with _on_disk(song) as (here, path):
-        source = _open(path, wanted)
-        with bar(text, source.n_samples and source.n_samples / source.sample_rate_hz) as progress:
-            result = separate_song(here, ensemble, wanted, parts, progress, source=source, inputs=inputs)
-            result.remarks = [text.replace(str(path), song.label) for text in result.remarks]
-            result.song = song
-            return result
+            source = _as_it_comes(song, wanted)
+        progress = stack.enter_context(bar(text, source.n_samples and source.n_samples / source.sample_rate_hz))
+        result = separate_song(here, ensemble, wanted, parts, progress, of or Separator.estimates, source, inputs)
+    if here.path:
+        result.remarks = [text.replace(str(here.path), song.label) for text in result.remarks]
+    result.song = song
+    return result
