@@ -147,9 +147,9 @@ class AudioReader:
         self.cut = why
         self._refuse_if_strict()
 
-    def promise(self, promised: int, there: int) -> str:
+    def promise(self, promised: int, found: int) -> str:
         """That a header announces more than is there."""
-        promised_seconds, seconds = promised / self.sample_rate_hz, there / self.sample_rate_hz
+        promised_seconds, seconds = promised / self.sample_rate_hz, found / self.sample_rate_hz
         return f"its header promises {promised_seconds:.2f} s, and it has {seconds:.2f} s"
 
     def _check_share(self, n_samples: int) -> None:

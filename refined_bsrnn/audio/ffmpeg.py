@@ -1,6 +1,5 @@
 """What the FFmpeg inside PyAV decodes: one audio stream of a file or of a pipe, in place whatever is lost of it."""
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from itertools import groupby
@@ -15,18 +14,13 @@ from av.stream import Disposition
 from ..errors import AudioError
 from . import ogg
 from .base import MEND, AudioReader, Window
+from .clock import JUMP_SECONDS, Ahead, Clock, Decoded
 from .convert import Uniform
 
 # Streams of frames without a container: their time stamps count packets, whatever lies between them.
 BARE = ("mp3", "aac", "ac3", "eac3", "dts", "dtshd", "flac", "loas", "mlp", "truehd")
 MP4_FRAME = 4096  # samples; the last coded frame of an mp4 may hang over the end by less
 PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins with what came before
-# A jump of time stamps without any error is a loss from here on, up to here: less is jitter, more another recording.
-JUMP_SECONDS = (0.1, 600.0)
-ROUNDING_SECONDS = 0.002  # of time stamps
-RETURN_SECONDS = (
-    6.0  # a wrong time stamp counts no longer than this: for one packet, or for a cluster of a Matroska file
-)
 SEARCHED_BYTES = 1 << 22  # for the next packet
 MOST_FAILURES = 8  # of reading in a row
 COUNTED = ("flac", "wav", "w64", "aiff", "au", "caf", "tta", "ape")  # whose headers count samples
@@ -158,12 +152,12 @@ class FfmpegReader(AudioReader):
     def _frames(self) -> Iterator[np.ndarray]:
         """(channels, n) per frame, as float32, with silence where something is lost."""
         jittery = "matroska" in self.format and "opus" in self.stream.codec_context.name  # as browsers write it
-        clock = _Clock(float(self.scale), self.sample_rate_hz, self.format in BARE, jittery)
+        clock = Clock(float(self.scale), self.sample_rate_hz, self.format in BARE, jittery)
         if self.lost.before:
             clock.expected = 0.0
         sound = _Floats(self.sample_rate_hz, self.n_channels)
         last = b""
-        decoded = _Ahead(self._decoded())
+        decoded = Ahead(self._decoded())
         for packet, frames, n_bytes in decoded:
             if packet.size and self.format == "mp3":
                 last = bytes(packet)
@@ -193,7 +187,7 @@ class FfmpegReader(AudioReader):
             yield samples
         self._check_end(last)
 
-    def _decoded(self) -> Iterator["_Decoded"]:
+    def _decoded(self) -> Iterator[Decoded]:
         for packet in self._packets():
             frames = self._decode(packet)
             yield packet, frames, self._left_out(packet)
@@ -241,7 +235,7 @@ class FfmpegReader(AudioReader):
                 self._put_in_place(in_page, page)
             yield from in_page
 
-    def _put_in_place(self, packets: list[Any], page: ogg.Page) -> None:
+    def _put_in_place(self, packets: list[Any], page: ogg.OggPage) -> None:
         first, lengths = packets[0], [packet.duration for packet in packets]
         if len(packets) > 1 and packets[1].pts != first.pts + lengths[0]:  # Vorbis: only the first is wrong
             first.pts = first.dts = packets[1].pts - lengths[0]
@@ -338,15 +332,15 @@ class FfmpegReader(AudioReader):
         return super().skip(target - self.position)
 
     def _read(self, n_samples: int) -> np.ndarray:
-        parts, there = [self.rest], self.rest.shape[1]
+        parts, n_decoded = [self.rest], self.rest.shape[1]
         # Of an mp4 some frames ahead, to see whether the end is near.
         wanted = n_samples + (MP4_FRAME if self.end is not None else 0)
-        while there < wanted and (frame := next(self.decoded, None)) is not None:
+        while n_decoded < wanted and (frame := next(self.decoded, None)) is not None:
             parts.append(frame)
-            there += frame.shape[1]
+            n_decoded += frame.shape[1]
         samples = np.concatenate(parts, axis=1)
-        at_end = there < wanted
-        if at_end and self.end is not None and 0 < self.position + there - self.end < MP4_FRAME:
+        at_end = n_decoded < wanted
+        if at_end and self.end is not None and 0 < self.position + n_decoded - self.end < MP4_FRAME:
             samples = samples[:, : max(0, self.end - self.position)]
         if at_end and self.position + samples.shape[1] == 0:
             raise AudioError(f"{self.path} holds no samples. {MEND}")
@@ -372,99 +366,6 @@ def has_jumps(file: BinaryIO | Window) -> bool:
     except (FFmpegError, ValueError, IndexError):
         return True
     return False
-
-
-class _Clock:
-    """How much is missing before a frame: by time stamps, and by the packets that failed before it."""
-
-    def __init__(self, scale: float, sample_rate_hz: int, bare: bool, jittery: bool):
-        self.scale, self.rate, self.bare, self.jittery = scale, sample_rate_hz, bare, jittery
-        self.rounding = ROUNDING_SECONDS * sample_rate_hz if scale != 1 else 0.5  # of time stamps, in samples
-        self.expected: float | None = None  # place of the next frame, in samples
-        self.failures, self.failed_samples, self.failed_bytes = 0, 0, 0  # since the last good frame
-        self.frame, self.mean_bytes = 0, 0.0  # of good ones
-
-    @property
-    def owed(self) -> int:
-        """Samples of what failed. Without a container all up to the next good frame is one packet, or none."""
-        if not self.bare:
-            return self.failed_samples
-        return max(1, round(self.failed_bytes / self.mean_bytes)) * self.frame if self.failures and self.frame else 0
-
-    def failed(self, n_bytes: int, packet: Any) -> None:
-        self.failures += 1
-        self.failed_bytes += n_bytes
-        length = round(packet.duration * self.scale) or self.frame
-        alike = abs(length - self.frame) <= self.rounding
-        self.failed_samples += self.frame if alike else length
-        if self.expected is None and packet.pts is not None:
-            self.expected = max(0.0, packet.pts * self.scale)
-
-    def missing_before(self, frame: Any, n_bytes: int, behind: "_Ahead") -> int:
-        """Samples that are lost before a frame; ``behind`` it is looked where its time stamp alone tells of a loss."""
-        length = round(frame.samples * self.rate / frame.sample_rate)
-        place = None if self.bare or frame.pts is None else float(frame.pts * frame.time_base) * self.rate
-        missing = self.owed
-        if place is not None and self.expected is not None:
-            missing = self._jumped(place - self.expected)
-            if missing and not self.failures and self._returns(self.expected + length, behind):
-                missing = 0
-        self.expected = length + (place if place is not None else (self.expected or 0.0) + missing)
-        self.failures = self.failed_samples = self.failed_bytes = 0
-        self.frame = length
-        self.mean_bytes = 0.9 * self.mean_bytes + 0.1 * n_bytes if self.mean_bytes else n_bytes
-        return missing
-
-    def _jumped(self, jump: float) -> int:
-        """What a jump of time stamps says: they may be rounded, jitter, or belong to another recording."""
-        lowest, highest = (seconds * self.rate for seconds in JUMP_SECONDS)
-        if self.failures and (abs(jump - self.owed) <= self.rounding or not 0 <= jump < highest):
-            return self.owed
-        frames = round(jump / self.frame) * self.frame if self.frame else 0
-        whole = frames > 0 and abs(frames - jump) <= self.rounding  # whole frames are missing
-        if jump < self.frame / 2:
-            return 0
-        if (self.failures or jump > lowest or (whole and not self.jittery)) and jump < highest:
-            return frames if whole else round(jump)
-        return 0
-
-    def _returns(self, expected: float, behind: "_Ahead") -> bool:
-        """Whether time stamps go on as if there had been no jump, soon: then that one was wrong."""
-        start = expected
-        for _, frames, _ in behind.look():
-            for frame in frames or []:
-                if frame.pts is not None:
-                    place = float(frame.pts * frame.time_base) * self.rate
-                    if abs(place - expected) <= self.rounding:
-                        return True
-                expected += frame.samples * self.rate / frame.sample_rate
-            if expected - start > RETURN_SECONDS * self.rate:
-                return False
-        return False
-
-
-_Decoded = tuple[Any, list[Any] | None, int]  # a packet, its frames (None: damaged), bytes that are lost before it
-
-
-class _Ahead:
-    """An iterator whose next items can be looked at before they are taken."""
-
-    def __init__(self, items: Iterator[_Decoded]):
-        self.items, self.seen = items, deque[_Decoded]()
-
-    def __iter__(self) -> Iterator[_Decoded]:
-        while True:
-            yield from iter(lambda: self.seen.popleft() if self.seen else None, None)
-            if (item := next(self.items, None)) is None:
-                return
-            yield item
-
-    def look(self) -> Iterator[_Decoded]:
-        """What comes next, one after the other; all of it is still taken later."""
-        yield from list(self.seen)
-        for item in self.items:
-            self.seen.append(item)
-            yield item
 
 
 class _Floats:

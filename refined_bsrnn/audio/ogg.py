@@ -15,7 +15,7 @@ FIRST, LAST = 2, 4  # flags
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte's bits in the other order
 
 
-class Page(NamedTuple):
+class OggPage(NamedTuple):
     """Bytes ``start`` to ``stop``: a ``good`` page, whose checksum holds, a damaged one, or what lies between pages."""
 
     start: int
@@ -29,7 +29,7 @@ class Page(NamedTuple):
     number: int = 0  # within its stream
 
 
-def pages(data: bytes | mmap, start: int = 0, stop: int | None = None) -> Iterator[Page]:
+def pages(data: bytes | mmap, start: int = 0, stop: int | None = None) -> Iterator[OggPage]:
     """All of ``data`` from byte ``start`` to ``stop`` (default: its end)."""
     stop = len(data) if stop is None else stop
     while start < stop:
@@ -38,19 +38,19 @@ def pages(data: bytes | mmap, start: int = 0, stop: int | None = None) -> Iterat
         start = page.stop
 
 
-def _page(data: bytes | mmap, start: int, stop: int) -> Page:
+def _page(data: bytes | mmap, start: int, stop: int) -> OggPage:
     if data[start : start + len(MARK)] != MARK:
-        return Page(start, _next(data, start, stop), False)
+        return OggPage(start, _next(data, start, stop), False)
     n_segments = int.from_bytes(data[start + HEADER_BYTES - 1 : min(stop, start + HEADER_BYTES)], "little")
     table = data[start + HEADER_BYTES : min(stop, start + HEADER_BYTES + n_segments)]
     end = start + HEADER_BYTES + n_segments + sum(table)
     content = data[start : min(end, stop)]
     if end > stop or checksum(content) != int.from_bytes(content[22:26], "little"):
         behind = _next(data, start + 4, stop)  # where its own length may not tell
-        return Page(start, behind, False, cut=end > stop and behind == stop)
+        return OggPage(start, behind, False, cut=end > stop and behind == stop)
     granule = int.from_bytes(content[6:14], "little", signed=True)
     serial, number = (int.from_bytes(content[i : i + 4], "little") for i in (14, 18))
-    return Page(start, end, True, bool(content[5] & FIRST), bool(content[5] & LAST), granule, False, serial, number)
+    return OggPage(start, end, True, bool(content[5] & FIRST), bool(content[5] & LAST), granule, False, serial, number)
 
 
 def _next(data: bytes | mmap, start: int, stop: int) -> int:
@@ -65,7 +65,7 @@ def checksum(page: bytes) -> int:
     return int(f"{value:032b}"[::-1], 2)
 
 
-def damaged(all_pages: Iterable[Page]) -> Iterator[Page]:
+def damaged(all_pages: Iterable[OggPage]) -> Iterator[OggPage]:
     """The pages that are not good, but for what lies outside of streams, as tags do."""
     inside = False
     for page in all_pages:
@@ -79,7 +79,7 @@ class Losses(NamedTuple):
 
     before: bool = False
     behind: bool = False
-    followed_by: Mapping[int, Page] = MappingProxyType({})  # by the byte where the page begins
+    followed_by: Mapping[int, OggPage] = MappingProxyType({})  # by the byte where the page begins
 
     @classmethod
     def of(cls, data: bytes | mmap, start: int, stop: int) -> "Losses":
