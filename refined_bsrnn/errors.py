@@ -42,14 +42,21 @@ T = TypeVar("T")
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """' Did you mean ...?' for a close spelling, else nothing."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    close = _closest(word, choices)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def queried(word: str, choices: Iterable[str]) -> str:
     """The word in quotes and, where one is close, in brackets what may have been meant: ``'drum' (drums?)``."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    close = _closest(word, choices)
     return f"{word!r} ({close[0]}?)" if close else repr(word)
+
+
+def _closest(word: str, choices: Iterable[str]) -> list[str]:
+    """The choice that is most like the word, in whichever case; none if nothing is like it."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
+    return [by_lower[name] for name in close]
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:

@@ -165,6 +165,36 @@ def test_files_of_a_stems_folder_are_summed_as_in_moisesdb(tmp_path):
     assert list(stems) == ["drums"]
 
 
+def test_folders_of_songs_among_the_songs_are_read(tmp_path):
+    """They were one track, whose "stems" were its songs: training took the targets to be silent in it."""
+    for song in ("plain", "album/one", "album/two", "single/stems"):
+        for name in ("vocals", "drums"):
+            write(tmp_path / "train" / song / f"{name}.wav", noise(len(song)))
+    write(tmp_path / "train" / "pair" / "a" / "mixture.wav", noise(1))
+    write(tmp_path / "train" / "pair" / "a" / "Tabla.wav", noise(2))
+    write(tmp_path / "train" / "pair" / "b" / "mixture.wav", noise(3))
+    for stem, files in {
+        "vocals": ("lead", "backing"),
+        "drums": ("kick", "snare"),
+        "keys 1": ("piano", "organ"),
+    }.items():
+        for file in files:
+            write(tmp_path / "train" / "stem folders" / stem / f"{file}.wav", noise(len(file)))
+    found = scan(source("folder", root=tmp_path), ("train",))
+    assert stems_of(found) == {
+        ("train", "plain"): ["drums", "vocals"],
+        ("train", "album - one"): ["drums", "vocals"],
+        ("train", "album - two"): ["drums", "vocals"],
+        ("train", "single"): ["drums", "vocals"],
+        ("train", "pair - a"): ["Tabla"],
+        ("train", "pair - b"): [],
+        ("train", "stem folders"): ["drums", "keys 1", "vocals"],
+    }
+    assert "3 folders hold folders of songs, which are read: train/album (2), train/pair (2), train/single (1)." in (
+        found.notes
+    )
+
+
 def test_what_is_not_read_is_counted_and_named(tmp_path):
     write_song(tmp_path / "train" / "a", seed=1)
     write(tmp_path / "train" / "loose.wav", noise(1))

@@ -5,9 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError, RecipeError, nearest
-from ..names import MIXTURE
+from ..names import MIXTURE, families, is_known, slug
 from .folder_per_stem import is_folder_per_stem, list_folder_per_stem
-from .listing import File, Layout, Listed, Listing, existing, first, folders, is_audio, is_of_system, track_folders
+from .listing import (
+    File,
+    Layout,
+    Listed,
+    Listing,
+    existing,
+    first,
+    folders,
+    is_audio,
+    is_of_system,
+    track_folders,
+    visible,
+)
 
 
 def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str = "auto") -> Listing:
@@ -30,8 +42,15 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str
         for path in parent.iterdir()
         if is_audio(path)
     )
+    albums: list[str] = []
     for split, track in tracks:
-        _add_track(split, track, place, unread, listing)
+        songs = _songs_in(track)
+        for song in songs or [track]:
+            name = f"{track.name} - {song.name}" if len(songs) > 1 else track.name
+            _add_track(split, song, name, place, unread, listing)
+        albums += [f"{split}/{track.name} ({len(songs)})"] if songs else []
+    if albums:
+        listing.notes.append(f"{len(albums)} folders hold folders of songs, which are read: {first(albums)}.")
     if mixture != MIXTURE:
         listing.tracks = _with_mixture_named(mixture, root, listing)
     if unread:
@@ -40,9 +59,25 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str
     return listing
 
 
-def _add_track(split: str, track: Path, root: Path, unread: Counter[str], listing: Listing) -> None:
+def _songs_in(track: Path) -> list[Path]:
+    """The folders of songs in what would be a track's folder, were these its stems; none if they are stems.
+
+    A song has a mixture, or stems of two kinds; the folder of a stem is called by its kind.
+    """
+    if any(is_audio(path) for path in track.iterdir()):
+        return []
+    found = []
+    for path in folders(track):
+        names = [p.stem for p in visible(path) if is_audio(p)]
+        kinds = [frozenset(families(name)) or name for name in names if is_known(name)]
+        if not is_known(path.name) and (len(set(kinds)) > 1 or slug(MIXTURE) in map(slug, names)):
+            found.append(path)
+    return found
+
+
+def _add_track(split: str, track: Path, name: str, root: Path, unread: Counter[str], listing: Listing) -> None:
     """List one track folder, or what is wrong with it."""
-    where = f"{split}/{track.name}"
+    where = f"{split}/{name}"
     files, problems = _stems_in(track, unread)
     for problem in problems:
         listing.add_finding("two_files", where, problem)
@@ -52,7 +87,7 @@ def _add_track(split: str, track: Path, root: Path, unread: Counter[str], listin
         listing.add_finding("empty_track", where, text, stops=track.parent != root)
         return
     has_folders = any(file.path.parent != track for found in files.values() for file in found)
-    listing.tracks.append(Listed(track.name, split, track, files, padded=has_folders))
+    listing.tracks.append(Listed(name, split, track, files, padded=has_folders))
 
 
 def _stems_in(track: Path, unread: Counter[str]) -> tuple[dict[str, tuple[File, ...]], list[str]]:
