@@ -68,7 +68,7 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """``normalise``: none, or an entry of `signals.NORMALISERS`, which decides the level at which the network hears.
+    """``normalise``: none, or an entry of `signals.NORMALISERS`, which sets the input level of the network.
 
     The same gain is applied to the stems before the loss, so that loud and quiet songs count alike.
     """
@@ -122,7 +122,7 @@ class DataSpec:
     absent: tuple[str, ...] | None = None
     add_targets: float = share(0.75)
     add_others: float = share(0.5)  # share of the examples to which a solo of no target is added
-    excerpts: Literal["random", "active"] = "random"  # active: from segments in which a part is to be heard
+    excerpts: Literal["random", "active"] = "random"  # active: from segments in which a part sounds
     energy: Literal["rms", "power"] = "rms"  # by which a segment is found active
     stem_weights: str | None = path_field(None)  # a CSV of track, stem, weight: stems that count less (0: are left out)
     # Names or globs of training tracks → how often each is drawn, beside one of weight 1; the last that fits counts.

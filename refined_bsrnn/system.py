@@ -298,7 +298,7 @@ _depth = 0
 
 
 def glibc() -> Any:
-    """The C library if it can be told to keep memory, else None."""
+    """The C library if it can keep freed memory, else None."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)
@@ -309,8 +309,8 @@ def keep_big_blocks() -> None:
     """From now on this process keeps the memory that it frees: for one that does the same work over and over.
 
     The C library gives big blocks back to the system at once, and the system clears every page that is asked for again:
-    a third of the time of a training step, and more than reading an example. Only glibc (Linux) can be told to keep
-    them; elsewhere nothing happens.
+    a third of the time of a training step, and more than reading an example. Only glibc (Linux) can keep them;
+    elsewhere nothing happens.
     """
     if library := glibc():
         _set_allocator(library, _KEPT)

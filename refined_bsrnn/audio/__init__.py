@@ -113,7 +113,7 @@ def read_audio(
     """Samples ``start`` to ``start + n_samples`` (default: to the end) as float32 (channels, samples), and the rate.
 
     Only that part is read, where the format can be entered anywhere; Ogg, MP3 and others are decoded from the
-    beginning, since they do not land where they are told to. What is damaged is silence, or with ``strict`` an error.
+    beginning, since they do not seek exactly. What is damaged is silence, or with ``strict`` an error.
     Raises `AudioError` for a missing, foreign or empty file, a part beyond the end, and NaN or infinite samples.
     """
     with open_audio(path, stream, strict) as reader:

@@ -319,7 +319,7 @@ class FfmpegReader(AudioReader):
     def skip(self, n_samples: int) -> int:
         """In an mp4, where time stamps count samples, decoding begins a little before the place.
 
-        That is exact but for noise that an AAC decoder is told to make up.
+        That is exact but for the noise that an AAC decoder generates.
         """
         target, preroll = self.position + n_samples, round(PREROLL_SECONDS * self.sample_rate_hz)
         entry = min(target, self.end or 0) - preroll  # FFmpeg takes no place far behind the end

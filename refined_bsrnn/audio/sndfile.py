@@ -13,7 +13,7 @@ from .base import MEND, VORBIS_ORDER, AudioReader, Window, reason, sound_path
 SEEKS_EXACTLY = ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64", "CAF", "AU", "RAW")
 LOSSLESS = {"PCM_U8": 16, "PCM_S8": 16, "PCM_16": 16, "ALAC_16": 16, "PCM_24": 24, "ALAC_24": 24}  # bits to write with
 LOSSY = ("ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")
-STEP = 512  # samples; how finely what is damaged is told from what is not
+STEP = 512  # samples; how finely damage is located
 
 
 class SoundFile(soundfile.SoundFile):
@@ -65,7 +65,7 @@ class SoundfileReader(AudioReader):
         return samples.T if self.order is None else samples.T[self.order]
 
     def _mended(self, start: int, n_samples: int) -> np.ndarray:
-        """(n, channels) of a damaged flac: halved until what is good is told from what is not, which is silence."""
+        """(n, channels) of a damaged flac: halved until the damage is located, which becomes silence."""
         self.file.close()
         if self.window:
             self.window.seek(0)

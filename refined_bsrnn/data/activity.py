@@ -1,4 +1,4 @@
-"""Where a stem is to be heard: source activity detection as in the BSRNN paper (section IV-B), and its cached table.
+"""Where a stem sounds: source activity detection as in the BSRNN paper (section IV-B), and its cached table.
 
 A track is cut into segments of 6 s, half overlapping, and each into 10 chunks. A segment counts as active where more
 than half of its chunks are louder than the track's threshold: the 15 % quantile of all its chunks, and at least 1e-3.
@@ -35,7 +35,7 @@ Read = Callable[[int, int], Tensor]  # (start, n_samples) → (channels, samples
 class ActivityPart:
     """A part of a track as the table knows it: by what it is, not by where it lies."""
 
-    content: str  # tells apart what is to be heard
+    content: str  # identifies the audio
     track: str
     name: str
     n_samples: int

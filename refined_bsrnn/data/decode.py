@@ -151,7 +151,7 @@ PIECES, PIECE_BYTES = 5, 4096
 def content_key(paths: Sequence[Path]) -> str:
     """Of names, sizes and five pieces of each file: tells two sets of files apart wherever they lie.
 
-    They are not read whole: what is made of files and kept on this machine is told apart by their `writing`, too.
+    They are not read whole: what is made of files and kept on this machine is identified by their `writing`, too.
     """
     digest = hashlib.sha256()
     for path in paths:

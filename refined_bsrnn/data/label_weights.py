@@ -46,7 +46,7 @@ def with_label_weights(song: TrackParts, weights: Mapping[tuple[str, str], float
     own = {part: weights.get((song.track.name, part), 1.0) for part in (*song.parts, *song.target_parts)}
     bad = {part for part, weight in own.items() if weight == 0}
     bad_targets = bad | {t for t, parts in song.target_parts.items() if bad & set(parts)}
-    if REST in song.parts:  # a bad stem stays in the mixture that it cannot be told from: only its label goes
+    if REST in song.parts:  # a bad stem stays in the mixture, from which it cannot be separated: only its label goes
         kept = song.parts if not bad & set(song.parts) else tuple(p for p in song.parts if p not in bad)
         subtracted = tuple(part for part in kept if part != REST)
     else:

@@ -34,7 +34,7 @@ def load_track(track: Track, targets: Sequence[str]) -> tuple[Tensor, dict[str, 
 
 
 def partition(track: Track, targets: Sequence[str]) -> tuple[str, ...]:
-    """The track's stems that hold every target and are heard to sum to its mixture; empty where no choice does.
+    """The track's stems that hold every target and measurably sum to its mixture; empty where no choice does.
 
     Tried are vocals, drums, bass, other; all stems; all but `other`, which may be the sum of finer ones.
     """

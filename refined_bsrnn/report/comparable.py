@@ -32,7 +32,7 @@ def matching(run: Run, pattern: str | None) -> list[Mapping[str, Any]]:
 
 
 def scored(run: Run, target: str, pattern: str | None = None) -> dict[str, Mapping[str, Any]]:
-    """Track name → scores for the tracks on which the target is heard (nothing can be scored on a silent reference)."""
+    """Track name → scores for the tracks on which the target sounds (nothing can be scored on a silent reference)."""
     entries = {track["track"]: track["targets"].get(target) for track in matching(run, pattern)}
     return {name: entry for name, entry in entries.items() if entry and not entry.get("reference_silent")}
 

@@ -1,4 +1,4 @@
-"""What a report lets people hear: kept excerpts of mixture, reference and every run's estimate, of chosen tracks."""
+"""The players of a report: kept excerpts of mixture, reference and every run's estimate, of chosen tracks."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from .comparable import same_ground, scored, with_target
 from .results import Run, number
 from .table import text_of
 
-MATCHED_DBFS = -23.0  # the RMS level that everything is played at, unless told otherwise
+MATCHED_DBFS = -23.0  # the RMS level that everything is played at, unless the reader chooses otherwise
 MAX_GAIN_DB = 30.0
 WHICH = ("best", "median", "worst")
 
@@ -27,7 +27,7 @@ def choose(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def listening_items(runs: Sequence[Run], targets: Sequence[str]) -> tuple[list[Item], list[str]]:
-    """What there is to hear per target, and notes on what there is not; tracks are chosen by the first run's uSDR."""
+    """The players of each target, and notes on targets without any; tracks are chosen by the first run's uSDR."""
     items, silent = [], []
     for target in targets:
         kept = [(run, found) for run in with_target(runs, target) if (found := excerpts(run, target))]
@@ -69,7 +69,7 @@ def _item(kept: Sequence[tuple[Run, Mapping[str, Any]]], target: str, track: str
 
 
 def _source(name: str, run: Run, excerpt: Mapping[str, Any], kind: str, target: str, track: str) -> dict[str, Any]:
-    """One thing to hear: its audio, the gain at which it has its own level, and the one that matches levels."""
+    """One player: its audio, the gain at which it has its own level, and the one that matches levels."""
     facts = excerpt["files"][kind]
     rms = number(facts, "rms_dbfs")
     wanted_db = 0.0 if rms is None else min(MAX_GAIN_DB, MATCHED_DBFS - rms)

@@ -80,7 +80,7 @@ Media = tuple[Mapping[str, np.ndarray], Mapping[str, Mapping[str, np.ndarray]], 
 
 
 class Mirror:
-    """A tracker of Accelerate that gets what is logged. Whatever goes wrong with it is told once, and ends only it."""
+    """A tracker of Accelerate that gets what is logged. A failure of it is reported once, and ends only the tracker."""
 
     def __init__(self, tracker: Any):
         self.tracker: Any = tracker

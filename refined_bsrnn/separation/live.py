@@ -90,7 +90,7 @@ class LiveConvCell(LiveConvolution):
 class LiveCore(nn.Module):
     """The network between STFT and iSTFT with modules that remember, beginning at silence; it shares the weights.
 
-    Raises `RecipeError` for a network that is not causal, and for one that must keep all it has ever heard.
+    Raises `RecipeError` for a network that is not causal, and for one that must keep all of its input.
     """
 
     def __init__(self, model: BSRNN, heads: list[str]):
@@ -114,7 +114,7 @@ class LiveCore(nn.Module):
         """The form that remembers, of a module that works along time; any other as it is."""
         if isinstance(module, RotaryAttention) and module.causal:
             raise RecipeError(
-                "a rope_transformer attends to all it has heard, which grows; live it needs another block."
+                "a rope_transformer attends to all of its input, which grows; live it needs another block."
             )
         if isinstance(module, CumulativeNorm):
             return LiveNorm(module)

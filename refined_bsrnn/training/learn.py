@@ -144,7 +144,7 @@ def score_words(name: str, results: dict[str, Any]) -> str:
     summary = results["summary"][name]
     found = summary["estimate"]["usdr"]["mean"]
     if found is None:
-        return f"The songs that were kept aside have no {name} to be heard, so there is no score."
+        return f"The songs that were kept aside have no sounding {name}, so there is no score."
     mixture = summary["mixture"]["usdr"]["mean"]
     n = summary["n_tracks"]
     verdict = "better than silence" if found > 0 else "no better than silence: it needs more songs, or another base"

@@ -9,7 +9,7 @@ from ..recipe import TrainSpec
 
 DAY = 86400.0
 FIRST_STEPS = 3  # of which the very first is left out: in it everything is still made ready
-LONG_SECONDS = 30.0  # a step that takes so long is told at once
+LONG_SECONDS = 30.0  # a step that takes so long is reported at once
 
 
 def duration(seconds: float) -> str:

@@ -123,7 +123,7 @@ class Trainer:
         return True
 
     def step(self, batches: Iterator[Batch], stopped: Callable[[], bool]) -> tuple[dict[str, float], bool]:
-        """One optimiser step; returns its losses, and whether any process was told to stop."""
+        """One optimiser step; returns its losses, and whether any process got a signal to stop."""
         self.state.begin_step()
         accumulated = [next_batch(batches) for _ in range(self.spec.accumulate)]
         losses, is_stopped = self.learner.gradients(accumulated, self.progress.step, stopped())

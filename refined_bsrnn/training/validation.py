@@ -28,7 +28,7 @@ Show = Callable[[float], None]  # is given the share that is done
 
 @dataclass(frozen=True)
 class ValidationExcerpt:
-    """Where in a track is listened."""
+    """The part of a track that is validated."""
 
     track: Track
     start: int

@@ -161,7 +161,7 @@ def test_networks_that_cannot_run_live():
     model = BSRNN.from_recipe(micro_recipe(None))
     with pytest.raises(RecipeError, match="looks at the whole signal; live it needs one trained with backbone.causal"):
         Live(Separator(model))
-    with pytest.raises(RecipeError, match="a rope_transformer attends to all it has heard"):
+    with pytest.raises(RecipeError, match="a rope_transformer attends to all of its input"):
         Live(causal(backbone={"kind": "rope_transformer", "norm": "ln"}))
 
 

@@ -3,8 +3,8 @@
     page ──song──> queue ──one at a time──> stems in a temporary folder ──> mixer, downloads ──> deleted
 
 `studio.Studio` knows what lies on the disk and for whom, and nothing of pages; `Page` is what a browser shows; `App`
-serves it. What is uploaded lies in a temporary folder only: it goes when the page is left, when nothing has been heard
-of the page for a while, and all of it when the server ends.
+serves it. What is uploaded lies in a temporary folder only: it goes when the page is left, when the page has sent
+no request for a while, and all of it when the server ends.
 """
 
 import html

@@ -66,7 +66,7 @@ class Studio:
     """The songs of all users and where they lie; a context manager.
 
     ``label``: what the model is called; ``max_mb``: how large an upload may be; ``keep_seconds``: for how long what a
-    page has here is kept when nothing is heard of the page. Raises `RecipeError` where one of them is not above 0, or
+    page has here is kept without any request from the page. Raises `RecipeError` where one of them is not above 0, or
     not finite.
     """
 
@@ -267,7 +267,7 @@ class Studio:
             self.sweep()
 
     def sweep(self) -> None:
-        """Delete what belongs to pages of which nothing is heard any more, and uploads that were broken off."""
+        """Delete what belongs to pages that send no requests any more, and uploads that were broken off."""
         long_ago = time.monotonic() - self.keep_seconds
         for session, visit in list(self.visits.items()):
             if visit.seen < long_ago:

@@ -135,7 +135,7 @@ def _songs_in(folder: Path, out: str, left_out: Counter[str]) -> list[tuple[Path
             continue
         for entry in entries:
             path = Path(entry.path)
-            if os.path.isdir(path) and not is_hidden(path):  # noqa: PTH112 (False where it cannot be told)
+            if os.path.isdir(path) and not is_hidden(path):  # noqa: PTH112 (False if the system does not say)
                 if _where(path) == out:
                     left_out["folder of --out"] += 1
                 else:

@@ -235,7 +235,7 @@ def separate_all(
     """One result per song, in order; one that failed says why. ``bar(text, seconds)`` is entered around each.
 
     ``of`` replaces how a separator estimates, and then standard input is taken as it comes.
-    Raises `RecipeError` where outputs could not be told apart.
+    Raises `RecipeError` for outputs of the same name.
     """
     parts = outputs(ensemble, wanted)
     names = [(part.model, part.name) for part in parts]

@@ -57,7 +57,7 @@ class Check:
     scan: Scan
     facts: list[TrackFacts]
     findings: list[Finding]
-    targets: tuple[str, ...]  # of the recipe; empty: all stems are told
+    targets: tuple[str, ...]  # of the recipe; empty: all stems are listed
 
     @property
     def stops(self) -> bool:

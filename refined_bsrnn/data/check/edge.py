@@ -4,7 +4,7 @@ import numpy as np
 from scipy import fft
 
 SPECTRUM_FRAME = 4096
-SPECTRUM_FRAMES = 24  # of a block: enough to hear what sounds at its top
+SPECTRUM_FRAMES = 24  # of a block: enough to find the highest frequencies
 EDGE_DB = 24.0  # a fall of so much within EDGE_HZ is no instrument's
 EDGE_HZ = 400.0
 EDGE_FLOOR_DB = -75.0  # beside the strongest bin: an edge below that is of noise

@@ -109,7 +109,7 @@ def track_facts(track: Track) -> TrackFacts:
                     values += [np.vdot(mixture, mixture), np.vdot(mixture, total), np.vdot(total, total)]
         damage = _damage(readers)
     read = {name: stem.facts() for name, stem in gathered.items() if stem.n_samples}
-    # Whether two tracks are the same is heard in the mixture, or in the sum where there is none.
+    # Two tracks are compared by their mixtures, or by the sums of their stems.
     prints = gathered.get(MIXTURE, summed).prints()
     facts = TrackFacts(track.name, track.split, read, problems, prints, damage=damage)
     mixture_power = max((values[0] for values in sums.values()), default=0.0)

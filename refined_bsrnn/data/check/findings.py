@@ -14,7 +14,7 @@ from ..tracks import Track
 from .facts import SUM_DB, TrackFacts
 from .fingerprints import SAME_SHARE, SAME_STEM_SHARE, same_audio, words_of
 
-# What is found, in the order in which it is told. Training stops where a `Finding` says so.
+# What is found, in the order of the report. Training stops where a `Finding` says so.
 KINDS = {
     "unreadable": "cannot be read",
     "empty": "empty files",
@@ -95,7 +95,7 @@ def _sum_findings(facts: TrackFacts, where: str) -> list[Finding]:
 
 
 def duplicates(facts: Sequence[TrackFacts], stems: bool = True) -> list[Finding]:
-    """Tracks that are the same audio, in two splits or twice in one; and, unless told not to, single stems that are."""
+    """Tracks with the same audio, in two splits or twice in one; and, unless switched off, such single stems."""
     found = []
     same_tracks: set[tuple[int, int]] = set()
     names = sorted({name for f in facts for name in f.stems if name != MIXTURE})

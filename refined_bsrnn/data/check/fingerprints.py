@@ -65,7 +65,7 @@ def same_audio(prints: Sequence[np.ndarray], least: float = SAME_SHARE) -> list[
     if len(words) > MANY_WORDS:  # two in a row tell apart what one does not
         words = np.where(words == NO_PRINT, NO_PRINT, words * 65536 + np.append(words[1:], 0))
     _, inverse, counts = np.unique(words, return_inverse=True, return_counts=True)
-    kept = (words != NO_PRINT) & (counts[inverse] <= COMMON_WORD)  # what is everywhere tells nothing
+    kept = (words != NO_PRINT) & (counts[inverse] <= COMMON_WORD)  # what is everywhere identifies nothing
     useful = np.maximum(1, np.bincount(owners[kept], minlength=len(prints)))
     order = np.argsort(words[kept], kind="stable")
     words, owners, places = words[kept][order], owners[kept][order], places[kept][order]

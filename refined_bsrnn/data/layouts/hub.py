@@ -24,7 +24,7 @@ from .listing import SPLIT_FOLDERS, File, Finding, Layout, Listed, Listing, why_
 TRACK_COLUMNS = ("track", "track_name", "name", "title", "id")  # the first there is names the tracks
 ROWS_AT_ONCE = 100
 WAIT_SECONDS = 0.5  # between looks at what another process has done
-LOOKS_BEFORE_NOTE = 40  # so many vain looks before the user is told
+LOOKS_BEFORE_NOTE = 40  # so many vain looks before a note to the user
 
 
 def huggingface(

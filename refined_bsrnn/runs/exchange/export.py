@@ -116,7 +116,7 @@ def _plain_core(model: BSRNN, targets: Sequence[str] | None) -> tuple[MaskCore, 
     """
     if model.recipe.input.normalise not in ("none", "peak"):
         raise RecipeError(
-            f"input.normalise is {model.recipe.input.normalise}: the backbone hears the mixture without its mean, the "
+            f"input.normalise is {model.recipe.input.normalise}: the backbone gets the mixture without its mean, the "
             "masks are for the mixture with it: one input is not enough. Expected none or peak."
         )
     core = MaskCore(copy.deepcopy(model).cpu().float().eval(), targets).eval()
