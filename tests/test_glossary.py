@@ -6,6 +6,7 @@ import runpy
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 
 from .test_layers import PACKAGE, PLACE
@@ -34,6 +35,23 @@ def test_every_public_class_is_in_the_table_once():
 
 def test_a_class_name_exists_once():
     assert [name for name, count in NAMES.items() if count > 1] == []
+
+
+def identifiers(path):
+    """The names that a file gives to things: variables, parameters, functions, classes, attributes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_a_thing_is_named_by_a_noun(path):
+    no_nouns = {"heard", "told", "said", "there", "mine", "beside"}
+    assert [name for name in identifiers(path) if no_nouns & set(name.lower().split("_"))] == []
 
 
 def test_every_word_of_the_vocabulary_is_explained_once():
