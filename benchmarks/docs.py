@@ -19,7 +19,7 @@ from refined_bsrnn.training.study import load_study
 
 from .architecture import architecture_markdown
 from .separation import separation_markdown
-from .step import step_markdown
+from .step import profile_markdown, step_markdown
 from .transfer import transfer_markdown
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "separation-memory": lambda: separation_markdown({**read_json(RESULTS / "separation.json"), "live": []}),
     "separation-shared": lambda: separation_markdown({**read_json(RESULTS / "separation.json"), "memory": []}),
     "step": lambda: step_markdown(read_json(RESULTS / "step.json")),
+    "step-profile": lambda: profile_markdown(read_json(RESULTS / "step.json")),
     "transfer": lambda: transfer_markdown(read_json(RESULTS / "transfer.json")),
 }
 

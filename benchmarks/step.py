@@ -9,6 +9,7 @@ estimates and gradients of one step on the same data must agree.
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,16 @@ BATCHES: dict[str, dict[str, Any]] = {
     "small": {"recipe": "mtl_generic", "batch": 1, "seconds": 3.0, "channels": 2},
 }
 NETWORKS = ("micro:4", "micro:1", "tiny:4", "tiny:1")
+OTHERS = "the rest"
+KINDS = {  # of operators → what their names have in them
+    "recurrent layers": r"rnn|lstm",
+    "matrix products": r"aten::(mm|bmm|baddbmm|addmm|addbmm|matmul|linear)$|convolution",
+    "FFT": r"fft",
+    "products by elements": r"aten::(mul|mul_|addcmul|addcmul_|div|div_)$",
+    "copies": r"aten::(copy_|cat|stack|clone|contiguous|_to_copy)$",
+    OTHERS: "",
+}
+PROFILED_STEPS = 3
 
 
 class Side:
@@ -48,7 +59,7 @@ class Side:
         self.process = subprocess.Popen(command, cwd=checkout, stdin=pipe, stdout=pipe, text=True)
         self.questions, self.answers = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
 
-    def ask(self, *words: str) -> dict[str, float]:
+    def ask(self, *words: str | int) -> dict[str, float]:
         """What the method of that name returns; `UserError` if the process ended."""
         try:
             self.questions.write(json.dumps(words) + "\n")
@@ -82,6 +93,7 @@ def step_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--rounds", type=int, default=5, help="pairs of steps (default: 5)")
     p.add_argument("--threads", type=int, default=1, help="of each process (default: 1)")
+    p.add_argument("--profile", action="store_true", help="also where the time goes, by kind of operator")
     p.add_argument("--tolerance", type=float, default=1e-5, help="of the check (default: 1e-5)")
 
 
@@ -128,9 +140,18 @@ def _network(network: str, checkouts: Mapping[str, Path], args: argparse.Namespa
         _check(network, same, args.tolerance)
         seconds = in_turns(sides, args.rounds)
         peaks = {name: round(side.ask("peak")["mib"]) for name, side in sides.items()}
+        profiles = {name: by_kind(side.ask("profile", PROFILED_STEPS)) for name, side in sides.items() if args.profile}
     say(f"{network}: measured")
     row = {"network": network, **facts, "audio_seconds": audio, "difference": same, "peak_mib": peaks}
-    return {**row, **summary(seconds, audio)}
+    return {**row, **summary(seconds, audio), **({"profile_ms": profiles} if profiles else {})}
+
+
+def by_kind(milliseconds: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds per step by kind of operator, all others together; and their sum."""
+    kinds = dict.fromkeys(KINDS, 0.0)
+    for operator, value in milliseconds.items():
+        kinds[next((kind for kind, names in KINDS.items() if re.search(names, operator)), OTHERS)] += value
+    return {**{kind: round(value, 1) for kind, value in kinds.items()}, "all": round(sum(kinds.values()), 1)}
 
 
 def in_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, float]]]:
@@ -218,6 +239,21 @@ def step_markdown(values: Mapping[str, Any]) -> str:
             cells += [", ".join(f"{same[key]:.0e}" for key in ("loss", "estimates", "gradients"))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def profile_markdown(values: Mapping[str, Any]) -> str:
+    """Milliseconds of the processor per step by kind of operator, for the networks that were profiled."""
+    rows = [row for row in values["networks"] if "profile_ms" in row]
+    heads = [f"`{row['network']}`, {name}" for row in rows for name in row["profile_ms"]]
+    lines = [f"| ms of a step | {' | '.join(heads)} |", f"|---{'|---:' * len(heads)}|"]
+    for kind in (*KINDS, "all"):
+        cells = [_share(profile, kind) for row in rows for profile in row["profile_ms"].values()]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _share(profile: Mapping[str, float], kind: str) -> str:
+    return f"{profile[kind]:.0f} ({100 * profile[kind] / profile['all']:.0f} %)"
 
 
 def _cell(spread: Mapping[str, float], digits: int) -> str:

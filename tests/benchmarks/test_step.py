@@ -9,7 +9,17 @@ import torch
 
 from benchmarks import step as step_benchmark
 from benchmarks.measure import run
-from benchmarks.step import STEP, _check, difference, in_turns, settings_of, step_markdown, summary
+from benchmarks.step import (
+    STEP,
+    _check,
+    by_kind,
+    difference,
+    in_turns,
+    profile_markdown,
+    settings_of,
+    step_markdown,
+    summary,
+)
 from refined_bsrnn.errors import RecipeError, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +96,18 @@ def test_table_by_hand():
     assert last == f"| `micro:4` | {both} | 0.50 (0.25–1.00) | 0e+00, 1e-06, 2e-06 |"
 
 
+def test_profile_by_hand():
+    found = by_kind({"aten::mkldnn_rnn_layer_backward": 30.04, "aten::bmm": 10.0, "aten::cat": 5.0, "AddBackward": 5.0})
+    assert found["recurrent layers"] == 30.0
+    assert (found["matrix products"], found["copies"], found["the rest"], found["FFT"]) == (10.0, 5.0, 5.0, 0.0)
+    assert found["all"] == 50.0
+    rows = [{"network": "micro:4", "profile_ms": {"there": {**found, "all": 100.0}, "here": found}}, {"network": "x"}]
+    lines = profile_markdown({"networks": rows}).splitlines()
+    assert lines[0] == "| ms of a step | `micro:4`, there | `micro:4`, here |"
+    assert lines[2] == "| recurrent layers | 30 (30 %) | 30 (60 %) |"
+    assert lines[-1] == "| all | 100 (100 %) | 50 (100 %) |"
+
+
 def test_networks_and_checkouts_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="'huge:4' cannot be measured; expected one of micro, tiny, small"):
         settings_of("huge:4")
@@ -98,7 +120,8 @@ def test_command_against_the_same_checkout(tmp_path, monkeypatch, capfd):
     short = {"recipe": "micro", "batch": 1, "seconds": 0.2, "channels": 1}
     monkeypatch.setitem(step_benchmark.BATCHES, "micro", short)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    words = ["--network", "micro:1", "--rounds", "1", "--against", os.path.relpath(ROOT), "--out", str(tmp_path)]
+    words = ["--network", "micro:1", "--rounds", "1", "--against", os.path.relpath(ROOT)]
+    words += ["--profile", "--out", str(tmp_path)]
     assert run({"step": STEP}, ["step", *words]) == 0
     values = json.loads((tmp_path / "step.json").read_text())
     (row,) = values["networks"]
@@ -107,4 +130,7 @@ def test_command_against_the_same_checkout(tmp_path, monkeypatch, capfd):
     assert list(row["sides"]) == ["there", "here"]
     assert row["sides"]["here"]["processor"]["median"] > 0
     assert 100 < row["peak_mib"]["here"] < 4000
+    profile = row["profile_ms"]["here"]
+    assert min(profile["recurrent layers"], profile["matrix products"], profile["FFT"]) > 0
+    assert sum(profile.values()) == pytest.approx(2 * profile["all"], abs=0.5)
     assert step_markdown(values) in capfd.readouterr().out
