@@ -190,6 +190,10 @@ def quarter_tone(grid: Grid, *, max_bands: int | None = None) -> list[int]:
     return _starts(grid, thin(quarter_tones_hz(1), max_bands))
 
 
+MOST_DIVISIONS = 1200  # of an octave: cents
+MOST_BANDS = 4096
+
+
 def tet(
     grid: Grid, *, divisions: int, low_hz: float = 20.0, high_hz: float = 20000.0, max_bands: int | None = None
 ) -> list[int]:
@@ -199,10 +203,10 @@ def tet(
     ``max_bands`` thins the edges evenly.
     """
     nyquist_hz = grid.sample_rate_hz / 2
-    if divisions < 1 or not 0 < low_hz < min(high_hz, nyquist_hz):
+    if not 1 <= divisions <= MOST_DIVISIONS or not 0 < low_hz < min(high_hz, nyquist_hz):
         raise RecipeError(
-            f"bands: divisions {divisions}, low_hz {low_hz}, high_hz {high_hz}; expected at least 1 division per "
-            f"octave and 0 < low_hz < high_hz, and low_hz below {nyquist_hz:g} Hz."
+            f"bands: divisions {divisions}, low_hz {low_hz}, high_hz {high_hz}; expected 1 to {MOST_DIVISIONS} "
+            f"divisions per octave and 0 < low_hz < high_hz, and low_hz below {nyquist_hz:g} Hz."
         )
     first = math.ceil(divisions * math.log2(low_hz / 440.0) - 0.5)
     last = math.floor(divisions * math.log2(high_hz / 440.0) - 0.5)
@@ -252,8 +256,8 @@ def custom(grid: Grid, *, edges_hz: Sequence[float] = (), edges_bins: Sequence[i
 
 
 def _check_count(option: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f"bands.{option} is {value!r}; expected whole numbers of at least 1.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_BANDS:
+        raise RecipeError(f"bands.{option} is {value!r}; expected whole numbers from 1 to {MOST_BANDS}.")
     return value
 
 

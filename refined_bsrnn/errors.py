@@ -9,11 +9,17 @@ import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
+MOST_LETTERS = 2000  # of a message: what it quotes may come from any file
+
 
 class UserError(Exception):
     """The work failed for a reason the user can mend (exit code 1)."""
 
     exit_code = 1
+
+    def __init__(self, text: str = ""):
+        cut = len(text) > MOST_LETTERS
+        super().__init__(f"{text[: MOST_LETTERS - 600]} [...] {text[-500:]}" if cut else text)
 
 
 class RecipeError(UserError):

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import yaml
 
 from .errors import RecipeError, nearest, pick
-from .schema import bounded, parse_yaml, path_field, plain, read_yaml, rest, section, share
+from .plain import parse_yaml, shown
+from .schema import bounded, path_field, plain, read_yaml, rest, section, share
 from .system import expand_home
 
 # (features N, repeats R) of the backbone; `size=tiny` in a recipe or on the command line sets both.
@@ -30,8 +31,8 @@ DATA_ROOT_VARIABLE = "MUSDB18HQ_ROOT"
 class StftSpec:
     """The spectrogram; ``hop`` in samples."""
 
-    sample_rate_hz: int = bounded(44100, above=0)
-    n_fft: int = bounded(2048, at_least=16)
+    sample_rate_hz: int = bounded(44100, above=0, at_most=10**6)
+    n_fft: int = bounded(2048, at_least=16, at_most=2**18)
     hop: int = bounded(512, above=0)
 
 
@@ -48,8 +49,8 @@ class BackboneSpec:
     """``kind`` names an entry of `blocks.BLOCKS`, repeated ``repeats`` times on ``features`` features per band."""
 
     kind: str = "band_sequence_rnn"
-    features: int = bounded(64, above=0)
-    repeats: int = bounded(8, at_least=0)
+    features: int = bounded(64, above=0, at_most=2**14)
+    repeats: int = bounded(8, at_least=0, at_most=256)
     norm: str = "gn1"
     # apart: channels share all weights and never meet; tac: they meet in every block; joint: one item at the encoder
     stereo: Literal["apart", "tac", "joint"] = "apart"
@@ -114,6 +115,8 @@ class DataSpec:
     # The parts a training mixture is made of; empty: vocals, drums, bass, other where they hold every target, else the
     # targets and the rest of the mixture.
     stems: tuple[str, ...] = ()
+    # A file that cannot be read while a training runs (for half a minute): stop, or skip: take another example instead.
+    unreadable: Literal["stop", "skip"] = "stop"
     # A track that lacks a target (or one of data.stems): mask: it counts for the others; skip: it is left out; silent:
     # what it lacks is silence; error: it is refused.
     missing_stem: Literal["mask", "skip", "silent", "error"] = "mask"
@@ -269,7 +272,7 @@ class BaseSpec:
     sha256: str | None = None  # of the base's backbone, written when the transfer starts
     method: Literal["frozen", "partial", "lora", "full", "scratch", "random"] = "frozen"
     blocks: int = bounded(1, above=0)
-    rank: int = bounded(8, above=0)
+    rank: int = bounded(8, above=0, at_most=2**14)
     alpha: float = bounded(16.0, above=0)
     init_from: str | None = None  # the base's head that the new ones start from; None: fresh ones
     heads: Literal["fresh", "own"] = "fresh"  # own: each target goes on from the base's head of its name
@@ -446,14 +449,14 @@ def find_recipe(path_or_name: str | os.PathLike[str]) -> Path:
     """The file of a recipe given by path, or by the name of one that comes with the package."""
     path = expand_home(path_or_name)
     shipped = recipe_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
-    if path.is_file():
-        return path
-    if shipped.is_file() and str(path_or_name) in (shipped.stem, shipped.name, f"recipes/{shipped.name}"):
-        return shipped
-    names = sorted(p.stem for p in recipe_folder().glob("*.yaml"))
+    names = (shipped.stem, shipped.name, f"recipes/{shipped.name}")
+    for candidate, is_meant in ((path, True), (shipped, str(path_or_name) in names)):
+        if is_meant and os.path.isfile(candidate):  # noqa: PTH113 (no error for a name that is too long)
+            return candidate
+    known = sorted(p.stem for p in recipe_folder().glob("*.yaml"))
     raise RecipeError(
-        f"there is no recipe {str(path_or_name)!r}.{nearest(path.stem, names)} "
-        f"Recipes that come with the package: {', '.join(names)}."
+        f"there is no recipe {str(path_or_name)!r}.{nearest(path.stem, known)} "
+        f"Recipes that come with the package: {', '.join(known)}."
     )
 
 
@@ -476,7 +479,8 @@ def _expand_size(values: Mapping[str, Any]) -> dict[str, Any]:
     if "size" in values:
         features, repeats = pick("size", str(values.pop("size")), SIZES)
         backbone = values.get("backbone") or {}
-        values["backbone"] = {"features": features, "repeats": repeats, **backbone}
+        if isinstance(backbone, Mapping):
+            values["backbone"] = {"features": features, "repeats": repeats, **backbone}
     return values
 
 
@@ -534,8 +538,10 @@ def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> d
     values = read_yaml(path) if values is None else dict(values)
     if "extends" in values:
         name = values.pop("extends")
+        if not isinstance(name, str):
+            raise RecipeError(f"{path}: extends is {shown(name)}; expected the name of a recipe.")
         neighbour = path.parent / expand_home(name)
-        base = neighbour if neighbour.is_file() else find_recipe(name)
+        base = neighbour if os.path.isfile(neighbour) else find_recipe(name)  # noqa: PTH113 (any length)
         below = read_yaml(base)
         if "extends" in below:
             raise RecipeError(f"{path} extends {base.name}, which extends another; one level is allowed.")

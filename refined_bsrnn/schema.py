@@ -23,6 +23,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Union
 import yaml
 
 from .errors import RecipeError, UserError, nearest
+from .plain import parse_yaml
 from .system import expand_home, read_json
 
 Schema = TypeVar("Schema")
@@ -253,34 +254,12 @@ def bind_options(
     return {name: typed(hints.get(name, Any), value, f"{component_section}.{name}") for name, value in options.items()}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key that a mapping has twice; PyYAML would drop the first one."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        lines: dict[Any, int] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if (key.tag, key.value) in lines:
-                raise yaml.YAMLError(
-                    f"the key {key.value!r} stands in line {lines[key.tag, key.value]} and again in line {line}; "
-                    "expected each key once. Join the two or remove one."
-                )
-            lines[key.tag, key.value] = line
-        return node
-
-
-def parse_yaml(text: str) -> Any:
-    """The plain values of a YAML text; raises `yaml.YAMLError`, also for a mapping that has a key twice."""
-    return yaml.load(text, _Loader)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a file; `RecipeError` for anything else."""
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())[:500]}") from None
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}.") from None
     if not isinstance(values, dict):
@@ -336,6 +315,12 @@ class HeadScore(TypedDict):
     csdr: Real | None
 
 
+class StateProgress(TypedDict):
+    """Where a run stands, by its state file; what else there is, is the trainer's."""
+
+    step: int
+
+
 class ParameterCounts(TypedDict):
     """How many parameters a run trained."""
 
@@ -369,20 +354,69 @@ class TrackRow(TypedDict):
 RESULTS_FORMAT = 2
 
 
+class ScoredOn(TypedDict):
+    """The tracks that a run was scored on."""
+
+    name: str | None
+    fingerprint: str | None
+    mixture: str | None
+    builtin: bool | None
+
+
+class PartOfTracks(TypedDict):
+    """Which tracks were scored, where it was not all."""
+
+    quick: bool | None
+    of: int | None
+
+
 class Results(TypedDict):
     """results.json: what a report is made from."""
 
     run: str
     kind: str
+    base: str | None
     split: str
-    data: Mapping[str, Any]
+    data: ScoredOn
+    partial: PartOfTracks | None
+    tracks_without: Mapping[str, Sequence[str]] | None
     n_tracks: int
     targets: Sequence[str]
     model: Mapping[str, Any]
     training: Mapping[str, Any]
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, str]
+    more_protocol: Mapping[str, str] | None
     tracks: Sequence[TrackRow]
     summary: Mapping[str, Mapping[str, Any]]
+
+
+class ModelFacts(TypedDict):
+    """What a study's report says of a network."""
+
+    trainable_parameters: int
+
+
+class TargetSummary(TypedDict):
+    """A target's scores over all tracks."""
+
+    n_tracks: int
+
+
+class StudyResults(TypedDict):
+    """What the report of a study needs of results.json besides what every report does."""
+
+    data: Fingerprint
+    model: ModelFacts
+    summary: Mapping[str, TargetSummary]
+
+
+class StudyTraining(TypedDict):
+    """What the report of a study needs of provenance.json."""
+
+    seconds: Real
+    validation_seconds: Real | None
+    steps_done: int
+    device: str
 
 
 def check_document(

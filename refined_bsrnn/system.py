@@ -4,18 +4,24 @@ import atexit
 import ctypes
 import errno
 import gc
+import hashlib
 import json
 import os
+import platform
 import re
+import secrets
+import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .plain import parse_json
 
 CACHE_VARIABLE = "REFINED_BSRNN_CACHE"
 
@@ -69,14 +75,19 @@ def part() -> None:
 
 @contextmanager
 def atomic_write(path: Path, error: type[UserError] = UserError) -> Iterator[Path]:
-    """Gives a temporary path in the same folder; what is written there replaces ``path`` when the block ends well.
+    """Gives a temporary path; what is written there replaces ``path`` when the block ends well.
 
-    The data are on disk before the rename. When the block fails the temporary file is removed; a full disk or a folder
+    The path has the name of ``path`` and lies in a hidden folder beside it, since some libraries write a file of their
+    own beside the one that they are given. The data are on disk before the rename. When the block fails the hidden
+    folder is removed; that of a killed process is removed by the next one that writes there. A full disk or a folder
     that cannot be written becomes an ``error`` that names the file.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    folder = path.with_name(part_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear_parts(path.parent)
+        folder.mkdir()
+        temporary = folder / path.name
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -84,8 +95,53 @@ def atomic_write(path: Path, error: type[UserError] = UserError) -> Iterator[Pat
     except OSError as problem:
         raise unwritable(path, problem, error) from problem
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")
+MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+LEFT_SECONDS = 24 * 3600.0  # no file takes so long to write: whoever began it is gone
+_looked_at: set[tuple[int, Path]] = set()  # (process, folder)
+
+
+def part_name() -> str:
+    """A new name for the folder of a file that is being written: it says on which machine and by which process."""
+    return f".{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.part"
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is that of a folder in which a file is being written, or was when its process was killed."""
+    return PART.fullmatch(name) is not None
+
+
+def clear_parts(folder: Path) -> None:
+    """Delete the half-written files that killed processes left in a folder; every process looks once."""
+    place = (os.getpid(), folder.absolute())
+    if place in _looked_at:
+        return
+    _looked_at.add(place)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (part := PART.fullmatch(entry.name)) and _is_left(entry, part[1], int(part[2])):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_left(entry: "os.DirEntry[str]", machine: str, process: int) -> bool:
+    if machine == MACHINE and not _is_running(process):
+        return True
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_SECONDS
+
+
+def _is_running(process: int) -> bool:
+    if not hasattr(os, "getuid"):  # on Windows os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def unwritable(path: Path, problem: OSError, error: type[UserError] = UserError) -> UserError:
@@ -101,6 +157,17 @@ def address(text: str) -> str:
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) or os.path.lexists(text):
         return ""
     return f"{text} is an address; expected a file. Download it first and give the file."
+
+
+def can_be_path(text: str) -> bool:
+    """Whether there could be a file of that name: it is not too long, and has no zero byte."""
+    try:
+        os.lstat(text)
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    except ValueError:
+        return False
+    return True
 
 
 def is_unicode(text: str) -> bool:
@@ -125,7 +192,7 @@ def write_json(path: Path, values: Any) -> None:
 def read_json(path: Path, error: Callable[[str], UserError] = UserError) -> Any:
     """The JSON value in a file; an ``error`` that names the file where it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise error(f"{path} is not readable JSON: {problem}.") from None
 

@@ -239,7 +239,7 @@ def test_overlapping_bands_whose_weights_add_up_are_accepted():
         ("v7", {"roundign": "hz"}, "Did you mean 'rounding'"),
         ("v7", {"rounding": "ceil"}, "expected 'hz' or 'floor'"),
         ("tet", {}, "needs the option 'divisions'"),
-        ("tet", {"divisions": 0}, "at least 1 division"),
+        ("tet", {"divisions": 0}, "1 to 1200 divisions"),
         ("tet", {"divisions": "many"}, "bands.divisions is 'many'; expected a whole number"),
         ("tet", {"divisions": 4, "high_hz": float("inf")}, "bands.high_hz is inf; expected a number"),
         ("tet", {"divisions": 4, "low_hz": 30000, "high_hz": 40000}, "low_hz below 22050 Hz"),

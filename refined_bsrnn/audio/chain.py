@@ -8,7 +8,7 @@ from ..errors import AudioError
 from .base import AudioReader, Window
 from .convert import Uniform
 from .ffmpeg import FfmpegReader
-from .sndfile import SoundFile, SoundfileReader
+from .sndfile import SoundfileReader, open_window
 
 Piece = tuple[int, int, bool]  # bytes from and to, whether libsndfile reads it
 
@@ -18,7 +18,7 @@ def open_piece(path: Path, piece: Piece, strict: bool) -> AudioReader:
     start, stop, trusted = piece
     window = Window(path, start, stop)
     if trusted:
-        return SoundfileReader(path, SoundFile(window), strict, window)
+        return SoundfileReader(path, open_window(window), strict, window)
     return FfmpegReader(path, window, None, strict)
 
 

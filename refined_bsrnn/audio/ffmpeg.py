@@ -196,7 +196,7 @@ class FfmpegReader(AudioReader):
         """The length that an mp4 states may be rounded to milliseconds; where its last packet agrees, that counts."""
         if packet.pts is not None and packet.duration:
             coded_end = round((packet.pts - (self.stream.start_time or 0) + packet.duration) * self.scale)
-            if abs(coded_end - self.stated_end) <= self.sample_rate_hz / 1000:
+            if self.stated_end is not None and abs(coded_end - self.stated_end) <= self.sample_rate_hz / 1000:
                 self.end = coded_end
 
     def _packets(self) -> Iterator[Any]:

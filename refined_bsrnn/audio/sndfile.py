@@ -1,6 +1,7 @@
 """What libsndfile reads, and can enter at any place."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,35 @@ class SoundFile(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return self.format in SEEKS_EXACTLY and super().seekable()
+
+    def _init_virtual_io(self, file: Any) -> Any:
+        return super()._init_virtual_io(_Steady(file))
+
+
+class _Steady:
+    """A file of which a place that it has not is no error: a header may ask for any, and libsndfile would go on.
+
+    An error would be printed with its traceback, since there is C between it and who could catch it.
+    """
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def seek(self, offset: int, whence: int = 0) -> None:
+        with suppress(OSError, ValueError, OverflowError):
+            self.file.seek(offset, whence)
+
+
+def open_window(window: Window, *arguments: Any) -> SoundFile:
+    """A part of a file as libsndfile reads it; closed again if it cannot."""
+    try:
+        return SoundFile(window, *arguments)
+    except BaseException:
+        window.close()
+        raise
 
 
 def open_sound(path: Path) -> SoundFile:
@@ -105,7 +135,7 @@ def open_raw(path: Path, facts: Sequence[Any], piece: tuple[int, int, bool], str
     """
     format_, *others = facts
     window = Window(path, *piece[:2])
-    reader = SoundfileReader(path, SoundFile(window, "r", *others, "RAW"), strict, window)
+    reader = SoundfileReader(path, open_window(window, "r", *others, "RAW"), strict, window)
     reader.format = format_
     return reader
 

@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -27,6 +25,7 @@ from ..audio import AudioInfo, length_of, open_audio, write_audio
 from ..console import track
 from ..errors import DataError, UserError
 from ..system import CACHE_VARIABLE, cache_folder, read_json, write_json
+from ..temporary import owned_folder
 
 STEM_SUFFIXES = (".stem.mp4", ".stem.m4a")  # files with a mixture and four stems
 AAC_FRAME = 1024  # samples; the last one is not always given
@@ -72,15 +71,16 @@ def decode(items: Sequence[Item], text: str) -> list[Path | UserError]:
 
 def decode_one(item: Item) -> Path | UserError:
     """The item's folder, made if it is not there yet, or what is wrong with it."""
-    part = item.folder.with_name(f".{item.folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         item.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(item.folder.with_name(f".{item.folder.name}.lock")):
             if item.folder.is_dir():  # another process was faster
                 return item.folder
-            part.mkdir()
-            item.make(part)
-            part.rename(item.folder)
+            with owned_folder(item.folder.parent, f".{item.folder.name}.part-") as part:
+                made = part / "made"
+                made.mkdir()
+                item.make(made)
+                made.rename(item.folder)
     except UserError as error:
         return error
     except OSError as problem:
@@ -92,7 +92,6 @@ def decode_one(item: Item) -> Path | UserError:
             f"{CACHE_VARIABLE} to another folder."
         ) from problem
     finally:
-        shutil.rmtree(part, ignore_errors=True)
         with suppress(OSError):
             item.folder.with_name(f".{item.folder.name}.lock").unlink()
     return item.folder

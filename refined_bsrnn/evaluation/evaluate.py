@@ -39,6 +39,7 @@ from ..data.whole import (
 )
 from ..errors import DataError, fits, nearest
 from ..network.model import BSRNN
+from ..plain import parse_json
 from ..recipe import DataSpec, Recipe
 from ..runs.folder import RunFolder, load_model, tensors_sha256
 from ..runs.heads import note_in_head
@@ -46,6 +47,7 @@ from ..schema import RESULTS_FORMAT
 from ..separation.separator import Separator
 from ..separation.source import Source
 from ..system import read_json, taking_part, write_json
+from ..temporary import owned_folder
 from .excerpts import SECONDS, Excerpts, loudest
 from .museval_scores import MusevalPool, write_museval_json
 from .oracle import MASKS, STATED, context_bounds, masked
@@ -318,7 +320,7 @@ def _is_done(evaluation: Evaluation, track: Track) -> bool:
 def _read_stored(path: Path) -> dict[str, Any]:
     """What an earlier evaluation wrote; nothing where it is unreadable: the track is scored again."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}
@@ -335,7 +337,7 @@ def _score_all(evaluation: Evaluation, tracks: Sequence[Track], n_processes: int
 
     pool = MusevalPool(evaluation.options.jobs, write)
     shared = f", one of {n_processes} processes" if n_processes > 1 else ""
-    with tempfile.TemporaryDirectory() as folder:
+    with owned_folder(Path(tempfile.gettempdir()), "refined-bsrnn-evaluate-") as folder:
         try:
             for i, track in enumerate(
                 progress(tracks, len(tracks), f"evaluating {evaluation.folder.resolve().name}{shared}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.stats import interval
-from .results import Run, number
+from .results import Run, number, pair
 
 # What is shown of each metric: the mean of uSDR and the median of cSDR over tracks.
 METRICS = {"usdr": "mean", "csdr": "median"}
@@ -82,7 +82,7 @@ def scores_of(run: Run, target: str, source: str, pattern: str | None) -> dict[s
     for metric, statistic in METRICS.items():
         if pattern is None:
             summary = run.results["summary"].get(target, {}).get(source, {})
-            value, ends = number(summary, metric, statistic), (summary.get(metric) or {}).get(f"{statistic}_95")
+            value, ends = number(summary, metric, statistic), pair(summary, metric, f"{statistic}_95")
         else:
             column = [x for e in entries.values() if (x := number(e, source, metric)) is not None]
             value = getattr(statistics, statistic)(column) if column else None

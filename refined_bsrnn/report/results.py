@@ -3,7 +3,6 @@
 Numbers in a report come from here and from nowhere else. Reads results of formats 1 and 2.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,11 @@ from typing import Any
 import pandas as pd
 
 from ..errors import UserError, nearest
+from ..plain import parse_json, shown
 from ..schema import RESULTS_FORMAT, Results, check_document
 from ..system import read_json
+
+AGAIN = "Evaluate the run again."
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def _read_run(folder: Path) -> Run:
     if folder.suffix == ".json" and folder.is_file():  # of a part of the tracks, which lies beside the whole
-        results = _read_results(folder)
+        results = read_results(folder)
         return Run(folder.parent, results["run"], results, _read_log(folder.parent / "metrics.jsonl"))
     if not folder.is_dir():
         neighbours = _runs_in(folder.absolute().parent)
@@ -70,7 +72,7 @@ def _read_run(folder: Path) -> Run:
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{folder} has no results.json yet; run: refined-bsrnn evaluate {folder}")
-    results = _read_results(path)
+    results = read_results(path)
     return Run(folder, results["run"], results, _read_log(folder / "metrics.jsonl"))
 
 
@@ -79,16 +81,17 @@ def _runs_in(folder: Path) -> list[str]:
     return sorted({path.parent.name for sign in signs for path in folder.glob(f"*/{sign}")})
 
 
-def _read_results(path: Path) -> dict[str, Any]:
-    results = read_json(path, lambda problem: UserError(f"{problem} Evaluate the run again."))
-    if not isinstance(results, dict) or not isinstance(results.get("format"), int):
+def read_results(path: Path) -> dict[str, Any]:
+    """What is in a results file; `UserError` for one that is damaged, of a newer program, or of another."""
+    results = read_json(path, lambda problem: UserError(f"{problem} {AGAIN}"))
+    if not isinstance(results, dict) or type(results.get("format")) is not int:
         raise UserError(f"{path} is not an evaluation of this program: it has no format number.")
     if results["format"] > RESULTS_FORMAT:
         raise UserError(
-            f"{path} has format {results['format']}; this version reads up to {RESULTS_FORMAT}. "
+            f"{path} has format {shown(results['format'])}; this version reads up to {RESULTS_FORMAT}. "
             "Update refined_bsrnn or evaluate the run again."
         )
-    return check_document(Results, results, str(path), remedy="Evaluate the run again.")
+    return check_document(Results, results, str(path), remedy=AGAIN)
 
 
 def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
@@ -104,14 +107,15 @@ def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             if not isinstance(line, dict):
                 raise ValueError("not a JSON object")
         except ValueError as problem:
             if place == len(texts):
                 break
             raise UserError(f"{path}, line {place} of {len(texts)} is broken ({problem}).") from None
-        while lines and number(line, "step") is not None and (number(lines[-1], "step") or 0) > line["step"]:
+        step = number(line, "step")
+        while lines and step is not None and (number(lines[-1], "step") or 0) > step:
             lines.pop()
         lines.append(line)
     return tuple(lines)
@@ -134,6 +138,14 @@ def number(values: Any, *keys: str) -> float | None:
         values = values.get(key) if isinstance(values, Mapping) else None
     is_number = isinstance(values, (int, float)) and not isinstance(values, bool) and math.isfinite(values)
     return values if is_number else None
+
+
+def pair(values: Any, *keys: str) -> list[float] | None:
+    """The two finite numbers at ``values[key][key]...``, or None."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    found = [number({"": value}, "") for value in values] if isinstance(values, list) else []
+    return [x for x in found if x is not None] if len(found) == 2 and None not in found else None
 
 
 # --- as data frames ---------------------------------------------------------------------------------------------------

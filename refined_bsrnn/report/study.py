@@ -19,10 +19,12 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import RecipeError
+from ..errors import RecipeError, UserError
 from ..recipe import Recipe, Study
+from ..schema import StudyResults, StudyTraining, check_document, read_document
 from ..system import read_json, write_json, write_text
 from .figures import Points, curves_figure, heat_map, save
+from .results import AGAIN, number, read_results
 from .table import MISSING, Column, Record, Table
 
 
@@ -70,7 +72,7 @@ def collect(runs: Sequence[StudyRun]) -> list[Row]:
     by_label: dict[str, list[StudyRun]] = defaultdict(list)
     for run in runs:
         by_label[run.label].append(run)
-    results = {run.name: read_json(run.folder / "results.json") for run in runs}
+    results = {run.name: _results(run.folder / "results.json") for run in runs}
     tested = {json.dumps(result["data"]["fingerprint"]) for result in results.values()}
     if len(tested) > 1:
         raise RecipeError(
@@ -81,10 +83,24 @@ def collect(runs: Sequence[StudyRun]) -> list[Row]:
     return [_row(label, group, of, target) for label, group, of in groups for target in of[0]["targets"]]
 
 
+def _results(path: Path) -> dict[str, Any]:
+    """Of one run; `UserError` where something is wrong that a row needs."""
+    results = read_results(path)
+    missing = [target for target in results["targets"] if target not in results["summary"]]
+    if missing:
+        raise UserError(f"{path}: summary.{missing[0]} is missing. {AGAIN}")
+    return check_document(StudyResults, results, str(path), remedy=AGAIN)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Of one run's training; `UserError` where something is wrong that a row needs."""
+    return read_document(StudyTraining, path, remedy="Restore it, or train the run again.")
+
+
 def _row(label: str, runs: Sequence[StudyRun], results: Sequence[Mapping[str, Any]], target: str) -> Row:
     recipe, first = runs[0].recipe, results[0]
-    facts = [read_json(run.folder / "provenance.json") for run in runs]
-    bases = [read_json(run.folder.parent / run.base / "provenance.json") for run in runs if run.base]
+    facts = [_facts(run.folder / "provenance.json") for run in runs]
+    bases = [_facts(run.folder.parent / run.base / "provenance.json") for run in runs if run.base]
     summaries = [result["summary"][target] for result in results]
     steps = statistics.fmean(fact["steps_done"] for fact in facts)  # fewer where patience ran out
     hours = steps * recipe.train.batch_size * recipe.train.chunk_seconds / 3600
@@ -112,12 +128,12 @@ def _row(label: str, runs: Sequence[StudyRun], results: Sequence[Mapping[str, An
 
 def _score(summary: Mapping[str, Any], metric: str, statistic: str) -> float:
     """NaN for a target that sounds on no track."""
-    value = summary.get("estimate", {}).get(metric, {}).get(statistic)
+    value = number(summary, "estimate", metric, statistic)
     return math.nan if value is None else value
 
 
 def _training_seconds(provenance: Mapping[str, Any]) -> float:
-    return round(provenance["seconds"] - provenance.get("validation_seconds", 0.0), 1)
+    return round(provenance["seconds"] - (provenance.get("validation_seconds") or 0.0), 1)
 
 
 def _training_macs(run: StudyRun, provenance: Mapping[str, Any]) -> float | None:

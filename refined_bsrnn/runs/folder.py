@@ -18,6 +18,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,19 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, RecipeError, nearest
 from ..network.model import BSRNN
+from ..plain import parse_json
 from ..recipe import BackboneSpec, HeadSpec, InputSpec, Recipe, load_recipe
-from ..schema import AdapterFacts, HeadKind, HeadScore, Provenance, TrainingFacts, check_document, read_document
-from ..system import atomic_write, expand_home
+from ..schema import (
+    AdapterFacts,
+    HeadKind,
+    HeadScore,
+    Provenance,
+    StateProgress,
+    TrainingFacts,
+    check_document,
+    read_document,
+)
+from ..system import atomic_write, expand_home, is_part
 
 FORMAT = "refined_bsrnn/1"
 COPY_AGAIN = "Copy it again or restore a backup."
@@ -86,6 +97,17 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
     return tensors, metadata
 
 
+def read_shapes(path: Path) -> Tensors:
+    """The tensors of a weight file without their numbers (on the meta device)."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there; expected the weights of a run.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """What a weight file says about itself; its tensors are not read."""
     try:
@@ -98,8 +120,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 def header_value(path: Path, metadata: Mapping[str, str], key: str, default: Any = None) -> Any:
     """The JSON value under a key of a weight file's metadata; `CheckpointError` for what is no JSON."""
     try:
-        return json.loads(metadata[key]) if key in metadata else default
-    except (ValueError, RecursionError):
+        return parse_json(metadata[key]) if key in metadata else default
+    except ValueError:
         raise CheckpointError(f"{path}: {key} is {metadata[key][:80]!r}, which is no JSON. {COPY_AGAIN}") from None
 
 
@@ -291,6 +313,10 @@ def _attach_adapter(path: Path, model: BSRNN, target: str, facts: Mapping[str, A
     rank, alpha = facts["rank"], facts["alpha"]
     if rank < 1 or not 0 < alpha < math.inf:
         raise CheckpointError(f"{path} has an adapter of rank {rank} and alpha {alpha}; expected 1 or more, above 0.")
+    if all(
+        rank not in tensor.shape for tensor in tensors.values()
+    ):  # before it takes the memory that the file asks for
+        raise CheckpointError(f"{path} says that its adapter has rank {rank}, which its tensors have not.")
     if name in model.adapters:  # heads that were trained together share it
         model.adapters.of[target] = name
     else:
@@ -371,7 +397,7 @@ class RunFolder:
         """Whether a new training may take this name: nothing lies there, or one that ended before its first state."""
         if not self.path.exists():
             return True
-        left = {p.name for p in self.path.iterdir()} - LEFT_BEHIND
+        left = {p.name for p in self.path.iterdir() if not is_part(p.name)} - LEFT_BEHIND
         return not left and not self.state.exists() and not self.head_names()
 
 
@@ -415,9 +441,10 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
 
     Where the recipe ties its targets together or bridges their heads, all are loaded, whichever are named.
     """
-    recipe = run.load_recipe()
+    recipe, file = run.load_recipe(), backbone_file(run)
+    _check_size(run, recipe, file)
     model = BSRNN(recipe, targets=())
-    digest = load_backbone(backbone_file(run), model)
+    digest = load_backbone(file, model)
     if recipe.base is not None and not recipe.owns_backbone and recipe.base.sha256 not in (None, digest):
         raise CheckpointError(
             f"the backbone of {recipe.base.run} is {digest}; {run.path} was transferred from {recipe.base.sha256}. "
@@ -433,6 +460,25 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
     for name in files if heads is None or model.ties else heads:
         load_head(run.head(name), model, name, digest)
     return model.eval()
+
+
+def _check_size(run: RunFolder, recipe: Recipe, file: Path) -> None:
+    """`CheckpointError` unless the backbone of the recipe is that of the file: before it takes its memory."""
+    metadata: dict[str, str] = {}
+    with suppress(CheckpointError):
+        metadata = read_metadata(file)
+    if (metadata.get("format"), metadata.get("kind")) != (FORMAT, "backbone"):
+        read_tensors(file, "backbone")  # says what it is
+    try:
+        with torch.device("meta"):
+            model = BSRNN(recipe, targets=())
+    except (RuntimeError, TypeError, OverflowError) as error:  # more than can be counted
+        why = str(error).partition("\n")[0][:200]
+        raise CheckpointError(f"{run.recipe} describes a network that cannot be made here: {why}") from None
+    shapes = read_shapes(file)
+    _check_same(metadata, model, file)
+    _check_channels(shapes, model, file)
+    check_tensors(model.backbone.state_dict(), shapes, str(file))
 
 
 def save_weights(run: RunFolder, model: BSRNN, **facts: Any) -> None:
@@ -458,10 +504,11 @@ def save_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], progress:
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """What `save_state` wrote."""
+    """What `save_state` wrote; `CheckpointError` for anything else."""
     tensors, metadata = read_tensors(path, "state")
+    progress = header_facts(path, metadata, "progress", StateProgress)
     groups: dict[str, Tensors] = {}
     for key, tensor in tensors.items():
         group, _, name = key.partition("/")
         groups.setdefault(group, {})[name] = tensor
-    return groups, json.loads(metadata["progress"])
+    return groups, progress

@@ -8,11 +8,15 @@ numbers if `log.tensorboard` asks for it. No logger ends a training.
 import errno
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import queue
+import secrets
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,11 +28,16 @@ import torch
 
 from ..console import say
 from ..errors import UserError
+from ..plain import parse_json
 from ..recipe import Recipe, recipe_values
 from ..system import write_json, write_text
 from .folder import RunFolder
 from .wandb_mode import wandb_mode
 
+START_SECONDS = 5.0  # that a training waits for a logger to begin
+MOST_WAITING = 1000  # entries that a logger has not taken yet
+FINISH_SECONDS = 120.0  # that a logger has for the rest when the training is done
+END_SECONDS = 8.0  # the same when something else ended it: a scheduler kills after half a minute
 PACKAGES = ("refined-bsrnn", "torch", "soxr", "av", "accelerate", "datasets", "safetensors", "numpy", "museval")
 
 
@@ -80,32 +89,78 @@ Media = tuple[Mapping[str, np.ndarray], Mapping[str, Mapping[str, np.ndarray]], 
 
 
 class Mirror:
-    """A tracker of Accelerate that gets what is logged. A failure of it is reported once, and ends only the tracker."""
+    """A tracker of Accelerate that gets what is logged, in a thread of its own: no training waits for it.
 
-    def __init__(self, tracker: Any):
-        self.tracker: Any = tracker
-        self.attempt("start")  # does nothing without a tracker
+    The first of ``trackers`` that starts is used. Whatever goes wrong with it is told once, and ends only it.
+    """
+
+    def __init__(self, *trackers: Any):
+        self.trackers = list(trackers)
+        self.name: str = trackers[0].name if trackers else ""
+        self.failed = not trackers
+        self.waiting: queue.Queue[Callable[[Any], Any] | None] = queue.Queue(MOST_WAITING)
+        self.left_out = 0
+        self.began, self.done = threading.Event(), threading.Event()
+        if trackers:
+            self.thread = threading.Thread(target=self._work, daemon=True)
+            self.thread.start()
+            self.began.wait(START_SECONDS)  # mostly it takes less; data workers are forked after it then
 
     def attempt(self, method: str, *arguments: Any, **options: Any) -> None:
-        """Call a method of the tracker."""
-        self.guard(lambda: getattr(self.tracker, method)(*arguments, **options))
+        """Call a method of the tracker, when its turn comes."""
+        self.guard(lambda tracker: getattr(tracker, method)(*arguments, **options))
 
-    def guard(self, work: Callable[[], Any]) -> None:
-        """Do something with the tracker that may fail for any reason: no logger may end a training."""
-        if self.tracker is None:
+    def guard(self, work: Callable[[Any], Any]) -> None:
+        """Do something with the tracker, when its turn comes, that may fail for any reason."""
+        if self.failed:
             return
         try:
-            work()
+            self.waiting.put_nowait(work)
+        except queue.Full:
+            self.left_out += 1
+
+    def close(self, seconds: float) -> None:
+        """Let the tracker finish; what it has not taken after so many seconds is left out."""
+        if self.failed:
+            return
+        self.attempt("finish")
+        with suppress(queue.Full):
+            self.waiting.put(None, timeout=seconds)
+        self.left_out += 0 if self.done.wait(seconds) else self.waiting.qsize()
+        self.failed = True
+        if self.left_out:
+            say(f"{self.name} is too slow: {self.left_out} entries are left out. metrics.jsonl has every number.")
+        if not self.done.is_set() and self.name == "wandb":
+            threading.Thread(target=forget_wandb_helper, daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            tracker = self._started()
+            self.began.set()
+            while (work := self.waiting.get()) is not None:
+                work(tracker)
         except Exception as error:
-            name, why = self.tracker.name, " ".join(str(error).split()) or type(error).__name__
-            self.tracker = None
-            if name == "wandb" and isinstance(error, ConnectionError):
+            self.failed = True
+            why = " ".join(str(error).split()) or type(error).__name__
+            if self.name == "wandb" and isinstance(error, ConnectionError):
                 forget_wandb_helper()
-            say(f"{name} has failed ({why}): from here on it gets nothing. metrics.jsonl has every number.")
+            say(f"{self.name} has failed ({why}): from here on it gets nothing. metrics.jsonl has every number.")
+        finally:
+            self.began.set()
+            self.done.set()
+
+    def _started(self) -> Any:
+        for tracker in self.trackers[:-1]:
+            with suppress(Exception):
+                tracker.start()
+                return tracker
+            say(f"{self.name} cannot be reached: logging to it offline.")
+        self.trackers[-1].start()
+        return self.trackers[-1]
 
 
 def forget_wandb_helper() -> None:
-    """Let go of wandb's writing process, which is dead: else wandb waits for it at the end, with a traceback."""
+    """Let go of wandb's writing process, which is dead or slow: else wandb waits for it at the end of Python."""
     import wandb
 
     with suppress(Exception):
@@ -119,22 +174,33 @@ class Tracker:
     the step from which a run is resumed. wandb and TensorBoard are Accelerate's trackers.
     """
 
-    def __init__(self, run: RunFolder, recipe: Recipe, provenance: dict[str, Any], enabled: bool, after_step: int = 0):
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        provenance: dict[str, Any],
+        enabled: bool,
+        after_step: int = 0,
+        validated_step: int | None = None,
+    ):
         self.run, self.provenance, self.enabled = run, provenance, enabled
         self.waiting: list[str] = []  # lines that could not be written yet
-        self.wandb, self.mirrors = Mirror(None), list[Mirror]()
+        self.wandb, self.mirrors = Mirror(), list[Mirror]()
         if enabled:
-            self._cut_metrics(after_step)
+            self._cut_metrics(after_step, after_step if validated_step is None else validated_step)
             self._start_mirrors(recipe)
             self.save_provenance()
 
-    def _cut_metrics(self, after_step: int) -> None:
-        """Drop what a run that was cut off logged after its last state: those steps are done again."""
+    def _cut_metrics(self, after_step: int, validated_step: int) -> None:
+        """Drop what a run that was cut off logged after its last state: that is done again."""
         if not self.run.metrics.exists():
             return
-        lines = self.run.metrics.read_text().splitlines()
-        whole = [line for line in lines if line.endswith("}")]
-        write_text(self.run.metrics, "".join(f"{x}\n" for x in whole if json.loads(x)["step"] <= after_step))
+        kept = []
+        for line in self.run.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            step, is_validation = _step_of(line)
+            if step <= (validated_step if is_validation else after_step):
+                kept.append(f"{line}\n")
+        write_text(self.run.metrics, "".join(kept))
 
     def _start_mirrors(self, recipe: Recipe) -> None:
         from accelerate.tracking import TensorBoardTracker, WandBTracker
@@ -145,23 +211,21 @@ class Tracker:
         if mode == "disabled":
             return
         options = self._wandb_options(recipe)
-        self.wandb = Mirror(WandBTracker(recipe.log.project, mode=mode, **options))
-        if self.wandb.tracker is None and mode == "online":
-            say("Logging to wandb offline.")
-            self.wandb = Mirror(WandBTracker(recipe.log.project, mode="offline", **options))
+        modes = ["online", "offline"] if mode == "online" else [mode]
+        self.wandb = Mirror(*(WandBTracker(recipe.log.project, mode=each, **options) for each in modes))
         self.mirrors.append(self.wandb)
-        self.wandb.guard(lambda: self.provenance.update(wandb_id=self.wandb.tracker.run.id))
 
     def _wandb_options(self, recipe: Recipe) -> dict[str, Any]:
         import wandb  # half a second that runs without it need not wait
 
+        self.provenance.setdefault("wandb_id", secrets.token_hex(4))
         return {
             "group": recipe.log.group,
             "name": self.run.name,
             "dir": str(self.run.path.resolve()),  # its writer is another process, in the folder it was started in
-            "id": self.provenance.get("wandb_id"),
+            "id": self.provenance["wandb_id"],
             "resume": "allow",
-            "config": {"recipe": recipe_values(recipe), "provenance": self.provenance},
+            "config": {"recipe": recipe_values(recipe), "provenance": dict(self.provenance)},
             "tags": ["built-in synthetic stems"] if self.provenance["data"]["builtin"] else [],
             # Its monitor looks at the machine every 15 s by default, which a small CPU feels.
             "settings": wandb.Settings(silent=True, console="off", x_stats_sampling_interval=60.0),
@@ -205,17 +269,23 @@ class Tracker:
 
     def log_media(self, step: int, make: Callable[[], Media]) -> None:
         """Sounds, and a picture of the spectrograms of each panel; to wandb only."""
+        if self.wandb.failed:
+            return
+        try:
+            audio, panels, sample_rate_hz = make()
+        except Exception as error:  # no logger ends a training, nor does what it would have got
+            say(f"There is nothing to listen to of step {step}: {' '.join(str(error).split())}")
+            return
 
-        def send() -> None:
+        def send(tracker: Any) -> None:
             import wandb
 
             from .spectrograms import draw_spectrograms  # Matplotlib takes a while to load
 
-            audio, panels, sample_rate_hz = make()
             pictures = {name: draw_spectrograms(panel, sample_rate_hz) for name, panel in panels.items()}
             sounds = {f"audio/{k}": wandb.Audio(x.T, sample_rate=sample_rate_hz) for k, x in audio.items()}
             images = {f"spectrogram/{k}": wandb.Image(x) for k, x in pictures.items()}
-            self.wandb.tracker.log({**sounds, **images}, step=step)
+            tracker.log({**sounds, **images}, step=step)
 
         self.wandb.guard(send)
 
@@ -226,14 +296,22 @@ class Tracker:
         self.save_provenance(**values)
         self.wandb.attempt("log_table", "summary", list(columns), [list(row) for row in rows])
         summary = {key: v for key, v in values.items() if isinstance(v, int | float | str)}
-        self.wandb.guard(lambda: self.wandb.tracker.run.summary.update(summary))
-        self.close()
+        self.wandb.guard(lambda tracker: tracker.run.summary.update(summary))
+        self.close(FINISH_SECONDS)
 
-    def close(self) -> None:
-        """Close the log, at whatever end."""
+    def close(self, seconds: float | None = None) -> None:
+        """Close the log, at whatever end; the loggers have so long (default: `END_SECONDS`) for what they still do."""
         for mirror in self.mirrors:
-            mirror.attempt("finish")
-            mirror.tracker = None
+            mirror.close(END_SECONDS if seconds is None else seconds)
+
+
+def _step_of(line: str) -> tuple[float, bool]:
+    """The step of a line of the log, and whether it is that of a validation; infinity for half a line."""
+    try:
+        values = parse_json(line)
+        return float(values["step"]), any(key.startswith("validation/") for key in values)
+    except (ValueError, TypeError, LookupError, OverflowError):
+        return math.inf, False
 
 
 def append(path: Path, text: str) -> None:

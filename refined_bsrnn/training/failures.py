@@ -17,6 +17,10 @@ class TrainingStopped(UserError):
     """The training cannot go on as it is; its state is kept."""
 
 
+class NotFinite(TrainingStopped):
+    """A loss or a gradient is NaN or infinite."""
+
+
 OUT_OF_SHARED_MEMORY = ("shared memory", "shm", "Bus error", "unable to write to file </torch_")
 OTHER_PROCESS = ("Connection closed by peer", "Connection reset by peer", "NCCL", "[c10d]", "[gloo]", "/gloo/")
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..recipe import Recipe
-from .failures import TrainingStopped
+from .failures import NotFinite
 from .loader import Batch
 from .objective import Objective
 from .optimiser import Average, clip, lr_at, make_adam
@@ -34,7 +34,7 @@ class Learner:
         """The gradients of step ``step`` (from 0), clipped; no weight changes.
 
         Returns the mean loss and its parts over all processes, and whether ``flag`` is true in any process. Raises
-        `TrainingStopped` if one is NaN or infinite.
+        `NotFinite` if one is NaN or infinite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(step, self.recipe.train)
@@ -48,12 +48,12 @@ class Learner:
                 for name, value in {"loss": loss.detach(), **parts}.items():
                     sums[name] = sums.get(name, 0.0) + value.float() / self.recipe.train.accumulate
         self.accelerator.unscale_gradients()
-        norm = clip(self.trained, self.recipe)
+        norm, norms = clip(self.trained, self.recipe)
         flagged = torch.tensor(float(flag), device=self.accelerator.device)
         vector = torch.stack([*sums.values(), norm.detach().float(), flagged])
         *values, norm_value, any_flagged = self.accelerator.reduce(vector, "mean").tolist()
         means = dict(zip(sums, values, strict=True))
-        self._check_finite(means, norm_value, step)
+        self._check_finite(means, norm_value, norms, step)
         return self._of_present_targets(means, totals), any_flagged > 0
 
     def update(self) -> None:
@@ -72,14 +72,23 @@ class Learner:
         absent = {name for name, total in zip([*self.recipe.targets, "all"], totals.tolist(), strict=True) if not total}
         return {name: value for name, value in means.items() if name.split("/")[0] not in absent}
 
-    def _check_finite(self, means: Mapping[str, float], norm: float, step: int) -> None:
+    def _check_finite(self, means: Mapping[str, float], norm: float, norms: Mapping[str, Tensor], step: int) -> None:
         """Stop before a NaN reaches the weights. fp16 may overflow: there the gradient scaler skips such a step."""
         bad = [name for name, value in means.items() if not math.isfinite(value) and name != "loss"]
         if not bad and (math.isfinite(norm) or self.accelerator.mixed_precision == "fp16"):
             return
-        what = f"the loss {', '.join(bad)}" if bad else "the gradient"
-        raise TrainingStopped(
+        parts = dict.fromkeys(_part_of(name) for name, own in norms.items() if not math.isfinite(own))
+        what = f"the loss {', '.join(bad)}" if bad else f"the gradient of {', '.join(parts) or 'another process'}"
+        raise NotFinite(
             f"{what} became NaN or infinite at step {step + 1}; no weight was changed by it. Use a lower train.lr or "
             "train.clip_norm, or train.precision=no (they may stand behind --resume RUN), or check the stems of that "
             "target."
         )
+
+
+def _part_of(name: str) -> str:
+    """What a weight belongs to: ``head drums``, ``backbone``, ``adapters``, ``loss``."""
+    words = name.removeprefix("model.").split(".")
+    if words[0] == "heads":
+        return f"head {words[1]}"
+    return words[0] if words[0] in ("adapters", "loss") else "backbone"

@@ -1,6 +1,7 @@
 """Training examples in batches: read by workers, tried again while a drive is away."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,29 +23,54 @@ Batch = dict[str, Tensor]  # "mixture" (B, C, L), "stems" (B, targets, C, L) and
 SHARED_MEMORY = Path("/dev/shm")  # Linux; batches of workers go through it
 SHARED_MEMORY_SHARE = 0.8
 BATCHES_PER_WORKER = 3  # two that wait, one that is being made
+MOST_SKIPPED = 20  # examples that cannot be read, one after the other
+STRIDE = 7919  # a prime: the example that takes the place of another is drawn from all of them
 RETRY_SECONDS = (0.5, 1.5, 4.0, 9.0, 15.0)
 
 
 class Patient(Dataset):
-    """Examples; where one cannot be read, it is tried again for half a minute: network drives go and come back."""
+    """Examples; where one cannot be read, it is tried again for half a minute: network drives go and come back.
 
-    def __init__(self, examples: Any):
-        self.examples = examples
+    With ``skips`` another example takes its place after that, and the file is named; what was named is not tried again.
+    """
+
+    def __init__(self, examples: Any, skips: bool = False):
+        self.examples, self.skips = examples, skips
+        self.named: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Batch:
+        if not self.skips:
+            return self._patiently(index)
+        for attempt in range(MOST_SKIPPED):
+            try:
+                return self._patiently((index + attempt * STRIDE) % len(self))
+            except (AudioError, OSError) as error:
+                if _what(error) not in self.named:
+                    self.named.add(_what(error))
+                    say(f"{error} Examples that need it are left out (data.unreadable=skip).")
+        raise AudioError(f"{MOST_SKIPPED} examples one after the other cannot be read; the last sentences say why.")
+
+    def _patiently(self, index: int) -> Batch:
         for seconds in RETRY_SECONDS:
             try:
                 return self.examples[index]
             except (AudioError, OSError) as error:
                 if isinstance(error, AudioError) and kind_of(error) != "unreadable":  # its content is wrong
                     raise
+                if _what(error) in self.named:
+                    raise
                 if seconds == RETRY_SECONDS[0]:
                     say(f"{error} Trying again for {sum(RETRY_SECONDS):.0f} s.")
                 time.sleep(seconds)
         return self.examples[index]
+
+
+def _what(error: Exception) -> str:
+    """The sentence of an error without the place in the file, of which every example has another."""
+    return " ".join(word for word in str(error).split() if os.sep in word or not re.search(r"\d", word))
 
 
 def make_loader(examples: Any, recipe: Recipe, first_step: int, device: torch.device) -> DataLoader:
@@ -54,7 +80,7 @@ def make_loader(examples: Any, recipe: Recipe, first_step: int, device: torch.de
     length = round(train.chunk_seconds * recipe.stft.sample_rate_hz)
     example_bytes = 4 * (1 + len(recipe.targets)) * recipe.data.channels * length
     return DataLoader(
-        Patient(examples),
+        Patient(examples, recipe.data.unreadable == "skip"),
         batch_size=batch_size,
         sampler=range(first_step * train.batch_size, len(examples)),
         num_workers=fitting_workers(train.workers, batch_size * example_bytes),

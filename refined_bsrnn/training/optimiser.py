@@ -29,16 +29,24 @@ def make_adam(trained: Mapping[str, nn.Parameter], lr: float, device: torch.devi
     return torch.optim.Adam(trained.values(), lr=lr, fused=has_fused_adam(device))
 
 
-def clip(trained: Mapping[str, nn.Parameter], recipe: Recipe) -> Tensor:
-    """Clip the gradient of the weights that are trained together; returns the norm of the whole gradient.
+def clip(trained: Mapping[str, nn.Parameter], recipe: Recipe) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clip the gradient of the weights that are trained together.
+
+    Returns the norm of the whole gradient, and that of every weight's own by its name, before it was clipped.
 
     Heads on a frozen backbone share no weight: each is clipped by itself, and learns what it would learn alone.
     """
-    groups: dict[str, list[nn.Parameter]] = {}
+    groups: dict[str, dict[str, nn.Parameter]] = {}
     for name, p in trained.items():
-        groups.setdefault(name.split(".")[1] if recipe.trains_heads_alone else "", []).append(p)
-    norms = [nn.utils.clip_grad_norm_(group, recipe.train.clip_norm) for group in groups.values()]
-    return torch.stack(norms).norm()
+        if p.grad is not None:
+            groups.setdefault(name.split(".")[1] if recipe.trains_heads_alone else "", {})[name] = p
+    totals, of = [], dict[str, Tensor]()
+    for group in groups.values():
+        norms = torch._foreach_norm([p.grad for p in group.values() if p.grad is not None], 2.0)
+        totals.append(torch.stack(norms).norm())
+        nn.utils.clip_grads_with_norm_(group.values(), recipe.train.clip_norm, totals[-1])
+        of |= dict(zip(group, norms, strict=True))
+    return torch.stack(totals).norm(), of
 
 
 class Average:

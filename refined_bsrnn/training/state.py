@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..console import say
-from ..errors import AudioError, UserError
+from ..errors import AudioError, CheckpointError, UserError
 from ..recipe import Recipe, recipe_values
 from ..runs.folder import RunFolder, load_state, save_state
 from ..system import children_may_end, unwritable
@@ -24,6 +24,7 @@ from .failures import Interrupted, TrainingStopped, explained
 from .learner import Learner
 from .optimiser import copy_into, load_into, moments_of, set_moments
 
+MOST_TRIES = 2  # of one validation: who kills a process says nothing of why, and a second time it is no chance
 LOCK_SECONDS = 10.0  # data workers of a training that was killed hold its lock for some seconds more
 
 
@@ -39,6 +40,7 @@ class Progress:
     best_step: int = 0
     validated_step: int = 0
     validating_step: int = 0  # of the validation that is going on; 0: none is
+    validation_tries: int = 0  # how often that validation has begun
     looks_without_better: int = 0
 
 
@@ -84,9 +86,10 @@ class RunState:
     # the file
 
     def save(self) -> None:
-        """Write the state; the main process alone does."""
+        """Write the state; the main process alone does. `UserError` if the run's folder has gone."""
         if not self.accelerator.is_main_process:
             return
+        self.check_folder()
         groups: dict[str, Mapping[str, Tensor]] = {
             "trained": self.learner.trained,
             "optimizer": moments_of(self.learner.optimizer, self.learner.trained),
@@ -99,9 +102,24 @@ class RunState:
             save_state(self.run.state, groups, {**vars(self.progress), **more})
         self.when_saved()
 
+    def check_folder(self) -> None:
+        """`UserError` if somebody has moved or removed the run's folder: a new one would hold half a run."""
+        if not self.run.recipe.is_file():
+            raise UserError(f"{self.run.recipe} is not there any more: the run's folder was moved or removed.")
+
     def load(self) -> None:
-        """Take up what `save` wrote, to the bit."""
+        """Take up what `save` wrote, to the bit; `CheckpointError` for a file that holds something else."""
         groups, progress = load_state(self.run.state)
+        try:
+            self._take_up(groups, progress)
+        except (TypeError, LookupError, ValueError, RuntimeError) as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise CheckpointError(
+                f"{self.run.state} is not the state of such a training ({why}). Restore a backup, or start again under "
+                "another run.name."
+            ) from None
+
+    def _take_up(self, groups: Mapping[str, Mapping[str, Tensor]], progress: dict[str, Any]) -> None:
         scaler, self.loaded_recipe = progress.pop("scaler"), progress.pop("recipe", None)
         self.progress = Progress(**progress)
         learner = self.learner
@@ -122,8 +140,9 @@ class RunState:
             self._keep()
             raise
         except Exception as error:
-            if not self.progress.validating_step:  # else it was saved before, with the mark that it died in there
-                self._keep()
+            if self.progress.validating_step:  # it was saved before, with the mark that it began
+                self.progress.validation_tries = MOST_TRIES
+            self._keep()
             known = explained(error, self.recipe, self.run, self.accelerator.num_processes)
             if known is None:
                 say(self.how_to_go_on())
@@ -139,7 +158,8 @@ class RunState:
     def _keep(self) -> None:
         self.is_closing = True
         if self.is_whole and self.progress.step:
-            with suppress(UserError):  # the disk may be full: the state that was saved last stays
+            # The disk may be full, or the memory: the state that was saved last stays.
+            with suppress(UserError, MemoryError, torch.OutOfMemoryError):
                 self.save()
 
     def is_busy(self) -> bool:

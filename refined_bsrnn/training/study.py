@@ -26,6 +26,7 @@ from ..data.sources import find_sources
 from ..errors import RecipeError, UserError
 from ..evaluation.evaluate import evaluate
 from ..evaluation.forgetting import forgetting
+from ..plain import shown
 from ..recipe import (
     Recipe,
     Study,
@@ -123,7 +124,10 @@ def _of_study(study: Study, name: str, seed: int) -> dict[str, Any]:
 
 
 def _base(study: Study, file: Path, label: str, seed: int) -> Planned:
-    values = merge(_resolved(study.common, file), _resolved(study.bases[label] or {}, file))
+    own = study.bases[label] or {}
+    if not isinstance(own, Mapping):
+        raise RecipeError(f"bases.{label} is {shown(own)}; expected recipe values.")
+    values = merge(_resolved(study.common, file), _resolved(own, file))
     name = _named(label, seed)
     if find_sources(make_recipe(values).data).is_builtin:
         name += BUILTIN_MARK
@@ -175,6 +179,8 @@ def _is_evaluated(run: Planned) -> bool:
     if not run.folder.results.exists():
         return False
     results = read_json(run.folder.results)
+    if not isinstance(results, dict):
+        raise UserError(f"{run.folder.results} is no evaluation. Remove it; the run is evaluated again.")
     return results.get("split") == run.split and not results.get("partial")
 
 

@@ -27,7 +27,7 @@ from ..schema import differences
 from ..system import big_blocks_kept, stop_signals, taking_part, write_text
 from .best import Best
 from .description import Description, check_same_songs, provenance_of
-from .failures import Interrupted
+from .failures import Interrupted, NotFinite
 from .feature_cache import CachedMixes, FeatureCache, filled_cache
 from .job import begin_run, make_accelerator, new_run
 from .learner import Learner
@@ -35,7 +35,7 @@ from .loader import Batch, make_loader, next_batch
 from .objective import Objective
 from .optimiser import lr_at
 from .pace import Pace
-from .state import RunState, on_main, only_writer
+from .state import MOST_TRIES, RunState, on_main, only_writer
 from .validation import Validation
 
 END_SECONDS = 10.0  # a step that takes longer than this after a signal to stop is given up
@@ -80,7 +80,8 @@ class Trainer:
         for key, (before, now) in changes.items():
             say(f"From step {self.progress.step} on: {key} is {now!r}, it was {before!r}.")
         provenance = self.description.provenance(self.progress, old, changes)
-        self.tracker = Tracker(run, recipe, provenance, is_main, self.progress.step)
+        steps = (self.progress.step, self.progress.validated_step)
+        self.tracker = Tracker(run, recipe, provenance, is_main, *steps)
         self.state.when_saved = self._note_progress
 
     def fit(self) -> bool:
@@ -126,11 +127,21 @@ class Trainer:
         """One optimiser step; returns its losses, and whether any process got a signal to stop."""
         self.state.begin_step()
         accumulated = [next_batch(batches) for _ in range(self.spec.accumulate)]
-        losses, is_stopped = self.learner.gradients(accumulated, self.progress.step, stopped())
+        try:
+            losses, is_stopped = self.learner.gradients(accumulated, self.progress.step, stopped())
+        except NotFinite as error:
+            songs = "" if self.cache is not None else f" The songs of this step: {', '.join(self._songs())}."
+            raise NotFinite(f"{error}{songs}") from None
         with self.state.changing():
             self.learner.update()
             self.progress.step += 1
         return losses, is_stopped
+
+    def _songs(self) -> list[str]:
+        """The songs of which the examples of the step under way are made, over all processes."""
+        size, step = self.spec.batch_size, self.progress.step
+        plans = [self.examples.plan(index) for index in range(step * size, (step + 1) * size)]
+        return list(dict.fromkeys(excerpt.song.track.name for plan in plans for excerpt in plan.excerpts))
 
     @property
     def validation_is_due(self) -> bool:
@@ -143,17 +154,19 @@ class Trainer:
         progress, started = self.progress, time.monotonic()
         if not self.validation_is_due:
             return
-        if progress.validating_step == progress.step:
+        begun = progress.validation_tries if progress.validating_step == progress.step else 0
+        if begun >= MOST_TRIES:
             say(f"The training ended in the validation of step {progress.step}, which is left out now.")
         else:
-            progress.validating_step = progress.step
+            progress.validating_step, progress.validation_tries = progress.step, begun + 1
             self.state.save()  # with the mark that it ended in here, if it does
             with self.state.averaged():
                 scores = self.validation.scores(stopped, self.bar.validating)
-                progress.validating_step = 0
+                progress.validating_step = progress.validation_tries = 0
                 self.best.keep(progress, scores)
                 self._log_scores(scores)
-        progress.validated_step, progress.validating_step = progress.step, 0
+        progress.validated_step = progress.step
+        progress.validating_step = progress.validation_tries = 0
         taken = time.monotonic() - started
         progress.validation_seconds += taken
         progress.seconds += taken
@@ -164,7 +177,8 @@ class Trainer:
     @contextmanager
     def _batches(self) -> Iterator[Iterator[Batch]]:
         n_examples = self.spec.steps * self.spec.batch_size
-        examples: RandomMixes | CachedMixes = RandomMixes(self.data.parts, self.recipe, n_examples)
+        self.examples = RandomMixes(self.data.parts, self.recipe, n_examples)
+        examples: RandomMixes | CachedMixes = self.examples
         if self.cache is not None:
             examples = CachedMixes(self.cache, self.spec.seed, n_examples)
         loader = make_loader(examples, self.recipe, self.progress.step, self.accelerator.device)
@@ -213,6 +227,8 @@ class Trainer:
 
     def _finish(self) -> None:
         p = self.progress
+        if self.accelerator.is_main_process:
+            self.state.check_folder()
         if p.best_usdr is None:  # nothing to validate on: the last weights are the run's
             with self.state.averaged():
                 self.best.keep(p, {})

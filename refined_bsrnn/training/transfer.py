@@ -312,7 +312,17 @@ def resume(run: RunFolder, watch: Watch | None = None, overrides: Sequence[str] 
 
 # What may change when a run is resumed: where things are, how the machine is used, how long and how fast it learns.
 RESUMABLE = (
-    *("data.root", "data.sources", "data.stem_weights", "data.decode", "data.check", "base.run", "log", "cache"),
+    *(
+        "data.root",
+        "data.sources",
+        "data.stem_weights",
+        "data.decode",
+        "data.check",
+        "data.unreadable",
+        "base.run",
+        "log",
+        "cache",
+    ),
     *("train.workers", "train.precision", "train.accumulate", "train.checkpoint_every", "train.log_every"),
     *("train.validate_every", "train.validate_seconds", "train.validate_songs", "train.patience"),
     *("train.steps", "train.lr", "train.warmup_steps", "train.decay", "train.decay_rate", "train.decay_every"),

@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_while_converting_keeps_the_download(listed, server,
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("refined_bsrnn.runs.exchange.importing.tempfile.TemporaryDirectory", full)
+        patch.setattr("refined_bsrnn.runs.exchange.importing.owned_folder", full)
         assert main(["models", "pull", NAME]) == 1
     assert "the disk is full" in capfd.readouterr().err
     assert pulled(NAME) is None

@@ -277,6 +277,7 @@ def test_a_logger_that_fails_is_told_once_and_ends_nothing(capsys):
     mirror = Mirror(Broken())
     mirror.attempt("log", {}, step=1)
     mirror.attempt("log", {}, step=2)
+    mirror.close(10)
     assert capsys.readouterr().err.count("wandb has failed ([Errno 32] Broken pipe): from here on it gets nothing") == 1
 
 
@@ -286,7 +287,7 @@ def test_wandb_that_dies_in_the_middle_ends_nothing(songs, recipe, monkeypatch, 
 
     def watch(trainer):
         if trainer.progress.step == 2:
-            monkeypatch.setattr(trainer.tracker.wandb.tracker, "run", None)
+            trainer.tracker.wandb.guard(lambda tracker: monkeypatch.setattr(tracker, "run", None))
 
     run, finished = train(recipe, watch)
     assert finished
@@ -413,6 +414,9 @@ def test_a_run_that_dies_in_validation_does_not_die_there_again(songs, looked, m
         patch.setattr(Validation, "scores", dies)
         with pytest.raises(TrainingStopped, match="--resume runs/mtl-custom"):
             train(looked)
+        with pytest.raises(TrainingStopped):  # once more: it may have been killed for any reason
+            resume(RunFolder(copy))
+        assert load_state(copy / "state" / "last.safetensors")[1]["step"] == 3
         for folder in (RUN, RunFolder(copy)):
             with pytest.raises(TrainingStopped):  # the next one, three steps on
                 resume(folder)
@@ -522,7 +526,7 @@ def test_the_lock_of_a_killed_training_is_void(songs, recipe, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(600):
+        for _ in range(2000):
             if RUN.state.exists():
                 break
             time.sleep(0.1)

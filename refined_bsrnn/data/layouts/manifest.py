@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import re
 from collections import Counter
@@ -11,7 +10,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import DataError, queried
-from ...system import expand_home
+from ...plain import parse_json, shown
+from ...system import can_be_path, expand_home
 from ..names import MIXTURE
 from .listing import SPLIT_OF, SPLITS, File, Layout, Listed, Listing, existing, first
 
@@ -34,6 +34,8 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
     for place, row in _rows(path):
         unread.update(str(column) for column in row if column not in (*COLUMNS, "stems"))
         key = _track_key(row, place)
+        if isinstance(row.get("stem"), list | dict):
+            raise DataError(f"{place}: stem is {shown(row['stem'])}; expected a name.")
         stems = row["stems"] if "stems" in row else {row.get("stem"): row}
         if not isinstance(stems, Mapping):
             raise DataError(f"{place}: stems is {stems!r}; expected stem: path.")
@@ -106,13 +108,17 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-    columns = [str(name).strip() for name in reader.fieldnames or ()]
-    reader.fieldnames = columns
+    try:
+        columns = [str(name).strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = list(reader)
+    except csv.Error as problem:
+        raise DataError(f"{path}, line {reader.line_num} is no row of a table: {problem}.") from None
     if twice := [name for name, count in Counter(columns).items() if count > 1]:
         raise DataError(f"{path} has the column {twice[0]!r} twice; expected each once.")
     wide = {c: _stem_of_column(c) for c in columns if _stem_of_column(c)}
     if wide and not {"stem", "path"} <= set(columns):
-        yield from _wide_rows(path, reader, wide)
+        yield from _wide_rows(path, rows, wide)
         return
     missing = {"track", "stem", "path"} - set(columns)
     if missing:
@@ -120,14 +126,14 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             f"{path} has the columns {', '.join(columns or ['none'])}; expected "
             f"{', '.join(COLUMNS)}; {', '.join(sorted(missing))} is missing."
         )
-    yield from ((f"{path}, line {i}", row) for i, row in enumerate(reader, 2))
+    yield from ((f"{path}, line {i}", row) for i, row in enumerate(rows, 2))
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for i, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                row = json.loads(line, object_pairs_hook=_each_key_once)
+                row = parse_json(line, object_pairs_hook=_each_key_once)
             except ValueError as problem:
                 raise DataError(f"{path}, line {i} is not JSON: {problem}.") from None
             if not isinstance(row, dict):
@@ -178,8 +184,8 @@ def read_text(path: Path) -> str:
 def _manifest_file(folder: Path, value: Any, row: Mapping[str, Any], place: str) -> File:
     """A path, or a mapping with ``path``, ``start`` and ``end``; the line's own start and end where it has none."""
     values = value if isinstance(value, Mapping) else {"path": value}
-    if not isinstance(values.get("path"), str) or not values["path"]:
-        raise DataError(f"{place}: path is {values.get('path')!r}; expected a file.")
+    if not isinstance(values.get("path"), str) or not values["path"] or not can_be_path(str(folder / values["path"])):
+        raise DataError(f"{place}: path is {shown(values.get('path'))}; expected a file.")
     if other := [key for key in values if values is not row and key not in ("path", "start", "end")]:
         raise DataError(f"{place}: {other[0]!r} is unknown beside a path; expected start and end.")
     times = []

@@ -130,7 +130,7 @@ def _read(path: Path, known: Mapping[str, Entry] | None = None) -> Catalogue:
     entries = {str(name): _entry(path, str(name), values) for name, values in models.items()}
     all_names = {**(known or {}), **entries}
     for name in best:
-        if name not in all_names:
+        if not isinstance(name, str) or name not in all_names:
             raise RecipeError(f"{path}: best names {name!r}, which is no model.{nearest(str(name), all_names)}")
     return Catalogue(entries, best)
 
@@ -146,7 +146,7 @@ def _entry(path: Path, name: str, values: Any) -> Entry:
         raise RecipeError(f"{where} says {unknown[0]!r}.{nearest(unknown[0], known)} Known: {', '.join(known)}.")
     if missing := [key for key in ("kind", "targets", "url", "licence") if not values.get(key)]:
         raise RecipeError(f"{where} does not say its {missing[0]}.")
-    if values["kind"] not in KINDS:
+    if not isinstance(values["kind"], str) or values["kind"] not in KINDS:
         raise RecipeError(f"{where}: kind {values['kind']!r} is unknown. Known: {', '.join(KINDS)}.")
     if not isinstance(values["targets"], list):
         raise RecipeError(f"{where}: targets is {values['targets']!r}; expected a list of names.")

@@ -9,7 +9,6 @@ only continued if a checksum is listed. FILE itself is always complete.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -26,7 +25,8 @@ from huggingface_hub.utils import build_hf_headers
 
 from ...console import bytes_bar, say
 from ...errors import UserError
-from ...system import unwritable
+from ...plain import parse_json
+from ...system import unwritable, write_json
 
 HUB = "https://huggingface.co/"
 SECONDS = 30.0  # without a byte from the server: the connection is taken for broken
@@ -195,9 +195,9 @@ def _receive(client: httpx.Client, wanted: RemoteFile, part: Path, room: int, pr
             check_room(part.parent, total - start + room, wanted.path.name)
         etag = answer.headers.get("etag", "")
         mark = etag if etag.startswith('"') else answer.headers.get("last-modified")  # W/"...": not the same bytes
-        _note(wanted.path).write_text(json.dumps({"mark": mark}), "utf-8")
         done = start
-        with part.open("ab" if start else "wb") as file:
+        with part.open("ab" if start else "wb") as file:  # emptied first: old bytes never stand under a new mark
+            write_json(_note(wanted.path), {"mark": mark})
             for piece in answer.iter_raw():
                 file.write(piece)
                 done += len(piece)
@@ -236,7 +236,7 @@ def _place(answer: httpx.Response, start: int, wanted: RemoteFile, part: Path) -
 
 def _read_note(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        note = json.loads(path.read_text("utf-8"))
+        note = parse_json(path.read_text("utf-8"))
         if isinstance(note, dict) and isinstance(note.get("mark"), str):
             return note
     return {}

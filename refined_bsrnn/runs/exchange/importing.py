@@ -3,7 +3,6 @@
 refined-bsrnn import CHECKPOINT... [--config YAML] --out RUN
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ...errors import CheckpointError, RecipeError
 from ...system import unwritable
+from ...temporary import owned_folder
 from ..folder import RunFolder
 from .obsrnn import read_obsrnn
 from .published_network import PublishedNetwork
@@ -72,8 +72,8 @@ def _write(
     """Written beside ``folder`` and renamed when it is whole: a damaged checkpoint leaves nothing behind."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            whole = RunFolder(Path(temporary) / folder.name)
+        with owned_folder(folder.parent, f".import-{folder.name}-") as temporary:
+            whole = RunFolder(temporary / folder.name)
             network.write(whole, RunFolder(folder).name, root or str(folder.parent), facts or {})
             if folder.exists():
                 folder.rmdir()  # empty: it was looked at before

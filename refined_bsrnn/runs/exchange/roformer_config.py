@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ...errors import RecipeError
+from ...plain import BoundedLoader, parse_yaml, shown
 
 MOST_BYTES = 200_000  # the published ones have 2 to 6 kB
 LARGEST = 10**9
@@ -39,7 +40,7 @@ FORMS: dict[str, tuple[str, Any]] = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """Safe, with tuples, and without merge keys: a few lines of those become gigabytes."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -53,15 +54,6 @@ def _tuple(loader: _Loader, node: yaml.Node) -> tuple[Any, ...]:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
-
-
-def shown(value: Any) -> str:
-    """A value in a sentence, cut short: lists may be nested without end, numbers too long to be printed."""
-    if isinstance(value, int) and abs(value) > 10**18:
-        return "a number of many digits"
-    if isinstance(value, tuple | list) and all(type(item) is int and abs(item) < 10**18 for item in value):
-        return f"{list(value[:8])}{', ...' if len(value) > 8 else ''}"
-    return repr(value)[:80] if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
 
 
 class RoformerConfig:
@@ -81,10 +73,10 @@ class RoformerConfig:
         try:
             if self.path.stat().st_size > MOST_BYTES:
                 raise RecipeError(f"{self.path} has {self.path.stat().st_size} bytes; a configuration has some 5 000.")
-            values = yaml.load(self.path.read_text(encoding="utf-8"), _Loader)
+            values = parse_yaml(self.path.read_text(encoding="utf-8"), _Loader)
         except OSError as error:
             raise RecipeError(f"{self.path} cannot be read: {error.strerror}.") from None
-        except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             why = " ".join(str(error).split())[:300]
             raise RecipeError(f"{self.path} is no YAML of plain values and tuples: {why}.") from None
         if not isinstance(values, dict):

@@ -58,7 +58,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there; expected a checkpoint that torch.save wrote.") from None
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError, struct.error) as error:
         size = path.stat().st_size if path.is_file() else 0
         raise CheckpointError(
             f"{path} ({size} bytes) is no checkpoint that torch.save wrote, or is cut off: {error}. Download it again."
