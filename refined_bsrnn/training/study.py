@@ -85,6 +85,8 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> t
                 raise RecipeError(f"transfers[{i}].methods names {method!r}; expected some of {', '.join(METHODS)}.")
     if not study.seeds:
         raise RecipeError("seeds is empty; expected at least one, three for a spread.")
+    if len(set(study.seeds)) < len(study.seeds):
+        raise RecipeError("seeds names a seed twice; expected each once.")
     return study, file
 
 

@@ -86,6 +86,12 @@ def test_a_base_of_a_study_is_recipe_values(tmp_path, base):
         plan(*load_study(tmp_path / "s.yaml"))
 
 
+def test_a_seed_that_is_listed_twice_is_refused_before_anything_is_planned(tmp_path):
+    (tmp_path / "s.yaml").write_text("study: s\nseeds: [0, 1, 0]\nbases: {a: {targets: [vocals]}}\n")
+    with pytest.raises(RecipeError, match="seeds names a seed twice"):
+        load_study(tmp_path / "s.yaml")
+
+
 def test_a_run_is_not_made_larger_than_its_weights(monkeypatch):
     run = make_run("mtl", ["vocals"])
     text = run.recipe.read_text().replace("features: 4", "features: 16384")
