@@ -1,21 +1,23 @@
-"""Band schemes: how the F bins of a spectrogram are split into K bands.
+"""Band schemes: functions that split the F bins of a spectrogram into K bands.
 
-A scheme is a function from a :class:`Grid` (and its own options) to either
+A scheme is a function of a :class:`Grid` (and its own options) that returns either
 
-- the first bin of every band: a partition, each bin in one band; or
-- a filterbank (K, F), each band from its first to its last bin with a weight above zero: overlapping bands.
+- the first bin of every band: a partition, in which each bin is in one band; or
+- a filterbank (K, F) for overlapping bands: each band runs from its first to its last bin with a weight above zero.
 
-`band_split` turns that into half-open bin ranges, and for overlapping bands into the weights with which their masks
-are summed: at each bin they add up to one, so that masks of one leave the mixture as it is. It refuses a split that
-leaves a bin uncovered or has an empty band.
+To add a scheme, write such a function and add it to `SCHEMES`.
 
-The BSRNN paper gives its schemes in Hz; two incompatible roundings to bins are in use:
+`band_split` converts the result to half-open bin ranges and, for overlapping bands, to the weights with which their
+masks are summed. At each bin the weights add up to one, so that masks of one leave the mixture unchanged. A split with
+an uncovered bin or an empty band is refused.
 
-- ``hz`` (default): a band ends where the bins below its edge end, ``ceil(edge / bin width)``: true to the paper.
-- ``floor``: every width is floored to whole bins and the widths are added up, so edges drift low. This is what the
-  authors' code and the published oBSRNN checkpoints use.
+The BSRNN paper gives its schemes in Hz. Two incompatible roundings to bins are in use:
 
-A bin that lies exactly on an edge belongs to the upper band; edges are compared in exact arithmetic.
+- ``hz`` (default): a band ends with the last bin below its edge, at bin ``ceil(edge / bin width)``, as in the paper.
+- ``floor``: every width is floored to whole bins and the widths are added up, so edges drift downwards. The authors'
+  code and the published oBSRNN checkpoints use this rounding.
+
+A bin exactly on an edge belongs to the upper band; edges are compared in exact arithmetic.
 """
 
 import inspect
@@ -52,7 +54,7 @@ class Grid:
         return self.sample_rate_hz / self.n_fft
 
     def bins_below(self, edge_hz: float) -> int:
-        """How many bins lie strictly below ``edge_hz`` (exact: no rounding decides a tie)."""
+        """The number of bins strictly below ``edge_hz`` (exact: no rounding decides a tie)."""
         return math.ceil(Fraction(edge_hz) * self.n_fft / self.sample_rate_hz)
 
 
@@ -117,7 +119,7 @@ def quarter_tones_hz(step: int, first: int = 0) -> list[float]:
 def thin(edges_hz: Sequence[float], max_bands: int | None) -> list[float]:
     """At most ``max_bands`` - 1 edges, evenly spread: entry ``int(i * n / m)`` of the n for i = 0 ... m - 1.
 
-    That many edges make at most ``max_bands`` bands, the one above the last edge included; None keeps all.
+    These edges make at most ``max_bands`` bands, including the one above the last edge. None keeps all edges.
     """
     if max_bands is None:
         return list(edges_hz)
@@ -129,9 +131,9 @@ def thin(edges_hz: Sequence[float], max_bands: int | None) -> list[float]:
 def tet24_edges_hz(max_bands: int = 42) -> list[float]:
     """The 41 edges of the published generic scheme.
 
-    All odd quarter tones (those that lie between the semitones) from 20 Hz to 20 kHz, 120 of them, thinned to 41:
-    bands of three semitones, three of them of two. Generated from the integer quarter tone, not by adding steps in
-    floating point as the published code did.
+    The 120 odd quarter tones (those between the semitones) from 20 Hz to 20 kHz are thinned to 41. Bands are three
+    semitones wide, three of them two. The edges are computed from the integer quarter tone, not by adding steps in
+    floating point as in the published code.
     """
     return thin(quarter_tones_hz(2, 1), max_bands)
 
@@ -149,8 +151,8 @@ def _starts(grid: Grid, edges_hz: Sequence[float]) -> list[int]:
 def tet24(grid: Grid, *, max_bands: int = 42, top_edge_hz: float | None = None) -> list[int]:
     """The published generic scheme in exact arithmetic, empty bands dropped: 36 bands at n_fft 2048.
 
-    ``max_bands`` is what the 120 notes are thinned to before the empty bands are dropped; ``top_edge_hz`` adds one more
-    edge (20000 keeps what is inaudible apart).
+    ``max_bands`` sets the number to which the 120 notes are thinned before empty bands are dropped. ``top_edge_hz``
+    adds one more edge (20000 puts inaudible frequencies into their own band).
     """
     edges_hz = tet24_edges_hz(max_bands)
     if top_edge_hz is not None:
@@ -164,12 +166,12 @@ def tet24(grid: Grid, *, max_bands: int = 42, top_edge_hz: float | None = None) 
 
 
 def tet24_seed(grid: Grid) -> list[int]:
-    """What the published code really builds, its rounding artefacts included: 38 bands at n_fft 2048."""
+    """The bands that the published code really builds, including its rounding artefacts: 38 bands at n_fft 2048."""
     return _starts(grid, [*tet24_edges_hz(), *SEED_SPURIOUS_EDGES_HZ])
 
 
 def tet24_fixed(grid: Grid, *, max_bands: int = 42) -> list[int]:
-    """The same edges, each at least one bin above the one before: ``max_bands`` bands (up to 121) whatever n_fft is.
+    """The edges of `tet24`, each at least one bin above the previous: ``max_bands`` bands (up to 121) for any n_fft.
 
     Edges above the Nyquist frequency are left out: at 16 kHz there are 37 bands.
     """
@@ -197,10 +199,10 @@ MOST_BANDS = 4096
 def tet(
     grid: Grid, *, divisions: int, low_hz: float = 20.0, high_hz: float = 20000.0, max_bands: int | None = None
 ) -> list[int]:
-    """``divisions`` equal bands per octave from ``low_hz`` to ``high_hz``, edges half a step beside A4 = 440 Hz.
+    """``divisions`` equal bands per octave from ``low_hz`` to ``high_hz``; edges are half a step from A4 = 440 Hz.
 
-    With 12 every band holds one semitone, its note in the middle; with 4 it holds three, about as ``tet24`` does.
-    ``max_bands`` thins the edges evenly.
+    With 12 divisions every band holds one semitone, with its note in the middle; with 4 it holds three, about like
+    ``tet24``. ``max_bands`` thins the edges evenly.
     """
     nyquist_hz = grid.sample_rate_hz / 2
     if not 1 <= divisions <= MOST_DIVISIONS or not 0 < low_hz < min(high_hz, nyquist_hz):
@@ -265,10 +267,10 @@ def _check_count(option: str, value: int) -> int:
 
 
 def musical(grid: Grid, *, n_bands: int = 64) -> Filterbank:
-    """Bandit's overlapping log-spaced bands: centres evenly over the notes from the first bin to Nyquist.
+    """Bandit's overlapping log-spaced bands: centres spaced evenly over the notes from the first bin to Nyquist.
 
-    Each band is a rectangle that reaches from one ``n_bands``-th of that range below its centre to as far above it.
-    Towards the bottom, where a band is narrower than a bin, neighbours may be the same; published with 64 bands.
+    Each band is a rectangle that extends from its centre by one ``n_bands``-th of that range to either side. At low
+    frequencies, where a band is narrower than a bin, neighbouring bands may be equal. Published with 64 bands.
     """
     _check_count("n_bands", n_bands)
     low_hz, high_hz = grid.bin_width_hz, grid.sample_rate_hz / 2
@@ -291,7 +293,7 @@ def _triangles(
     from_hz: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
     to_hz: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
 ) -> Filterbank:
-    """Triangles in Hz whose corners are evenly spaced on a scale; each begins and ends at its neighbours' centres."""
+    """Triangles in Hz with corners evenly spaced on a scale; each begins and ends at the centres of its neighbours."""
     _check_count("n_bands", n_bands)
     low, high = from_hz(np.array([0.0, grid.sample_rate_hz / 2]))
     corners = to_hz(np.linspace(low, high, n_bands + 2))[:, None]
@@ -325,7 +327,7 @@ def erb(grid: Grid, *, n_bands: int = 64) -> Filterbank:
 
 
 def mel_band_roformer(grid: Grid, *, n_bands: int = 60) -> Filterbank:
-    """Mel-Band RoFormer: the extents of triangles on Slaney's mel scale; where bands overlap their masks are averaged.
+    """Mel-Band RoFormer's bands: the extents of triangles on Slaney's mel scale; overlapping masks are averaged.
 
     The scale is linear up to 1 kHz, 15 mel, and logarithmic above, 27 mel for a factor of 6.4.
     """
@@ -364,10 +366,10 @@ SCHEMES: dict[str, Scheme] = {
 
 @dataclass(frozen=True)
 class BandSplit(Sequence[BinRange]):
-    """The K bin ranges of a scheme, lowest band first; it can be used as the sequence of its ranges.
+    """The K bin ranges of a scheme, lowest band first; usable as the sequence of its ranges.
 
     ``weights`` is None for a partition. For overlapping bands it holds, for every band, one weight per bin of its
-    range; at each bin the weights of the bands there add up to one.
+    range; at each bin the weights of all bands add up to one.
     """
 
     ranges: tuple[BinRange, ...]
@@ -389,10 +391,10 @@ class BandSplit(Sequence[BinRange]):
 
 
 def check_cover(ranges: Sequence[BinRange], n_bins: int, weights: Sequence[Sequence[float]] | None = None) -> None:
-    """Raise `RecipeError` unless the bands are sound: none empty, and all of bins 0 to ``n_bins`` - 1 covered.
+    """Raise `RecipeError` unless no band is empty and all bins from 0 to ``n_bins`` - 1 are covered.
 
-    Without ``weights`` they must be disjoint and in order; with weights, one per bin of each band, they may overlap and
-    the weights must add up to one at every bin.
+    Without ``weights`` the bands must be disjoint and in order. With weights, one per bin of each band, they may
+    overlap, and the weights must add up to one at every bin.
     """
     for i, (start, stop) in enumerate(ranges):
         if stop <= start:
@@ -434,7 +436,7 @@ def _check_weights(ranges: Sequence[BinRange], n_bins: int, weights: Sequence[Se
 
 
 def _overlapping(filters: Filterbank) -> BandSplit:
-    """Bands from their first to their last bin above zero, weighted so that each bin's weights add up to one."""
+    """Bands from their first to their last bin above zero, with weights that add up to one at each bin."""
     total = filters.sum(axis=0)  # (F)
     weights = np.divide(filters, total, out=np.zeros_like(filters), where=total > 0)
     inside = [np.flatnonzero(band) for band in filters]
@@ -472,7 +474,7 @@ def band_ranges(kind: str, *, sample_rate_hz: int = 44100, n_fft: int = 2048, **
 
 
 def ranges_hz(ranges: Sequence[BinRange], sample_rate_hz: int, n_fft: int) -> list[tuple[float, float]]:
-    """Band edges in Hz as the bins have them (what the network sees, not the nominal edges)."""
+    """Band edges in Hz, computed from the bins (as the network uses them, not the nominal edges)."""
     width = Grid(sample_rate_hz, n_fft).bin_width_hz
     nyquist_hz = sample_rate_hz / 2
     return [(start * width, min(stop * width, nyquist_hz)) for start, stop in ranges]
@@ -491,10 +493,10 @@ SIZE_OPTIONS: dict[str, Callable[[int], Iterable[int]]] = {
 def match_bands(
     schemes: Iterable[tuple[str, Mapping[str, Any]]], n_bands: int, *, sample_rate_hz: int = 44100, n_fft: int = 2048
 ) -> list[dict[str, Any] | None]:
-    """For each (kind, options) the options with which it has exactly ``n_bands`` bands, or None where none do.
+    """For each (kind, options), the options with which it has exactly ``n_bands`` bands, or None if there are none.
 
-    What sets the size (``n_bands``, ``divisions`` or ``max_bands``) is searched for, the smallest value first, unless
-    it is among the options given. Raises `RecipeError` for an unknown scheme or option.
+    The option for the size (``n_bands``, ``divisions`` or ``max_bands``) is searched for, the smallest value first,
+    unless it is given. Raises `RecipeError` for an unknown scheme or option.
     """
     found = []
     for kind, options in schemes:

@@ -1,4 +1,4 @@
-"""The backbone: band split and blocks, what all targets share and what a transfer freezes."""
+"""The backbone: the band split and the blocks. All targets share it, and a transfer freezes it."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -15,10 +15,10 @@ from .blocks import BLOCKS, CAUSAL_NORMS, Norm, fold, make_norm
 
 
 class Encoder(nn.Module):
-    """The band split: per band, norm and linear layer from the real and imaginary parts to N features.
+    """The band split: per band, a norm and a linear layer turn the real and imaginary parts into N features.
 
-    Bands may overlap; each takes its bins as they are. ``channels_per_item`` channels are taken together, one
-    behind the other; 1: each by itself.
+    Bands may overlap; each reads its bins unweighted. ``channels_per_item`` channels are concatenated to one item; with
+    1 each channel is an item.
     """
 
     def __init__(self, ranges: Sequence[BinRange], features: int, norm: str, channels_per_item: int = 1):
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(width, features) for width in widths)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """Pairs (B, C, T, F, 2) → (B, C, K, T, N), where C is 1 behind channels taken together."""
+        """Pairs (B, C, T, F, 2) → (B, C, K, T, N); C is 1 if all channels are one item."""
         bins = spectrogram.unflatten(1, (-1, self.channels_per_item)).permute(
             0, 1, 3, 5, 2, 4
         )  # (B, C, T, 2, joint, F)
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Encoder, blocks and, where the recipe says so, one norm behind them."""
+    """Encoder, blocks and, if the recipe asks for it, a final norm."""
 
     def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, channels_per_item: int = 1):
         super().__init__()

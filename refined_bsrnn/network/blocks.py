@@ -1,8 +1,8 @@
 """Backbone blocks: modules from features to features of the same shape, (B, C, K, T, N) → (B, C, K, T, N).
 
-A new block is one class and one line in `BLOCKS`; its constructor takes the backbone's spec and the number of bands
-and, by keyword, the options a recipe may give under ``backbone:``. Its ``reach`` says how many frames it sees; a module
-that does not say so counts as seeing all.
+To add a block, write one class and one line in `BLOCKS`. The constructor takes the backbone's spec, the number of bands
+and, by keyword, the options that a recipe may set under ``backbone:``. The attribute ``reach`` gives the number of
+frames that a module depends on; a module without it counts as depending on all frames.
 """
 
 import math
@@ -23,13 +23,13 @@ ITSELF, PAST, EVERYTHING = (0.0, 0.0), (math.inf, 0.0), (math.inf, math.inf)
 
 
 def reach_of(*modules: nn.Module) -> Reach:
-    """How far modules see that follow each other."""
+    """The reach of modules that are applied one after the other."""
     reaches = [getattr(module, "reach", _reach_of_torch(module)) for module in modules]
     return sum(before for before, _ in reaches), sum(behind for _, behind in reaches)
 
 
 def _reach_of_torch(module: nn.Module) -> Reach:
-    """Of one of PyTorch's own modules."""
+    """The reach of one of PyTorch's own modules."""
     if isinstance(module, nn.RNNBase):
         return EVERYTHING if module.bidirectional else PAST
     return ITSELF if isinstance(module, nn.Linear | nn.Identity) else EVERYTHING
@@ -39,10 +39,10 @@ def _reach_of_torch(module: nn.Module) -> Reach:
 
 
 class Norm(nn.Module):
-    """What all norms share: `standardise`, which has no parameters, then one gain and bias per feature.
+    """The base of all norms: `standardise`, which has no parameters, then one gain and bias per feature.
 
-    The two are apart so that a linear layer behind a norm can take over gain and bias (`fold`), and so that several
-    heads that norm the same features do it once.
+    The two steps are separate so that a linear layer after a norm can absorb the gain and bias (`fold`), and so that
+    several heads on the same features standardise them only once.
     """
 
     bias: nn.Parameter | None
@@ -66,8 +66,9 @@ class Norm(nn.Module):
 class GlobalNorm(Norm):
     """Statistics over a sequence and its features together, one gain and bias per feature: GroupNorm(1, N).
 
-    The published code's norm ("gn1", spec §2.2). It keeps how the level moves along the sequence, which a norm per
-    position would erase: a band of one bin holds two numbers, and standardised frame by frame only signs would be left.
+    This is the published code's norm ("gn1", spec §2.2). It preserves the changes of level along the sequence. A norm
+    per position would erase them: a band of one bin holds two numbers, and after standardising each frame only their
+    signs would be left.
     """
 
     reach = EVERYTHING
@@ -77,7 +78,7 @@ class GlobalNorm(Norm):
 
 
 class CumulativeNorm(Norm):
-    """As `GlobalNorm`, but every position sees statistics of the sequence up to itself only: causal (2212.00406)."""
+    """`GlobalNorm` with statistics of the sequence up to each position, therefore causal (2212.00406)."""
 
     reach = PAST
 
@@ -91,7 +92,7 @@ class CumulativeNorm(Norm):
 
 
 class LayerNorm(Norm):
-    """Statistics of each position by itself (PyTorch's `LayerNorm`)."""
+    """Statistics of each position alone (PyTorch's `LayerNorm`)."""
 
     reach = ITSELF
 
@@ -103,7 +104,9 @@ class LayerNorm(Norm):
 
 
 class RMSNorm(Norm):
-    """Root mean square of each position, a gain and no bias (BS-RoFormer's); float32 also beside half precision."""
+    """Root mean square of each position, with a gain and no bias (BS-RoFormer's). It stays in float32 under half
+    precision.
+    """
 
     reach = ITSELF
 
@@ -118,9 +121,9 @@ class RMSNorm(Norm):
 
 
 class LengthNorm(RMSNorm):
-    """Each position brought to the length √N however quiet it is, a gain and no bias: the published RoFormers' norm.
+    """Scales each position to the length √N, with a gain and no bias: the norm of the published RoFormers.
 
-    `RMSNorm` adds its epsilon to the power, which counts in quiet bands; here silence alone stays what it is.
+    `RMSNorm` adds an epsilon to the power, which matters in quiet bands. Here only silence stays unscaled.
     """
 
     def standardise(self, x: Tensor) -> Tensor:
@@ -128,16 +131,17 @@ class LengthNorm(RMSNorm):
 
 
 class NoNorm(nn.Identity):
-    """In the place of a norm: no statistics, no parameters."""
+    """Replaces a norm: no statistics, no parameters."""
 
     def standardise(self, x: Tensor) -> Tensor:
         return x
 
 
 def fold(norms: Sequence[nn.Module], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and biases of J linear layers that take over their norms' gains and biases: they follow `standardise`.
+    """Weights and biases of J linear layers with the gains and biases of their norms absorbed; apply them after
+    `standardise`.
 
-    The J norms are of one kind; weight (J, M, N), bias (J, M).
+    The J norms are of the same kind; weight (J, M, N), bias (J, M).
     """
     owners = [norm for norm in norms if isinstance(norm, Norm)]
     if not owners:  # `NoNorm` has none
@@ -184,7 +188,7 @@ class Convolution(nn.Module):
 
 
 class ConvCell(Convolution):
-    """One convolution where else a recurrent layer is, as wide as its output; no state."""
+    """One convolution in place of a recurrent layer, as wide as its output; it has no state."""
 
     def __init__(self, features: int, hidden: int, causal: bool):
         super().__init__(features, hidden if causal else 2 * hidden, causal)
@@ -238,8 +242,8 @@ class NormedConvolution(nn.Sequential):
 class DilatedConvs(nn.Module):
     """x + a stack of dilated convolutions: (M, S, N) → (M, S, N); BSCNN's layer (oBSRNN's study, after 2306.05887).
 
-    ``dilations`` convolutions 1, 2, 4, ... positions apart follow each other; each is merged with its neighbours in the
-    stack, and all of them together make the output.
+    ``dilations`` convolutions with dilations of 1, 2, 4, ... are applied one after the other. Each output is merged
+    with its neighbours in the stack, and all of them together make the result.
     """
 
     def __init__(self, features: int, hidden: int, norm: str, dilations: int, causal: bool = False):
@@ -268,10 +272,10 @@ TAC_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"prelu": nn.PReLU, "tanh"
 
 
 class TAC(nn.Module):
-    """Transform, average, concatenate: how the channels learn of each other (Luo et al., 2020; as in oBSRNN).
+    """Transform, average, concatenate: exchanges information between the channels (Luo et al., 2020; as in oBSRNN).
 
-    Works for any number of channels, also one, whose mean is itself. The three activations are one module: with PReLU
-    they share its slope, as in the published checkpoints.
+    It works for any number of channels, also for one, whose mean is itself. The three activations are one module: with
+    PReLU they share its slope, as in the published checkpoints.
     """
 
     def __init__(self, features: int, activation: str = "prelu", factor: int = 3):
@@ -291,7 +295,9 @@ class TAC(nn.Module):
 
 
 class FrameNorm(nn.Module):
-    """Statistics over a frame's bands and features together, a gain and bias for each: bound to the band count."""
+    """Statistics over the bands and features of a frame, with a gain and bias for each; it needs a fixed number of
+    bands.
+    """
 
     def __init__(self, n_bands: int, features: int, eps: float = 1e-7):
         super().__init__()
@@ -315,7 +321,7 @@ class FrameProjection(nn.Sequential):
 
 
 class AttentionHead(nn.Module):
-    """One head of `TimeAttention`: every frame looks at all frames, each of them all its bands at once."""
+    """One head of `TimeAttention`: every frame attends to all frames, with all bands of a frame together."""
 
     def __init__(self, n_bands: int, features: int, dim: int, width: int):
         super().__init__()
@@ -334,7 +340,7 @@ class AttentionHead(nn.Module):
 class TimeAttention(nn.Module):
     """Self-attention over time with all bands of a frame in one query (TF-GridNet; as in oBSRNN, spec §2.3).
 
-    Quadratic in the number of frames, and bound to the band count by its norms.
+    It is quadratic in the number of frames, and its norms need a fixed number of bands.
     """
 
     def __init__(self, n_bands: int, features: int, heads: int, dim: int):
@@ -358,10 +364,10 @@ class TimeAttention(nn.Module):
 class BandSequenceRNN(nn.Module):
     """One pair of the paper's sequence and band modelling (BSRNN, section III-B), and oBSRNN's variants of it.
 
-    First along time, with the same weights for every band, then along the bands, with the same weights for every frame;
-    then, where the recipe asks for them, TAC across the channels and attention over time. ``time`` and ``band`` name
-    the layers: a cell of `CELLS`, or ``dilated``. The features are taken in ``groups`` equal parts, each an item of its
-    own with the same weights (DTTNet's heads).
+    The first layer runs along time, with the same weights for every band; the second runs along the bands, with the
+    same weights for every frame. If the recipe asks for them, TAC across the channels and attention over time follow.
+    ``time`` and ``band`` name the layers: a cell of `CELLS`, or ``dilated``. The features are split into ``groups``
+    equal groups, each a separate item with the same weights (DTTNet's heads).
     """
 
     def __init__(
@@ -441,7 +447,7 @@ def rotary_speeds(head_dim: int, device: torch.device | None = None) -> Tensor:
 def rotate(x: Tensor, speeds: Sequence[float] = ()) -> Tensor:
     """Rotary positions along the second-to-last axis: (..., S, D) → (..., S, D), D even (RoFormer, section 3.2).
 
-    ``speeds``: D/2 radians per position; empty: `rotary_speeds`.
+    ``speeds``: D/2 radians per position; if empty, those of `rotary_speeds`.
     """
     usual = rotary_speeds(x.shape[-1], x.device)  # (D/2,)
     per_position = torch.tensor(speeds, device=x.device) if speeds else usual
@@ -454,7 +460,7 @@ def rotate(x: Tensor, speeds: Sequence[float] = ()) -> Tensor:
 
 @dataclass(frozen=True)
 class TransformerSpec:
-    """What the transformers along time and along the bands share; ``norm`` is that of their sub-layers."""
+    """The settings that the transformers along time and along the bands share; ``norm`` is that of their sub-layers."""
 
     features: int
     heads: int
@@ -466,7 +472,7 @@ class TransformerSpec:
 
 
 class RotaryAttention(nn.Module):
-    """x + self-attention of norm(x) with rotary positions, every head's output gated: (M, S, N) → (M, S, N)."""
+    """x + self-attention of norm(x) with rotary positions and a gate per head: (M, S, N) → (M, S, N)."""
 
     def __init__(self, spec: TransformerSpec, speeds: Sequence[float], causal: bool):
         super().__init__()
@@ -531,10 +537,10 @@ def _transformer(spec: TransformerSpec, n_layers: int, speeds: Sequence[float], 
 class RopeTransformer(nn.Module):
     """BS-RoFormer's block (Lu et al., 2023): a rotary-position transformer along time, then one along the bands.
 
-    Its own norms are RMSNorm, or those of the published networks where the recipe's ``norm`` is ``length``; the
-    recipe's ``norm`` is that of the encoder and the heads. ``closing_norm`` ends each transformer with one more
-    (Mel-Band RoFormer). ``time_speeds`` and ``band_speeds`` replace the usual speeds of the rotary positions. Quadratic
-    in the frames.
+    Its own norms are RMSNorm, or those of the published networks if the recipe's ``norm`` is ``length``. The recipe's
+    ``norm`` applies to the encoder and the heads. With ``closing_norm`` each transformer ends with one more norm
+    (Mel-Band RoFormer). ``time_speeds`` and ``band_speeds`` replace the usual speeds of the rotary positions. The cost
+    is quadratic in the number of frames.
     """
 
     def __init__(

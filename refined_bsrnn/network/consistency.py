@@ -1,7 +1,7 @@
-"""What ties the estimates of all targets together, so that they sum to the mixture: `TOGETHER`, by name.
+"""Ties between the estimates of all targets that make them sum to the mixture: `TOGETHER`, by name.
 
-Each works on the spectrograms of all targets of a recipe at once; an iSTFT is linear, so the waveforms sum to the
-mixture too. The targets must be all that the mixture is made of.
+Each function takes the spectrograms of all targets of a recipe at once. An iSTFT is linear, so the waveforms sum to the
+mixture too. The targets together must be the whole mixture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,10 @@ Spectrograms = dict[str, Tensor]  # by target, complex (B, C, F, T)
 
 
 def consistent(masked: Mapping[str, Tensor], mixture: Tensor, targets: Sequence[str]) -> Spectrograms:
-    """What is missing from the mixture is shared out evenly over the targets.
+    """Divides the difference between the mixture and the sum of the estimates evenly among the targets.
 
-    The same as subtracting (Σ − 1) / J from the real parts of the J masks and Σ / J from the imaginary ones
-    (TS-BSMamba2). It costs no parameters.
+    This equals subtracting (Σ − 1) / J from the real parts of the J masks and Σ / J from the imaginary parts
+    (TS-BSMamba2). It has no parameters.
     """
     missing = (mixture - torch.stack([masked[name] for name in targets]).sum(0)) / len(targets)  # (B, C, F, T)
     return {name: masked[name] + missing for name in targets}

@@ -1,4 +1,4 @@
-"""The network between STFT and iSTFT as a module of its own: what is exported, and what runs live."""
+"""The network between STFT and iSTFT as a separate module, which is exported and used for live separation."""
 
 import copy
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from .model import BSRNN
 
 
 class MaskCore(nn.Module):
-    """Planes of the mixture (B, C, 2, F, T) → those of the estimates, one tensor per target, as ``targets`` has them.
+    """Planes of the mixture (B, C, 2, F, T) → planes of the estimates, one tensor per target, in the order of
+    ``targets``.
 
-    The planes are the real and imaginary parts of the spectrogram. All that ties targets to each other is inside.
+    The planes are the real and imaginary parts of the spectrogram. Ties between targets are included.
     """
 
     def __init__(self, model: BSRNN, targets: Sequence[str] | None = None):

@@ -1,10 +1,10 @@
 """Heads: features (B, C, K, T, N) and the mixture's spectrogram → the targets' spectrograms.
 
-A new head is one class and one line in `HEADS`: a `Head` that says which MLPs it has and what it makes of their
-spectra. Heads of the same form that read the same features run as one stack, `estimate`: the features are normed once,
-and each band takes one matrix product per layer for all of them. What is made per band goes through `MergeBands`, which
-knows whether bands overlap. Inside, spectrograms are pairs (B, C, T, F, 2) of real and imaginary parts (see `signals`),
-so that the same code can be exported.
+To add a head, write one class and one line in `HEADS`: a `Head` that lists its MLPs and computes an estimate from their
+outputs. Heads of the same form on the same features run as one stack (`estimate`): the features are normalised once,
+and each band needs one matrix product per layer for all heads. `MergeBands` combines the results of the bands; only it
+depends on whether bands overlap. Inside, spectrograms are pairs (B, C, T, F, 2) of real and imaginary parts (see
+`signals`), so that the same code can be exported.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from .blocks import EVERYTHING, NoNorm, Norm, Reach, fold, make_norm, reach_of
 
 
 class MergeBands(nn.Module):
-    """From one pair per bin of every band to one per bin: K of (..., G, 2) → (..., F, 2).
+    """Combines one pair per bin of every band to one pair per bin: K of (..., G, 2) → (..., F, 2).
 
-    The bands of a partition are put one behind the other. Overlapping ones are weighted and summed; a bin's weights add
-    up to one, so that masks of one are a mask of one.
+    The bands of a partition are concatenated. Overlapping bands are weighted and summed; the weights at a bin add up to
+    one, so that masks of one give a mask of one.
     """
 
     index: Tensor | None
@@ -53,8 +53,8 @@ class MergeBands(nn.Module):
 class BandMlps(nn.ModuleList):
     """Per band: norm, ``hidden_layers`` tanh layers of width ``hidden``, a gated output (BSRNN, section III-C).
 
-    The output layer's rows are (value | gate) × (real | imaginary) × channel × bin, as in the published code. With
-    ``gate_layer`` a linear layer to half as many values stands before it (crlandsc, amanteur).
+    The rows of the output layer are (value | gate) × (real | imaginary) × channel × bin, as in the published code. With
+    ``gate_layer`` a linear layer to half as many values precedes it (crlandsc, amanteur).
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class BandMlps(nn.ModuleList):
 def run_stack(stack: Sequence[BandMlps], features: Tensor, bridge: bool = False) -> list[Tensor]:
     """Outputs of J heads of one form for the same features (B, C, K, T, N): per band pairs (J, B, C, T, joint·G, 2).
 
-    With ``bridge`` each goes on from the mean of all hidden activations, behind every tanh: X-UMX's bridging (Sawata et
-    al. 2021: the mean of the targets' branches behind a layer takes the place of each), per band. It has no parameters.
-    One head alone gives what it gives without.
+    With ``bridge``, after every tanh each head continues with the mean of the hidden activations of all heads, per
+    band. This is X-UMX's bridging (Sawata et al. 2021), which replaces the output of a layer in each target's branch by
+    the mean over the branches. It has no parameters and does not change a single head.
     """
     frames = (*features.shape[:2], features.shape[3])  # B, C, T
     outputs = []
@@ -104,7 +104,7 @@ def run_stack(stack: Sequence[BandMlps], features: Tensor, bridge: bool = False)
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent, on a CPU by way of the sigmoid: as exact to 1e-7, at a third of the time."""
+    """The hyperbolic tangent. On a CPU it is computed from the sigmoid: accurate to 1e-7, in a third of the time."""
     return _Tanh.apply(x) if x.device.type == "cpu" and not torch.compiler.is_compiling() else x.tanh()
 
 
@@ -145,19 +145,19 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _in_pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the rows of J last layers, (J, 4·joint·G, ...), those of the values and those of the gates, bin by bin.
+    """The rows of the values and the rows of the gates, bin by bin, from the rows (J, 4·joint·G, ...) of J last layers.
 
-    In files they stand as (value | gate) × (real | imaginary) × bin. Real and imaginary part of a bin one behind the
-    other, the products come out in pairs, and the mask needs no copy.
+    Files store the rows as (value | gate) × (real | imaginary) × bin. With the real and imaginary part of a bin next to
+    each other, the products come out in pairs, and the mask needs no copy.
     """
     values, gates = rows.unflatten(1, (2, 2, -1)).transpose(2, 3).flatten(2, 3).unbind(1)  # (J, joint·G·2, ...)
     return values, gates
 
 
 class Head(nn.Module):
-    """What all heads share: their options, and how the MLPs' outputs become spectra.
+    """The base of all heads: their options, and the step from the MLPs' outputs to spectra.
 
-    A head with ``bridge`` is one of several that must run together.
+    A head with ``bridge`` must run together with the other bridged heads.
     """
 
     of_whole_excerpt = False  # it scales by statistics of all frames
@@ -203,7 +203,7 @@ class Head(nn.Module):
 
     @property
     def reach(self) -> Reach:
-        """How many frames it sees, see `blocks`."""
+        """The number of frames that it depends on, see `blocks`."""
         norms = [cast(nn.Sequential, mlps[0])[0] for mlps in self.mlps]
         return EVERYTHING if self.of_whole_excerpt else reach_of(norms[0])
 
@@ -252,7 +252,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 class MlpMask(Head):
-    """The paper's head: what the MLPs give is a complex mask on the mixture."""
+    """The paper's head: the output of the MLPs is a complex mask on the mixture."""
 
     def estimate(self, spectra: Sequence[Tensor], mixture: Tensor) -> Tensor:
         return multiply(spectra[0], mixture)
@@ -295,9 +295,9 @@ class RoformerMask(MlpMask):
 
 
 class MaskAndResidual(Head):
-    """A mask, and a spectrum from a second set of MLPs added to what it leaves (as in 2212.00406).
+    """A mask, and a spectrum from a second set of MLPs that is added to the masked mixture (as in 2212.00406).
 
-    The norms have taken the level out of the features, so the residual is in units of each frame's root mean square.
+    The norms remove the level from the features, so the residual is in units of each frame's root mean square.
     """
 
     def build(self, make: Callable[[], BandMlps]) -> None:
@@ -313,10 +313,11 @@ class MaskAndResidual(Head):
 
 
 class DirectSpectrum(Head):
-    """The target's spectrum itself, no mask: what the code that this project grew from does (spec §2.4).
+    """The spectrum of the target without a mask, as in the code that this project grew from (spec §2.4).
 
-    Given in the mixture's units: times the standard deviation of its spectrogram, plus the mean. Both are taken over
-    the whole excerpt, so it cannot be causal.
+    The output of the MLPs is converted to the units of the mixture: it is multiplied by the standard deviation of the
+    mixture's spectrogram, and the mean is added. Both are computed over the whole excerpt, so this head cannot be
+    causal.
     """
 
     of_whole_excerpt = True

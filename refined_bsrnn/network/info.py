@@ -1,7 +1,7 @@
-"""What a network is made of and what it costs, from its recipe or a run: nothing is trained or run.
+"""The parts of a network and their cost, from a recipe or a run, without training or running it.
 
-The multiply-accumulates are counted by PyTorch's own counter while the network runs on the meta device, which has
-shapes and no numbers; element-wise work (norms, gates, tanh) and the FFT are not in them.
+PyTorch's own counter counts the multiply-accumulates while the network runs on the meta device, which has shapes and no
+numbers. Element-wise work (norms, gates, tanh) and the FFT are not counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Info:
-    """The parts of a network, first to last, and what holds for the whole."""
+    """The parts of a network in order, and facts about the whole network."""
 
     parts: tuple[Part, ...]
     n_bands: int
@@ -64,7 +64,7 @@ class Info:
 
 
 def describe(recipe: Recipe) -> Info:
-    """The parts of the network a recipe builds. Raises `RecipeError` where it cannot be built."""
+    """The parts of the network of a recipe. Raises `RecipeError` if it cannot be built."""
     with torch.device("meta"):
         model = BSRNN.from_recipe(recipe)
         if recipe.base is not None and recipe.base.method == "lora":
@@ -73,7 +73,7 @@ def describe(recipe: Recipe) -> Info:
 
 
 def describe_network(model: BSRNN) -> Info:
-    """The parts of a network with the heads that it has; its weights are moved to the meta device."""
+    """The parts of a network with its heads; its weights are moved to the meta device."""
     recipe, model = model.recipe, model.to("meta").eval()
     with torch.device("meta"), torch.no_grad():
         frames = round(COUNTED_SECONDS * recipe.stft.sample_rate_hz / recipe.stft.hop)
@@ -184,7 +184,7 @@ def _counted_rnns(module: nn.Module, tally: list[int]) -> Iterator[None]:
 
 
 def _rnn_stand_in(rnn: nn.RNNBase, tally: list[int]) -> Callable[[Tensor], tuple[Tensor, None]]:
-    """Counts an RNN by its shapes: running it step by step, even without numbers, would take half a minute.
+    """Counts an RNN from its shapes: running it step by step, even without numbers, would take half a minute.
 
     Every weight matrix is applied once at every position.
     """
@@ -201,9 +201,9 @@ def _rnn_stand_in(rnn: nn.RNNBase, tally: list[int]) -> Callable[[Tensor], tuple
 def training_macs(recipe: Recipe, info: Info) -> tuple[int, int]:
     """Multiply-accumulates of a training: before its first step, and of each step.
 
-    The gradient by the inputs and that by the weights of a trained part cost one forward pass each. A frozen part has
-    the forward pass alone, once per example of the pool where its features are cached. The base of a transfer, losses
-    and validation are not in it.
+    For a trained part, the gradient of the inputs and the gradient of the weights cost one forward pass each. A frozen
+    part costs only the forward pass, once per example of the pool if its features are cached. The base of a transfer,
+    losses and validation are not included.
     """
     heads = sum(part.macs_per_second for part in info.parts if part.name.startswith("head "))
     backbone = [part.macs_per_second for part in info.parts if not part.name.startswith(("head ", "adapter "))]

@@ -1,8 +1,9 @@
-"""Low-rank updates of a frozen backbone (LoRA, Hu et al. 2021): a backbone bent to a new target, itself untouched.
+"""Low-rank updates of a frozen backbone (LoRA, Hu et al. 2021): they adapt the backbone to a new target without
+training it.
 
-An adapter holds, for every weight matrix W of the backbone's linear, recurrent and convolutional layers, two thin
-matrices whose product is added to it: W + (alpha / rank) · up · down. `up` begins at zero, so that an untrained adapter
-changes nothing. It is saved in the file of the head it was trained with and goes when that head goes.
+For every weight matrix W of the backbone's linear, recurrent and convolutional layers, an adapter holds two thin
+matrices whose product is added to W: W + (alpha / rank) · up · down. `up` starts at zero, so that an untrained adapter
+changes nothing. The adapter is saved in the file of the head it was trained with and is removed with that head.
 """
 
 import copy
@@ -51,10 +52,10 @@ class Adapter(nn.Module):
         return updated
 
     def run(self, backbone: nn.Module, spectrogram: Tensor) -> Tensor:
-        """The backbone's features with the updates in force; the backbone itself is not touched.
+        """The backbone's features with the updates applied; the backbone itself does not change.
 
-        The weights are exchanged in a copy of its structure that shares its parameters (1 ms): another thread may be
-        using the backbone meanwhile.
+        The weights are replaced in a copy of its structure that shares its parameters (1 ms), because another thread
+        may be using the backbone at the same time.
         """
         structure = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})
         structure.train(torch.is_grad_enabled())  # cuDNN's recurrent layers give no gradient in eval mode

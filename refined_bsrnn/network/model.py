@@ -30,8 +30,8 @@ class BSRNN(nn.Module):
     """A backbone and one head per target.
 
     Attributes: ``bands`` (the `BandSplit`), ``ranges`` (its K bin ranges), ``stft``, ``backbone``, ``heads`` (a
-    ModuleDict by target), ``adapters``, ``ties`` (which targets need each other), ``channels_per_item`` (how many
-    channels the network takes as one item; 1: any number, each by itself).
+    ModuleDict by target), ``adapters``, ``ties`` (the dependencies between targets), ``channels_per_item`` (the number
+    of channels in one item; 1: each channel is an item, for any number of channels).
     """
 
     def __init__(self, recipe: Recipe, targets: Sequence[str]):
@@ -65,7 +65,7 @@ class BSRNN(nn.Module):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> "BSRNN":
-        """A fresh network with one head per target of the recipe. Raises `RecipeError` for what cannot be built."""
+        """A new network with one head per target of the recipe. Raises `RecipeError` if it cannot be built."""
         return cls(recipe, recipe.targets)
 
     # mixture → features → heads → masks → estimates
@@ -73,9 +73,10 @@ class BSRNN(nn.Module):
     def forward(
         self, mixture: Tensor, targets: Iterable[str] | None = None, level: Level | None = None
     ) -> dict[str, Tensor]:
-        """Waveform (B, C, L) → {target: waveform (B, C, L)}, only the heads asked for (default: all).
+        """Waveform (B, C, L) → {target: waveform (B, C, L)}, for the requested targets (default: all).
 
-        ``level`` is that of the whole track where ``mixture`` is a part of one (default: measured on ``mixture``).
+        If ``mixture`` is part of a longer track, ``level`` is the level of the whole track (default: measured on
+        ``mixture``).
         """
         return {target: signal.waveform for target, signal in self.signals(mixture, targets, level).items()}
 
@@ -86,10 +87,10 @@ class BSRNN(nn.Module):
         level: Level | None = None,
         features: Tensor | None = None,
     ) -> dict[str, Signal]:
-        """As `forward`, with each estimate's masked spectrogram beside its waveform: what the losses compare.
+        """As `forward`, but with the masked spectrogram of each estimate next to its waveform, for the losses.
 
-        Where the recipe ties its targets together or bridges their heads, all of them run, whichever are asked for.
-        ``features`` of this mixture, (B, C, K, T, N), if they are known: then the backbone does not run.
+        If the recipe ties its targets together or bridges their heads, all heads run, whichever targets are requested.
+        If the ``features`` of this mixture, (B, C, K, T, N), are given, the backbone does not run.
         """
         wanted = self.check_targets(targets)
         spectrogram = self._pairs(mixture)  # (B, C, T, F, 2)
@@ -106,9 +107,9 @@ class BSRNN(nn.Module):
         return self.features_of(self.normalised(mixture, level), adapter)
 
     def estimate(self, features: Mapping[str, Tensor], mixture: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-        """{target: pairs (B, C, T, F, 2)} of the targets asked for, from the features (B, C, K, T, N) of each head.
+        """{target: pairs (B, C, T, F, 2)} of the requested targets, from the features (B, C, K, T, N) of each head.
 
-        ``features`` has all heads that must run for them, ``mixture`` is pairs (B, C, T, F, 2).
+        ``features`` contains all heads that must run for these targets, ``mixture`` is pairs (B, C, T, F, 2).
         """
         heads = {target: self.head(target) for target in self.ties.in_order(features)}
         return self.ties.apply(estimate(heads, features, mixture), mixture, wanted)
@@ -124,7 +125,7 @@ class BSRNN(nn.Module):
         return as_pairs(self.stft(mixture))
 
     def normalised(self, mixture: Tensor, level: Level | None) -> Tensor:
-        """The pairs (B, C, T, F, 2) that the backbone sees."""
+        """The pairs (B, C, T, F, 2) that the backbone reads."""
         level = level or self.level(mixture)
         return self._pairs(mixture if level is None else level.apply(mixture))
 
@@ -138,10 +139,10 @@ class BSRNN(nn.Module):
             return self.backbone(spectrogram)
 
     def level(self, mixture: Tensor, of_whole_track: bool = False) -> Level | None:
-        """What (B, C, L) is normalised by for the backbone, or None (see `Level`).
+        """The level by which (B, C, L) is normalised for the backbone, or None (see `Level`).
 
-        With ``of_whole_track`` the mixture is a whole track and its level is to be used for each of its parts; None if
-        each part has its own.
+        With ``of_whole_track`` the mixture is a whole track, and its level is used for each of its parts; the result is
+        None if each part has its own level.
         """
         apart = of_whole_track and self.recipe.input.normalise not in OF_WHOLE_TRACKS
         return None if self.normaliser is None or apart else self.normaliser(mixture)
@@ -150,7 +151,7 @@ class BSRNN(nn.Module):
 
     @property
     def targets(self) -> list[str]:
-        """What can be separated: every head, and the target that is what they leave of the mixture."""
+        """All targets that can be separated: every head, and the target that is the rest of the mixture."""
         return self.ties.with_remainder(list(self.heads))
 
     def head(self, target: str) -> Head:
@@ -158,7 +159,7 @@ class BSRNN(nn.Module):
         return cast(Head, self.heads[target])
 
     def check_targets(self, targets: Iterable[str] | None) -> list[str]:
-        """The targets asked for, in that order, or all; `UserError` for one that cannot be separated."""
+        """The requested targets in the given order, or all; `UserError` if one of them cannot be separated."""
         known = self.targets
         wanted = known if targets is None else list(targets)
         for target in wanted:
@@ -167,7 +168,7 @@ class BSRNN(nn.Module):
         return wanted
 
     def add_head(self, target: str, spec: HeadSpec) -> Head:
-        """Attach a fresh head; `CheckpointError` if one of that name is attached already."""
+        """Attach an untrained head; `CheckpointError` if there is already a head of that name."""
         if target in self.heads:
             raise CheckpointError(f"there is a head {target!r} already; heads: {', '.join(self.heads)}.")
         self.ties.check_added(target, spec)
@@ -181,9 +182,9 @@ class BSRNN(nn.Module):
         return head
 
     def remove_head(self, target: str, although_tied: bool = False) -> None:
-        """Take a head off, and its adapter if no other head uses it; all other estimates stay what they were.
+        """Remove a head, and its adapter if no other head uses it; no other estimate changes.
 
-        Raises `UserError` for a head that is not attached or that others need, unless ``although_tied``.
+        Raises `UserError` for a head that is not attached, and for one that others need unless ``although_tied``.
         """
         self.check_targets([target] if target not in self.heads else [])
         if not although_tied:
@@ -192,16 +193,16 @@ class BSRNN(nn.Module):
         self.adapters.release(target)
 
     def add_adapter(self, name: str, targets: Sequence[str], rank: int, alpha: float) -> Adapter:
-        """Attach an untrained adapter; from here on these heads read features made with it."""
+        """Attach an untrained adapter; from now on these heads read features computed with it."""
         device = next(self.backbone.parameters()).device
         return self.adapters.attach(name, Adapter(self.backbone, rank, alpha).to(device), targets)
 
     # freezing
 
     def freeze_backbone(self, except_blocks: int = 0) -> "BSRNN":
-        """From here on the backbone stays bit-identical, but for its last ``except_blocks`` blocks.
+        """From now on the backbone does not change by a single bit, except for its last ``except_blocks`` blocks.
 
-        Frozen parameters get no gradient and no graph; a backbone that is frozen as a whole is always in eval mode.
+        Frozen parameters have no gradient and no graph; a completely frozen backbone is always in eval mode.
         """
         self.backbone.requires_grad_(False)
         for block in list(self.backbone.blocks)[len(self.backbone.blocks) - except_blocks :]:

@@ -1,4 +1,4 @@
-"""How much of a signal an estimate depends on."""
+"""The receptive field: the part of a signal that an estimate depends on."""
 
 import math
 
@@ -7,10 +7,10 @@ from .model import BSRNN
 
 
 def reach_samples(model: BSRNN) -> tuple[int | None, int | None]:
-    """The number of samples before and behind itself that a sample of an estimate depends on; None: all.
+    """The numbers of earlier and later samples that a sample of an estimate depends on; None: all.
 
-    A frame reaches n_fft / 2 - 1 samples to either side (a Hann window begins with a zero), the frames that make a
-    sample lie as far from it, and between them the network sees so many hops. All heads are counted.
+    A frame covers n_fft / 2 - 1 samples on either side (a Hann window begins with a zero). The frames that contribute
+    to a sample are at most as far away, and the network adds its reach in frames. All heads are counted.
     """
     backbone = model.backbone
     shared = EVERYTHING if model.normaliser else reach_of(backbone.encoder.norms[0], *backbone.blocks, backbone.norm)
@@ -21,5 +21,5 @@ def reach_samples(model: BSRNN) -> tuple[int | None, int | None]:
 
 
 def latency_samples(model: BSRNN) -> int | None:
-    """How far behind a sample of the mixture may lie that its estimate depends on; None: the whole signal."""
+    """The number of later samples of the mixture that an estimate depends on; None: the whole signal."""
     return reach_samples(model)[1]

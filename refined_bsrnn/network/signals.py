@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Signal(NamedTuple):
-    """One signal seen both ways, as the losses want it."""
+    """A waveform and its spectrogram, as the losses need them."""
 
     waveform: Tensor  # (B, C, L) float
     spectrogram: Tensor  # (B, C, F, T) complex
@@ -29,8 +29,8 @@ def as_complex(pairs: Tensor) -> Tensor:
 class STFT(nn.Module):
     """Hann window, centred frames, reflected at the ends, not normalised (as in BSRNN, section IV).
 
-    Always computed in float32: half precision has too few bits for a spectrum. Spectrograms are (B, C, F, T) for those
-    who read them and frame by frame, (B, C, T, F), in memory, as FFTs make and take them.
+    It is always computed in float32, because half precision has too few bits for a spectrum. Spectrograms have the
+    shape (B, C, F, T), but are stored frame by frame, (B, C, T, F), as FFTs read and write them.
     """
 
     window: Tensor
@@ -56,11 +56,11 @@ class STFT(nn.Module):
         return padded[:, :length].unflatten(0, frames.shape[:2])
 
     def padding(self, length: int) -> int:
-        """Zeros to put behind the waveform.
+        """The number of zeros to append to the waveform.
 
-        Reflecting needs more than n_fft / 2 samples. With frames that overlap by less than 3/4 the tail behind the
-        last frame's centre is seen only by the foot of one window, whose inverse is ill-conditioned: there the
-        waveform is filled up to whole hops.
+        Reflection needs more than n_fft / 2 samples. If frames overlap by less than 3/4, only the edge of one window
+        covers the end after the last frame's centre, and its inverse is ill-conditioned; therefore the waveform is
+        padded to whole hops.
         """
         to_reflect = max(0, self.n_fft // 2 + 1 - length)
         to_whole_hops = -(length + to_reflect) % self.hop if self.hop > self.n_fft // 4 else 0
@@ -70,8 +70,8 @@ class STFT(nn.Module):
 class _OverlapAdd(torch.autograd.Function):
     """`torch.istft` of centred frames (M, T, F), whose gradient is one forward transform.
 
-    The gradient of an inverse FFT is a forward one with every bin but the first and the last doubled; autograd makes
-    several passes over all frames of it, and copies them into another layout and back.
+    The gradient of an inverse FFT is a forward FFT with every bin but the first and the last doubled. Autograd would
+    make several passes over all frames, and copy them to another layout and back.
     """
 
     @staticmethod
@@ -114,7 +114,7 @@ SILENT = 1e-10  # below this amplitude there is nothing to raise
 
 
 class Level(NamedTuple):
-    """What a mixture is normalised by, one value per item, shared by its channels and stems."""
+    """The normalisation of a mixture, one value per item, shared by its channels and stems."""
 
     offset: Tensor  # (B, 1, 1), subtracted first
     gain: Tensor  # (B, 1, 1), multiplied by

@@ -1,4 +1,4 @@
-"""Which targets of a recipe cannot be estimated one without the other."""
+"""Dependencies between the targets of a recipe whose estimates need each other."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import cast
@@ -14,9 +14,9 @@ from .heads import Head
 class Ties:
     """The ties between the targets of one recipe: estimates that sum to the mixture, heads with bridges.
 
-    Attributes: ``remainder_target``, the target without a head of its own: it is what all others leave of the mixture
-    (``together: subtract_last``), or None; ``bridged``, the targets whose heads use the mean of their hidden layers.
-    Raises `RecipeError` for a bridge of one head.
+    Attributes: ``remainder_target``, the target without a head, which is the mixture minus all others (``together:
+    subtract_last``), or None; ``bridged``, the targets whose heads use the mean of their hidden layers. Raises
+    `RecipeError` for a bridge of one head.
     """
 
     def __init__(self, recipe: Recipe):
@@ -36,7 +36,7 @@ class Ties:
         return self.consistency != "none" or bool(self.bridged)
 
     def with_remainder(self, heads: Collection[str]) -> list[str]:
-        """All targets that these heads can estimate: the remainder is one of them where no other head is missing."""
+        """All targets that these heads can estimate, with the remainder target if no other head is missing."""
         rest = self.remainder_target
         complete = rest is not None and set(self.targets) - {rest} <= set(heads)
         return [*heads, rest] if rest is not None and complete else list(heads)
@@ -71,19 +71,23 @@ class Ties:
         return list(dict.fromkeys([*run, *self._bridged(run, heads)]))
 
     def in_order(self, heads: Iterable[str]) -> list[str]:
-        """The same heads, bridged ones first, always in one order: a floating-point mean depends on it."""
+        """The same heads, bridged ones first, always in one order, because the rounding of a mean depends on the
+        order.
+        """
         heads = list(heads)
         return list(dict.fromkeys([*(target for target in self.bridged if target in heads), *heads]))
 
     def apply(self, masked: Mapping[str, Tensor], mixture: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-        """{target: pairs (B, C, T, F, 2)} of the wanted targets, tied to the mixture where the recipe says so."""
+        """{target: pairs (B, C, T, F, 2)} of the wanted targets, tied to the mixture if the recipe says so."""
         tied = self._summed(wanted, masked)
         if tied:
             masked = {**masked, **TOGETHER[self.consistency](masked, mixture, tied)}
         return {target: masked[target] for target in wanted}
 
     def _summed(self, wanted: Collection[str], heads: Iterable[str]) -> Sequence[str]:
-        """The targets whose estimates are made to sum to the mixture, where one of the wanted ones is among them."""
+        """The targets whose estimates must sum to the mixture, if one of the wanted targets is among them; else
+        none.
+        """
         if self.consistency == "none" or not set(wanted) & set(self.targets):
             return ()
         if self.remainder_target and self.remainder_target not in wanted:  # the others are what their heads say
@@ -97,7 +101,7 @@ class Ties:
         return self.targets
 
     def _bridged(self, run: Iterable[str], heads: nn.ModuleDict) -> Sequence[str]:
-        """The heads whose hidden layers are averaged, where one of those that run is among them."""
+        """The heads whose hidden layers are averaged, if one of the running heads is among them; else none."""
         if not any(cast(Head, heads[target]).bridge for target in run):
             return ()
         missing = [target for target in self.bridged if target not in heads]
