@@ -1,4 +1,4 @@
-"""Which sources a song is known not to hold: only to such songs a recording of the source may be added."""
+"""The sources that a song is known not to contain: only to such songs a recording of the source may be added."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from .parts import TrackParts
 
 
 def with_absent(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> list[TrackParts]:
-    """The songs with the sources that each is known not to hold; known absent targets are silent there."""
+    """The songs with the sources that each is known not to contain; known absent targets are silent in them."""
     absent = {*assumed_absent(songs, targets, spec), *(spec.absent or ())}
     names = {*targets, *(part for song in songs for part in song.parts if not is_catch_all(part))}
     known = []
@@ -21,7 +21,7 @@ def with_absent(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataS
 
 
 def assumed_absent(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> list[str]:
-    """The targets that some solo has and no song: songs are taken not to hold them unless ``data.absent`` is set."""
+    """The targets that only solos have: songs are assumed not to contain them unless ``data.absent`` is set."""
     if spec.absent is not None:
         return []
     solos = {target for song in songs if song.is_named_solo for target, parts in song.target_parts.items() if parts}
@@ -30,7 +30,7 @@ def assumed_absent(songs: Sequence[TrackParts], targets: Sequence[str], spec: Da
 
 
 def _is_absent(song: TrackParts, name: str, absent: Collection[str], spec: DataSpec) -> bool:
-    """Whether a track without a stem of this name is known not to hold it."""
+    """Whether a track without a stem of this name is known not to contain the source."""
     stems = [stem for stem in song.track.files if stem != MIXTURE]
     if any(related(name, stem) and not is_catch_all(stem) for stem in stems) and not is_catch_all(name):
         return False

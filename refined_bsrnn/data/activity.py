@@ -1,9 +1,9 @@
-"""Where a stem sounds: source activity detection as in the BSRNN paper (section IV-B), and its cached table.
+"""Active segments of a stem: source activity detection as in the BSRNN paper (section IV-B), and its cached table.
 
-A track is cut into segments of 6 s, half overlapping, and each into 10 chunks. A segment counts as active where more
-than half of its chunks are louder than the track's threshold: the 15 % quantile of all its chunks, and at least 1e-3.
-The paper does not say what the energy of a chunk is; ``rms`` (then 1e-3 is −60 dBFS) and ``power`` (−30 dBFS) differ in
-what they take for bleed, so the choice is in the recipe and in the table.
+A track is cut into segments of 6 s, half overlapping, and each segment into 10 chunks. A segment is active if more than
+half of its chunks are louder than the track's threshold: the 15 % quantile of all its chunks, but at least 1e-3. The
+paper does not define the energy of a chunk; ``rms`` (1e-3 is −60 dBFS) and ``power`` (−30 dBFS) treat bleed
+differently, so the recipe and the table contain the choice.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ Read = Callable[[int, int], Tensor]  # (start, n_samples) → (channels, samples
 
 @dataclass(frozen=True)
 class ActivityPart:
-    """A part of a track as the table knows it: by what it is, not by where it lies."""
+    """A part of a track in the table, identified by its content, not by its place."""
 
     content: str  # identifies the audio
     track: str
@@ -56,7 +56,7 @@ def chunk_energies(read: Read, n_samples: int, sample_rate_hz: int, energy: str)
 
 
 def active_starts(energies: np.ndarray, chunk_length: int) -> np.ndarray:
-    """First samples of the active segments, from the energies of a track's chunks. A tail under 6 s is no segment."""
+    """First samples of the active segments, from the energies of a track's chunks. A rest under 6 s is no segment."""
     if len(energies) < N_CHUNKS:
         return np.zeros(0, dtype=np.int64)
     loud = energies > max(float(np.quantile(energies, QUANTILE)), FLOOR)
@@ -65,10 +65,10 @@ def active_starts(energies: np.ndarray, chunk_length: int) -> np.ndarray:
 
 
 def active_segments(parts: Sequence[ActivityPart], energy: str, folder: Path | None = None) -> list[np.ndarray]:
-    """The first samples of the active segments of every part: from the cached table, which is made on first use.
+    """The first samples of the active segments of every part, from the cached table, which is made on first use.
 
-    The table lies in ``folder`` (default: the user's cache) under a name made of the content of the parts. Of several
-    processes one makes it while the others wait.
+    The table is in ``folder`` (default: the user's cache), under a name derived from the content of the parts. One
+    process makes it while the others wait.
     """
     folder = folder or cache_folder() / "activity"
     lines = sorted({f"{part.content}\t{part.sample_rate_hz}\t{part.n_samples}" for part in parts})
@@ -90,7 +90,7 @@ def active_segments(parts: Sequence[ActivityPart], energy: str, folder: Path | N
 
 
 def _kept(path: Path) -> dict[str, list[int]] | None:
-    """content → starts, as the table has them; None where it is not there or damaged."""
+    """content → starts, from the table; None if the table is missing or damaged."""
     if not path.is_file():
         return None
     try:

@@ -1,12 +1,12 @@
-"""What is done to the parts of a training mixture, each by name: `AUGMENTATIONS`.
+"""Augmentations of the parts of a training mixture, by name: `AUGMENTATIONS`.
 
-One is a key of the recipe's ``augment:`` (its probability, or ``gain_db``, a range), with further keys for its range,
-and one entry of the dict. What a draw is shared by says what stays together: all parts of the mixture, all parts that
-come from one place of one song, or nothing. The parts are changed and then summed: mixture and stems always agree.
+An augmentation is a key of the recipe's ``augment:`` (its probability, or ``gain_db``, a range), with further keys for
+its range, and one entry of the dict. One random draw may be shared by all parts of the mixture, by all parts from one
+place of one song, or by none. The parts are changed first and then summed, so mixture and stems always agree.
 
-Every augmentation draws from a stream of its own, a function of seed, index and its name: switching one off leaves all
-others as they are. What is computed is the same bit for bit on any number of threads: numpy and scipy use one, and
-torchaudio's recursive filters go through a channel in order; torch would share out a sum or a power over several.
+Every augmentation has its own random stream, a function of seed, index and its name: switching one off does not change
+the others. The result is the same bit for bit on any number of threads. numpy and scipy use one thread, and
+torchaudio's recursive filters process a channel in order; torch would divide a sum or a power among several threads.
 """
 
 import math
@@ -50,7 +50,7 @@ def _sometimes(probability: float, random: Random) -> bool | None:
 
 
 def _range(probability: float, low_high: tuple[float, float], random: Random) -> float | None:
-    """Uniform in the range, so often."""
+    """Uniform in the range, with that probability."""
     return float(random.uniform(*low_high)) if random.random() < probability else None
 
 
@@ -61,7 +61,7 @@ def _percent(probability: float, low_high: tuple[float, float], random: Random) 
 
 
 def _ratio_of(semitones: float) -> int:
-    """A pitch in whole percent of the original one (17 cents apart): what can be resampled with a small filter."""
+    """A pitch in whole percent of the original one (17 cents apart), so that a small filter can resample it."""
     return round(100 * 2 ** (semitones / 12))
 
 
@@ -71,7 +71,7 @@ def _pitch(spec: AugmentSpec, random: Random) -> int | None:
 
 
 def _gain(spec: AugmentSpec, random: Random) -> float | None:
-    """An amplitude: uniform in dB, or uniform between the amplitudes that the range has at its ends."""
+    """An amplitude: uniform in dB, or uniform between the amplitudes at the ends of the range."""
     low_db, high_db = spec.gain_db
     if low_db == high_db == 0:
         return None
@@ -81,14 +81,14 @@ def _gain(spec: AugmentSpec, random: Random) -> float | None:
 
 
 def _cutoff(spec: AugmentSpec, random: Random) -> float | None:
-    """In Hz, uniform over the octaves of the range."""
+    """A frequency in Hz, uniform over the octaves of the range."""
     low, high = (math.log(hz) for hz in spec.low_pass_hz)
     exponent = _range(spec.low_pass, (low, high), random)
     return None if exponent is None else math.exp(exponent)
 
 
 def _noise(spec: AugmentSpec, random: Random) -> tuple[float, float, float] | None:
-    """Its level in dB against the mixture; which recording and which place of it, both from 0 to below 1."""
+    """The level in dB relative to the mixture; the recording and its place, both as numbers from 0 to below 1."""
     level_db = _range(spec.noise, spec.noise_db, random)
     return None if level_db is None else (level_db, random.random(), random.random())
 
@@ -102,7 +102,7 @@ def _codec(spec: AugmentSpec, random: Random) -> tuple[str, float] | None:
 
 
 def _at_pitch(audio: Tensor, percent: int, sample_rate_hz: int) -> Tensor:
-    """Longer at the same pitch, then played faster: what is left is the pitch."""
+    """Slower at the same pitch, then played faster: only the pitch changes."""
     return resample(stretch(audio, sample_rate_hz, 100 / percent), percent, 100)
 
 
@@ -111,7 +111,7 @@ LOW_PASS_PADDING_SECONDS = 0.1  # of silence, so that the end does not ring on i
 
 
 def low_pass(audio: Tensor, cutoff_hz: float, sample_rate_hz: int) -> Tensor:
-    """Nothing above the cut-off, everything below 0.9 of it, without delay; (C, L) → (C, L)."""
+    """Remove everything above the cut-off, keep everything below 0.9 of it, without delay; (C, L) → (C, L)."""
     length = audio.shape[-1]
     padded = fft.next_fast_len(length + round(LOW_PASS_PADDING_SECONDS * sample_rate_hz), real=True)
     frequencies = fft.rfftfreq(padded, 1 / sample_rate_hz)
@@ -136,7 +136,7 @@ def _equaliser(spec: AugmentSpec, random: Random) -> tuple[float, float, float, 
 
 
 def equalise(audio: Tensor, setting: tuple[float, float, float, float], sample_rate_hz: int) -> Tensor:
-    """Three biquads of Bristow-Johnson's cookbook in turn, computed by torchaudio; (C, L) → (C, L)."""
+    """Three biquads of Bristow-Johnson's cookbook in series, computed by torchaudio; (C, L) → (C, L)."""
     low_db, bell_db, high_db, bell_hz = setting
     low_hz, bell_hz, high_hz = (
         min(hz, HIGHEST_OF_RATE * sample_rate_hz) for hz in (LOW_SHELF_HZ, bell_hz, HIGH_SHELF_HZ)
@@ -165,11 +165,11 @@ def _room(spec: AugmentSpec, random: Random) -> Room | None:
 
 
 def reverb(audio: Tensor, room: Room, sample_rate_hz: int) -> Tensor:
-    """The sound and its diffuse reverberation, of so many dB against the sound itself; (C, L) → (C, L).
+    """The sound plus its diffuse reverberation, at a level in dB relative to the sound; (C, L) → (C, L).
 
-    The reflections are noise, of its own in every channel, that falls by 60 dB in its time (Moorer, 1979);
-    convolved by scipy. In a recorded room the sound is convolved with the impulse response instead, which has unit
-    energy and begins at its loudest sample.
+    The reflections are noise, different in every channel, that decays by 60 dB in the reverberation time (Moorer,
+    1979), convolved by scipy. With a recorded room the sound is convolved with the impulse response instead, which has
+    unit energy and begins at its loudest sample.
     """
     from scipy.signal import fftconvolve  # a second to load, for those who reverberate
 
@@ -192,10 +192,10 @@ def reverb(audio: Tensor, room: Room, sample_rate_hz: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """``draw`` says what is done this time, or None; ``apply`` does it to (C, L).
+    """``draw`` draws the settings for one use, or None; ``apply`` applies them to (C, L).
 
-    Without ``apply`` it decides what is read or summed, which the plan says. ``faster`` is how much more of
-    the file an excerpt takes.
+    Without ``apply`` the augmentation changes what is read or summed, which the plan contains. ``faster`` is the factor
+    by which an excerpt uses more of the file.
     """
 
     shared_by: Literal["mixture", "song", "part"]
@@ -237,12 +237,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def is_on(spec: AugmentSpec, name: str) -> bool:
-    """Whether the recipe asks for it at all."""
+    """Whether the recipe uses it."""
     return spec.gain_db != (0.0, 0.0) if name == "gain_db" else getattr(spec, name) > 0
 
 
 def augmented(audio: Tensor, drawn: dict[str, Any], sample_rate_hz: int) -> Tensor:
-    """(C, L) with everything done to it that was drawn, in the order of `AUGMENTATIONS`; (C, about L)."""
+    """(C, L) after all drawn augmentations, in the order of `AUGMENTATIONS`; (C, about L)."""
     for name, augmentation in AUGMENTATIONS.items():
         setting = drawn.get(name)
         if setting is not None and augmentation.apply is not None:
@@ -251,7 +251,7 @@ def augmented(audio: Tensor, drawn: dict[str, Any], sample_rate_hz: int) -> Tens
 
 
 def music_taken(drawn: dict[str, Any]) -> float:
-    """How much music of the file one second of the excerpt takes: 1.03 where it is played 3 % faster."""
+    """The seconds of the file that one second of the excerpt needs: 1.03 if it is played 3 % faster."""
     factor = 1.0
     for name, augmentation in AUGMENTATIONS.items():
         if augmentation.faster is not None and drawn.get(name) is not None:

@@ -1,9 +1,9 @@
-"""The cache of decoded audio: what a training cannot enter at any place is decoded once, into lossless files.
+"""The cache of decoded audio: files without exact seeking are decoded once, into lossless files.
 
-    <cache>/decoded/<name>-<key>/...        made in a folder beside it and renamed when whole; never half there
+    <cache>/decoded/<name>-<key>/...        made in a temporary folder and renamed when complete
 
-Several processes and threads share the work: each begins at another place, and one that finds an item being made by
-another waits for it. The cache can be removed at any time; what is needed is made again.
+Several processes and threads share the work: each begins at another place, and waits for an item that another is
+making. The cache can be deleted at any time; items are made again when they are needed.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ MAX_THREADS = 8  # each holds a whole song
 
 @dataclass(frozen=True)
 class Item:
-    """Something to be decoded: ``make`` writes its files into the folder that it is given."""
+    """One thing to decode: ``make`` writes its files to the given folder."""
 
     name: str
     key: str  # of the content: another content is another item
@@ -48,14 +48,14 @@ class Item:
 
 
 def share() -> tuple[int, int]:
-    """Which of how many processes this is (of those that `accelerate launch` started)."""
+    """The number of this process and the number of processes (started by `accelerate launch`)."""
     return int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def decode(items: Sequence[Item], text: str) -> list[Path | UserError]:
-    """The folder of every item, decoding those that are not there yet with a progress bar; its error where it failed.
+    """The folder of every item, or its error. Missing items are decoded, with a progress bar.
 
-    Raises `DataError` where the cache cannot be written.
+    Raises `DataError` if the cache cannot be written.
     """
     done: dict[int, Path | UserError] = {i: item.folder for i, item in enumerate(items) if item.folder.is_dir()}
     rank, n_processes = share()
@@ -70,7 +70,7 @@ def decode(items: Sequence[Item], text: str) -> list[Path | UserError]:
 
 
 def decode_one(item: Item) -> Path | UserError:
-    """The item's folder, made if it is not there yet, or what is wrong with it."""
+    """The item's folder, made if it does not exist yet, or the error."""
     try:
         item.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(item.folder.with_name(f".{item.folder.name}.lock")):
@@ -98,7 +98,7 @@ def decode_one(item: Item) -> Path | UserError:
 
 
 def keep(folder: Path, stem: str, audio: Tensor, sample_rate_hz: int, subtype: str | None = None) -> Path:
-    """Write (channels, samples) losslessly: flac, or float wav where samples lie above full scale."""
+    """Write (channels, samples) losslessly: flac, or float wav if samples are above full scale."""
     suffix = "flac" if float(audio.abs().max()) <= 1.0 and audio.shape[0] <= 8 else "wav"
     return write_audio(folder / f"{stem}.{suffix}", audio, sample_rate_hz, subtype if suffix == "flac" else None)
 
@@ -122,13 +122,13 @@ def of_file(path: Path) -> Item:
 
 
 def damage_of(copy: Path) -> list[str]:
-    """What was found damaged in the file that `of_file` made a copy of."""
+    """The damage found in the file that `of_file` copied."""
     kept = copy.with_name("damage.json")
     return list(read_json(kept)) if kept.is_file() else []
 
 
 def lengths_of(paths: Sequence[Path]) -> dict[Path, AudioInfo | UserError]:
-    """What decoding each file to its end tells of its length; once, then it is known."""
+    """The length of each file, found by decoding it to its end once."""
 
     def item(path: Path) -> Item:
         def make(folder: Path) -> None:
@@ -148,9 +148,9 @@ PIECES, PIECE_BYTES = 5, 4096
 
 
 def content_key(paths: Sequence[Path]) -> str:
-    """Of names, sizes and five pieces of each file: tells two sets of files apart wherever they lie.
+    """A hash of names, sizes and five pieces of each file: it identifies a set of files in any place.
 
-    They are not read whole: what is made of files and kept on this machine is identified by their `writing`, too.
+    The files are not read completely, so copies of files on this machine are also identified by `writing`.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -164,13 +164,15 @@ def content_key(paths: Sequence[Path]) -> str:
 
 
 def writing(paths: Iterable[Path]) -> str:
-    """Of sizes and times of writing: changes whenever a file does, even by one sample, but not where it is moved."""
+    """A hash of sizes and modification times: it changes if a file changes, even by one sample, but not if it is
+    moved.
+    """
     stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
 def musdb_stems(path: Path) -> Item:
-    """A ``.stem.mp4`` or ``.stem.m4a`` as ``mixture``, ``drums``, ``bass``, ``other``, ``vocals``: what musdb reads."""
+    """A ``.stem.mp4`` or ``.stem.m4a`` as ``mixture``, ``drums``, ``bass``, ``other``, ``vocals``, read by musdb."""
 
     def make(folder: Path) -> None:
         try:

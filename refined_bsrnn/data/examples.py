@@ -1,7 +1,7 @@
-"""Training examples by number: each is planned (`plan`) and rendered (`render`).
+"""Training examples by number: each is planned (`plan`) and then rendered (`render`).
 
-An example is a pure function of the seed and its number: the same for any number of workers or processes, and a resumed
-run continues with the next one.
+An example is a pure function of the seed and its number. It is the same for any number of workers or processes, and a
+resumed run continues with the next one.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ from .training_parts import TrainingParts
 class RandomMixes(Dataset):
     """Training examples ``{"mixture": (C, L), "stems": (targets, C, L), "present": (targets,)}`` by index.
 
-    A song is drawn, each as likely as its weight says; its parts are what the mixture is made of. In the share
-    ``augment.remix`` of the mixtures each of these parts comes from a random place of a random song that has it, in the
-    others all come from one place of this song. They are augmented and summed: mixture and stems always agree. A target
-    that the song does not have by itself is not ``present``, since the mixture may hold it all the same.
+    A song is drawn according to its weight; its parts make up the mixture. In the share ``augment.remix`` of the
+    mixtures each part comes from a random place of a random song that has it; in the others all parts come from one
+    place of this song. They are augmented and summed, so mixture and stems always agree. A target that the song does
+    not have as a separate stem is not ``present``, because the mixture may contain it.
     """
 
     def __init__(self, parts: TrainingParts, recipe: Recipe, n_examples: int):
@@ -37,11 +37,11 @@ class RandomMixes(Dataset):
         return render(self.plan(index), self.planner.format)
 
     def plan(self, index: int) -> ExamplePlan:
-        """What the example is made of; ``print`` shows it."""
+        """The plan of an example; ``print`` shows it."""
         return self.planner.plan(index)
 
     def reads(self, index: int) -> list[tuple[Path, int, int]]:
-        """(file, first sample, samples) of all that an example reads without augmentation; for measuring."""
+        """(file, first sample, samples) of everything that an example reads without augmentation; for measurements."""
         found = []
         for excerpt in self.plan(index).excerpts:
             song = excerpt.song

@@ -1,4 +1,4 @@
-"""How much a stem's label counts: ``data.stem_weights``, a table of track, stem and weight."""
+"""The weights of stems' labels: ``data.stem_weights``, a table of track, stem and weight."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def read_stem_weights(path: Path) -> Weights:
 
 
 def with_label_weights(song: TrackParts, weights: Mapping[tuple[str, str], float]) -> TrackParts:
-    """The song without the parts of weight 0: they are in no mixture, unless the rest of one holds them."""
+    """The song without the parts of weight 0: they are in no mixture, except as part of the rest of one."""
     own = {part: weights.get((song.track.name, part), 1.0) for part in (*song.parts, *song.target_parts)}
     bad = {part for part, weight in own.items() if weight == 0}
     bad_targets = bad | {t for t, parts in song.target_parts.items() if bad & set(parts)}
@@ -57,7 +57,7 @@ def with_label_weights(song: TrackParts, weights: Mapping[tuple[str, str], float
 
 
 def label_weight_notes(tracks: Sequence[Track], weights: Weights, path: str | None) -> list[str]:
-    """How many stems the table leaves out. Raises `DataError` if it names no stem of a training track."""
+    """The number of stems that the table leaves out. Raises `DataError` if it names no stem of a training track."""
     if not weights:
         return []
     own = {key: w for key, w in weights.items() if any(t.name == key[0] and key[1] in t.files for t in tracks)}

@@ -1,6 +1,7 @@
-"""What the names of stems mean: which stems hold everything that other stems leave, and which may be part of another.
+"""The meaning of stem names: which stems contain the rest of a song, and which may be part of another stem.
 
-A name of its own ("guitar") says what a stem holds. A catch-all ("other", "instrumental") says what it leaves out.
+A specific name ("guitar") says what a stem contains. A catch-all ("other", "instrumental") says what it does not
+contain.
 """
 
 import re
@@ -57,24 +58,24 @@ def is_catch_all(part: str) -> bool:
 
 
 def related(one: str, other: str) -> bool:
-    """Whether one stem may hold the other or a part of it, as far as names of their own tell."""
+    """Whether one stem may contain the other or a part of it, judged by specific names."""
     return one == other or bool(words(one) & words(other)) or bool(families(one) & families(other))
 
 
 def leaves_out(catch_all: str, name: str) -> bool:
-    """Whether a stem with this catch-all's name holds nothing of the source ``name``, by what the name means."""
+    """Whether a stem with this catch-all's name contains nothing of the source ``name``, by the meaning of the name."""
     if slug(catch_all) in LEFT_OVER:
         return not is_catch_all(name)
     return bool(families(name) & {"vocals", "noise"})
 
 
 def belongs_to(name: str, catch_all: str) -> bool:
-    """Whether a source with a name of its own is something that a stem with this catch-all's name holds."""
+    """Whether a source with a specific name is contained in a stem with this catch-all's name."""
     return not families(name) & ({"noise"} if slug(catch_all) in LEFT_OVER else {"noise", "vocals"})
 
 
 def is_known(name: str) -> bool:
-    """Whether this is the name of a stem or mixture, by itself or with a number."""
+    """Whether this is the name of a stem or mixture, alone or with a number."""
     plain = re.sub(r"_?\d+$", "", slug(name))
     members = set().union(*FAMILIES.values(), FAMILIES.keys(), CATCH_ALL, {"mixture", "mix", "mixdown", "master"})
     return plain in members or (plain.endswith("s") and plain[:-1] in members)

@@ -1,4 +1,4 @@
-"""The sentences for what `training_parts` decides: which songs are left out, assumed or added, and why."""
+"""Messages about the decisions of `training_parts`: which songs are left out, assumed or added, and why."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,7 @@ def of_split_other(split: SplitOther) -> list[str]:
 
 
 def of_absent(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> list[str]:
-    """Which targets songs are taken not to hold; which names of ``data.absent`` are no target."""
+    """The targets that songs are assumed not to contain; the names in ``data.absent`` that are no target."""
     assumed, notes = assumed_absent(songs, targets, spec), []
     if idle := sorted({*assumed, *(spec.absent or ())} - {*targets}):
         notes.append(f"data.absent names {first(idle)}, which is no target of this run: it changes nothing.")
@@ -44,7 +44,7 @@ def missing_stems(songs: Sequence[TrackParts], gaps: Mapping[int, Sequence[str]]
 
 
 def of_usable(usable: Usable, songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> list[str]:
-    """How many songs lack a stem, and what training does with them."""
+    """The number of songs that lack a stem, and how training uses them."""
     notes = []
     if usable.left_out:
         lacking = (t for i in usable.left_out for t in targets if not songs[i].target_parts.get(t))
@@ -89,12 +89,12 @@ def _named_gaps(songs: Sequence[TrackParts], gaps: Mapping[int, Sequence[str]]) 
 
 
 def of_unread(reasons: Mapping[str, Sequence[str]], n_songs: int) -> list[str]:
-    """``reasons``: why → the names of the songs."""
+    """``reasons``: reason → the names of the songs."""
     return [f"{len(names)} of {n_songs} tracks are left out: {why} ({first(names)})." for why, names in reasons.items()]
 
 
 def why_unread(song: TrackParts, targets: Sequence[str], spec: DataSpec, silent: bool) -> str:
-    """Why no example reads anything of a song; ``silent``: none of its parts is active anywhere."""
+    """The reason why no example reads any part of a song; ``silent``: none of its parts is active anywhere."""
     if why := why_refused(song, targets, spec):
         return why
     if silent:
@@ -111,7 +111,7 @@ def why_unread(song: TrackParts, targets: Sequence[str], spec: DataSpec, silent:
 
 
 def why_refused(song: TrackParts, targets: Sequence[str], spec: DataSpec) -> str:
-    """Why a solo of no target may not be added to mixtures; empty: it may."""
+    """The reason why a solo of no target may not be added to mixtures; empty if it may."""
     if not song.is_other_solo:
         return ""
     name = song.parts[0]
@@ -130,7 +130,7 @@ def why_refused(song: TrackParts, targets: Sequence[str], spec: DataSpec) -> str
 
 
 def of_added(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> list[str]:
-    """Which solos are mixed into which songs."""
+    """The solos that are mixed into songs, and the songs."""
     pools, notes = Pools(songs, None, spec), []
     leads = pools.all_leads()
     for target in targets:

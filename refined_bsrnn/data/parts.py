@@ -1,6 +1,7 @@
-"""What a track can give to a mixture: its parts, and the targets that they make up.
+"""The parts of a track that a mixture is made of, and the targets that they make up.
 
-Names are not trusted: whether stems sum to a mixture is measured, since a guitar may lie beside `other` or in it.
+Names are not trusted: a guitar may be a stem next to `other` or a part of it, so it is measured whether stems sum to a
+mixture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,17 +29,17 @@ class TrackParts:
 
     @property
     def is_solo(self) -> bool:
-        """Whether it is one stem and nothing else."""
+        """Whether the track is one stem and nothing else."""
         return len(self.parts) == 1 and self.parts[0] != REST
 
     @property
     def is_named_solo(self) -> bool:
-        """Whether it is one stem and nothing else, with a name that says which source it holds."""
+        """Whether the track is one stem and nothing else, with a specific name."""
         return self.is_solo and not is_catch_all(self.parts[0])
 
     @property
     def is_other_solo(self) -> bool:
-        """Whether it is one stem of a named source that belongs to no target."""
+        """Whether the track is one stem with a specific name that belongs to no target."""
         return self.is_named_solo and not any(self.target_parts.values())
 
     def read(self, part: str, start: int = 0, n_samples: int | None = None) -> Tensor:
@@ -51,8 +52,8 @@ def read_part(
 ) -> Tensor:
     """Float (channels, samples) of one part at the track's own rate; a stem that the track lacks is silent.
 
-    REST is the mixture without the stems ``subtracted``. The result may be a view that is not contiguous: an excerpt is
-    copied once, to where it is summed.
+    REST is the mixture without the stems ``subtracted``. The result may be a view that is not contiguous, because an
+    excerpt is copied only when it is summed.
     """
     if part == REST:
         rest = read_part(track, MIXTURE, (), start, n_samples)
@@ -70,7 +71,7 @@ def read_part(
 
 @dataclass(frozen=True)
 class SplitOther:
-    """The tracks whose `other` is measured to be the sum of finer stems, and these stems."""
+    """The tracks whose `other` is the sum of finer stems, by measurement, and these stems."""
 
     n_tracks: int = 0
     names: tuple[str, ...] = ()
@@ -78,7 +79,7 @@ class SplitOther:
 
 @dataclass(frozen=True)
 class Usable:
-    """The songs to be used, and by number among all songs: what the others, and some of these, lack."""
+    """The songs to use, and, by number among all songs, the stems that the other songs (and some of these) lack."""
 
     used: list[TrackParts]
     left_out: dict[int, list[str]]
@@ -88,7 +89,7 @@ class Usable:
 def split_into_parts(
     tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
 ) -> tuple[list[TrackParts], SplitOther]:
-    """The parts of every track. `other` is drawn as finer stems if a target is finer and they sum to it."""
+    """The parts of every track. If a target is finer than `other` and finer stems sum to it, they replace `other`."""
     fine = {stem for target in targets for stem in (target, *spec.stems_of(target))} - {*MUSDB_STEMS}
     split: dict[int, tuple[str, ...]] = {}
     if fine and "other" not in spec.define and not spec.stems:
@@ -121,7 +122,7 @@ def _songs(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> l
 
 
 def _song(track: Track, parts: tuple[str, ...] | None, targets: Sequence[str], spec: DataSpec) -> TrackParts:
-    """The track with these parts; None: its targets and the rest of the mixture."""
+    """The track with these parts; with None, its targets and the rest of the mixture."""
     sums = {target: _drawn_as(track, target, spec, parts) for target in targets if target in track.files}
     sums = {target: names for target, names in sums.items() if names}
     if parts is None:
@@ -137,26 +138,26 @@ def _song(track: Track, parts: tuple[str, ...] | None, targets: Sequence[str], s
 
 
 def _drawn_as(track: Track, target: str, spec: DataSpec, parts: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The parts whose sum a target is: itself, or those stems of its definition that are among the parts."""
+    """The parts whose sum is a target: the target itself, or the stems of its definition that are among the parts."""
     if parts is None or target in parts:
         return (target,)
     return tuple(stem for stem in spec.stems_of(target) if stem in parts)
 
 
 def _finest(track: Track, target: str, spec: DataSpec) -> tuple[str, ...]:
-    """The stems of the target's definition that the track has, if they are distinct; else the target as it is."""
+    """The stems of the target's definition that the track has, if they share no files; else the target itself."""
     stems = tuple(stem for stem in spec.stems_of(target) if stem in track.files)
     return (target,) if not stems or _share_files(track, stems) else stems
 
 
 def _share_files(track: Track, names: Sequence[str]) -> bool:
-    """Whether two of these stems are read from the same piece of a file."""
+    """Whether two of these stems are read from the same part of a file."""
     files = [(file.name, file.start) for name in dict.fromkeys(names) for file in track.files[name]]
     return len(set(files)) < len(files)
 
 
 def _stem_parts(alike: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> list[tuple[str, ...] | None]:
-    """For tracks with the same stems: those that sum to the mixture and hold the targets, or None."""
+    """For tracks with the same stems: the stems that sum to the mixture and contain the targets, or None."""
     track = alike[0]
     if spec.stems:
         existing = tuple(name for name in spec.stems if (MIXTURE if name == REST else name) in track.files)
@@ -192,12 +193,12 @@ def _measure(tracks: Sequence[Track], names: Sequence[str]) -> list[bool]:
 
 
 def sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:
-    """Whether mixture − Σ stems lies 30 dB or more below the mixture, in six places of each track that has one."""
+    """Whether mixture − Σ stems is at least 30 dB below the mixture, at six places of each track that has one."""
     return all(_is_sum_of(track, MIXTURE, names) for track in tracks if MIXTURE in track.files)
 
 
 def _is_sum_of(track: Track, whole: str, names: Sequence[str]) -> bool:
-    """Whether a stem (or the mixture) − Σ stems lies 30 dB or more below it, in six places."""
+    """Whether a stem (or the mixture) − Σ stems is at least 30 dB below it, at six places."""
     n_samples = min(track.n_samples, track.sample_rate_hz)
     power, left = 0.0, 0.0
     for share in MEASURED_AT:

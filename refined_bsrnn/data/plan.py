@@ -1,8 +1,9 @@
-"""Which excerpts make up a training example: a plan, drawn from the seed and the example's number; no audio is read.
+"""Plans of training examples: their excerpts and settings, drawn from the seed and the example's number without reading
+audio.
 
     print(mixes.plan(3))    song-3 at 41.2 s (vocals) + song-7 at 12.0 s (drums, bass); vocals = vocals; ...
 
-`render` makes audio of a plan.
+`render` makes the audio of a plan.
 """
 
 import math
@@ -45,7 +46,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What one track gives to an example from one place."""
+    """The parts that an example takes from one place of one track."""
 
     song: TrackParts
     start: int  # in samples of the file
@@ -60,7 +61,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class ExamplePlan:
-    """All that makes up one example."""
+    """The complete plan of one example."""
 
     excerpts: tuple[Excerpt, ...]
     target_parts: Mapping[str, tuple[str, ...]]  # every target → the parts whose sum it is
@@ -79,7 +80,7 @@ class ExamplePlan:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where in which song an excerpt begins; parts with the same object come from one place."""
+    """A song and the place where an excerpt begins; parts that share this object come from the same place."""
 
     song: int
     start: int  # in samples of the file
@@ -120,7 +121,7 @@ class Planner:
         return ExamplePlan(excerpts, sums, weights, noise, noise_db)
 
     def _draw(self, shared_by: str, streams: Streams) -> Settings:
-        """The settings of the augmentations that are shared so and are applied this time."""
+        """The settings of the augmentations that have this kind of sharing and are applied this time."""
         drawn = {
             name: augmentation.draw(self.augment, streams[name])
             for name, augmentation in AUGMENTATIONS.items()
@@ -129,7 +130,7 @@ class Planner:
         return {name: setting for name, setting in drawn.items() if setting is not None}
 
     def _draw_places(self, streams: Streams, remixed: bool) -> tuple[TrackParts, dict[str, Place]]:
-        """The song whose parts make the mixture, with what is added to it, and the place of each part."""
+        """The song whose parts make the mixture, the solos added to it, and the place of each part."""
         random, pools = streams["songs"], self.pools
         if pools.leads is None:
             assert pools.mixed_leads is not None
@@ -150,7 +151,9 @@ class Planner:
         return replace(lead, parts=tuple(places), target_parts=sums), places
 
     def _replace_by_solos(self, lead: TrackParts, places: dict[str, Place], streams: Streams) -> None:
-        """Solos in place of the song's own stems, as often as in a remix: no song keeps them together with anything."""
+        """Replace the song's own stems by solos as often as a remix would, because no song combines a solo with
+        anything.
+        """
         random = streams["solos"]
         for part in lead.parts:
             solos = None if lead.parts == (part,) else self.pools.solos(part, lead)
@@ -158,7 +161,7 @@ class Planner:
                 places[part] = self._draw_place(solos.draw(random), (part,), streams)
 
     def _add_targets(self, lead: TrackParts, places: dict[str, Place], streams: Streams) -> dict[str, tuple[str, ...]]:
-        """Add the places of targets that the lead is known not to hold; returns the parts of every target."""
+        """Add places for targets that the lead is known not to contain; returns the parts of every target."""
         random, sums = streams["solos"], dict(lead.target_parts)
         for target in lead.target_parts:
             pool = self.pools.target(target, lead)
@@ -173,7 +176,7 @@ class Planner:
     def _add_other(
         self, lead: TrackParts, places: dict[str, Place], sums: dict[str, tuple[str, ...]], streams: Streams
     ) -> None:
-        """Add a solo of no target to the places, or put it in the place of what the song has no name for."""
+        """Add a solo of no target to the places, or replace `other` by it."""
         random, others = streams["solos"], self.pools.others(lead)
         if others is None or random.random() >= self.data.add_others:
             return
@@ -188,7 +191,7 @@ class Planner:
             sums[target] = (*sums[target], name)
 
     def _draw_place(self, number: int, wanted: Sequence[str], streams: Streams) -> Place:
-        """A random place of a song; with ``data.excerpts=active`` one in which one of the wanted parts is active."""
+        """A random place of a song; with ``data.excerpts=active``, a place where one of the wanted parts is active."""
         song, random = self.parts.songs[number], streams["places"]
         settings = self._draw("song", streams)
         needed = self.format.file_length(song.track, settings)
@@ -213,7 +216,7 @@ class Planner:
         return Excerpt(song, round(where * last), {}, {NOISE: common}), level_db
 
     def _label_weight(self, lead: TrackParts, target: str, places: Mapping[str, Place]) -> float:
-        """How much the example counts for a target: 0 if the lead does not have it by itself."""
+        """The weight of the example for a target: 0 if the lead does not have it as a separate stem."""
         if target not in lead.target_parts:
             return 0.0
         given = [(self.parts.songs[places[part].song].label_weights, part) for part in lead.target_parts[target]]
@@ -221,7 +224,7 @@ class Planner:
 
 
 def _silent_parts(lead: TrackParts, common: Settings) -> set[str]:
-    """The parts of the target that this example is to be without (``augment.silent_target``)."""
+    """The parts of the target that is silent in this example (``augment.silent_target``)."""
     if "silent_target" not in common:
         return set()
     audible = [parts for parts in lead.target_parts.values() if parts]

@@ -1,8 +1,9 @@
-"""Which tracks can give which part to a training mixture.
+"""For each part of a training mixture, the tracks that it may come from.
 
-A song leads: its parts make the mixture. Each part comes from the pool of all tracks that can give it. A solo, a track
-that is one stem alone, joins these pools; a solo of a target is added to songs that are known not to hold the target; a
-solo of no target is added to songs that have no such part. Without any song the solos are mixed with each other.
+A *lead* is the song whose parts make up the mixture. Each part comes from the pool of all tracks that can give it. A
+solo (a track with a single stem) is in these pools too. A solo of a target is added to songs that are known not to
+contain the target; a solo of no target is added to songs without such a part. Without any song, the solos are mixed
+with each other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +20,11 @@ Active = Mapping[tuple[int, str], np.ndarray]
 
 
 def can_give(song: TrackParts, part: str, lead: TrackParts) -> bool:
-    """Whether a part of this song can stand in a mixture made of the lead's parts, no source being in it twice.
+    """Whether a part of this song can be used in a mixture of the lead's parts without a source occurring twice.
 
-    A stem of a named source holds that source and nothing else. The content of a catch-all depends on the other stems
-    of its song: that song must have all of the lead's other parts by themselves, or be known to lack them.
+    A stem with a specific name contains that source and nothing else. The content of a catch-all depends on the other
+    stems of its song: that song must have all of the lead's other parts as separate stems, or be known not to contain
+    them.
     """
     if part not in song.parts:
         return False
@@ -35,7 +37,7 @@ def can_give(song: TrackParts, part: str, lead: TrackParts) -> bool:
 
 
 def holding_targets(parts: Sequence[str], target: str, lead: TrackParts) -> list[str]:
-    """The other targets of a mixture that are sums which hold these parts of a target."""
+    """The other targets of a mixture that are sums containing these parts of a target."""
     return [
         name
         for name in lead.target_parts
@@ -44,7 +46,9 @@ def holding_targets(parts: Sequence[str], target: str, lead: TrackParts) -> list
 
 
 def joined_targets(name: str, lead: TrackParts) -> list[str]:
-    """The targets that a source belongs to for which the lead has no part: those that hold the rest of a mixture."""
+    """The targets that a source belongs to, but for which the lead has no part: those that contain the rest of a
+    mixture.
+    """
     own = [part for part in lead.parts if not is_catch_all(part)]
     if len(lead.parts) == 1 and slug(lead.parts[0]) not in NO_VOICE:
         own = [*own, *MUSDB_STEMS[:3]]  # a solo of `other` holds none of these
@@ -69,9 +73,9 @@ def related_target(name: str, targets: Sequence[str], spec: DataSpec) -> str | N
 
 
 def find_leads(songs: Sequence[TrackParts]) -> list[int]:
-    """The songs whose parts make mixtures: all but solos, and solos of a catch-all that stand in no other song.
+    """The songs whose parts make mixtures: all but solos, and solos of a catch-all that no other song has as a stem.
 
-    A mixture in which all targets are known to be silent leads too: it is all rest.
+    A mixture in which all targets are known to be silent is a lead too; all of it is rest.
     """
     leads = [i for i, song in enumerate(songs) if song.target_parts and song.parts and not song.is_solo]
     if not leads:
@@ -93,7 +97,7 @@ def kind_of_lead(lead: TrackParts) -> tuple[object, ...]:
 
 
 def mixed_solos(songs: Sequence[TrackParts]) -> list[tuple[TrackParts, float]]:
-    """The mixtures that solos make with each other, and their weights: every named source, and one catch-all."""
+    """The mixtures that solos make with each other, and their weights: all named sources and one catch-all."""
     named = tuple(dict.fromkeys(s.parts[0] for s in songs if s.is_named_solo))
     wanted = {part for song in songs for parts in song.target_parts.values() for part in parts}
     unnamed = {s.parts[0]: s for s in songs if s.is_solo and not s.is_named_solo}
@@ -132,7 +136,7 @@ def _mixed(parts: tuple[str, ...], songs: Sequence[TrackParts], solo: TrackParts
 
 @dataclass(frozen=True)
 class Pool:
-    """Songs that can be drawn for a purpose, and their odds."""
+    """Songs to draw from for one purpose, and their probabilities."""
 
     songs: np.ndarray
     odds: np.ndarray | None  # cumulated; None: all alike
@@ -151,7 +155,9 @@ class Pool:
 
 
 class Pools:
-    """The leads of a training set, and for each lead the tracks that can give a part or be added; found once each."""
+    """The leads of a training set, and for each lead the tracks that can give a part or be added; each is found
+    once.
+    """
 
     def __init__(self, songs: Sequence[TrackParts], active: Active | None, spec: DataSpec):
         self.songs, self.active, self.spec = songs, active, spec
@@ -175,21 +181,23 @@ class Pools:
         return self.kinds[id(lead)]
 
     def part(self, part: str, lead: TrackParts) -> Pool:
-        """The tracks that can give this part to a mixture made of the lead's parts."""
+        """The tracks that can give this part to a mixture of the lead's parts."""
         key = (part, self.kind(lead)) if is_catch_all(part) else part
         pool = self._pool(key, ((i, (part,)) for i, song in enumerate(self.songs) if can_give(song, part, lead)))
         assert pool is not None  # the lead itself
         return pool
 
     def solos(self, part: str, lead: TrackParts) -> Pool | None:
-        """The tracks among them that are this part alone."""
+        """The tracks among them that consist of this part alone."""
         key = ("solo", part, self.kind(lead))
         return self._pool(
             key, ((i, (part,)) for i, s in enumerate(self.songs) if s.parts == (part,) and can_give(s, part, lead))
         )
 
     def target(self, target: str, lead: TrackParts) -> Pool | None:
-        """The tracks whose target can be added to a lead that is known to lack it; None if it has it, or no track."""
+        """The tracks whose target can be added to a lead that is known to lack it; None if the lead has it or no
+        track does.
+        """
         if lead.target_parts.get(target, (target,)):
             return None
         key = ("target", target, self.kind(lead))
@@ -206,7 +214,7 @@ class Pools:
         )
 
     def others(self, lead: TrackParts) -> Pool | None:
-        """The solos of no target whose source the lead has no part for."""
+        """The solos of no target for whose source the lead has no part."""
         if any(lead is mixed for mixed in self.mixed):  # it has all of them
             return None
         key = ("others", lead.parts)

@@ -1,4 +1,4 @@
-"""Recordings of the user's own that augmentation needs: noise, and impulse responses of rooms."""
+"""The user's recordings for augmentation: noise, and impulse responses of rooms."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,9 +20,9 @@ IMPULSE = "impulse"  # and of an impulse response
 
 @lru_cache
 def recordings(folder: str, stem: str, key: str) -> tuple[Track, ...]:
-    """Every audio file below a folder as a track with one stem, in the order of their names.
+    """Every audio file below a folder as a track with one stem, sorted by name.
 
-    ``key`` is the recipe's key, for messages. Raises `DataError` if there is none, or one cannot be read.
+    ``key`` is the recipe's key, for messages. Raises `DataError` if there is no file, or if one cannot be read.
     """
     root = expand_home(folder)
     files = sorted(path for path in root.rglob("*") if is_audio(path)) if root.is_dir() else []
@@ -62,7 +62,7 @@ def impulse_response(path: Path, sample_rate_hz: int) -> np.ndarray:
 
 
 def notes_on_recordings(spec: AugmentSpec) -> list[str]:
-    """What of the user's own recordings augmentation uses, for the user."""
+    """A message about the user's recordings that augmentation uses."""
     notes = []
     if noises := noise_recordings(spec):
         minutes, (low, high) = sum(track.seconds for track in noises) / 60, spec.noise_db

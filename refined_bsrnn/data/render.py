@@ -1,4 +1,4 @@
-"""A plan of an example → its audio: mixture, stems, and which stems count."""
+"""Renders the plan of an example to audio: the mixture, the stems, and which stems count."""
 
 import math
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def render_excerpt(excerpt: Excerpt, form: Format) -> dict[str, Tensor]:
 
 
 def read_piece(song: TrackParts, part: str, start: int, length: int, form: Format) -> Tensor:
-    """(C, length) at the example's rate and channels; silence follows a song that is shorter."""
+    """(C, length) at the example's rate and channels; a shorter song is extended by silence."""
     track = song.track
     from_hz, to_hz = track.sample_rate_hz, form.sample_rate_hz
     margin = round(RESAMPLE_MARGIN_SECONDS * from_hz) if from_hz != to_hz else 0
@@ -73,14 +73,14 @@ def read_piece(song: TrackParts, part: str, start: int, length: int, form: Forma
 
 
 def add_noise(mixture: Tensor, noise: Tensor, level_db: float) -> None:
-    """Add noise to a mixture in place, at so many dB against it in root mean square; silent ones change nothing."""
+    """Add noise to a mixture in place, at a level in dB relative to its root mean square; silence changes nothing."""
     target, own = mixture.numpy(), noise.numpy()
     ratio = np.sqrt(np.square(target, dtype=np.float64).mean() / max(np.square(own, dtype=np.float64).mean(), 1e-20))
     np.add(target, own * np.float32(ratio * 10 ** (level_db / 20)), out=target)
 
 
 def sum_into(result: Tensor, sounds: Sequence[Tensor]) -> Tensor:
-    """``result`` overwritten with the sum of the sounds; silence if there are none."""
+    """Overwrite ``result`` with the sum of the sounds; with silence if there are none."""
     total = result.numpy()  # numpy copies what alternates between channels eight times as fast as torch
     arrays = [sound.numpy() for sound in sounds]
     if len(arrays) < 2:
@@ -93,6 +93,6 @@ def sum_into(result: Tensor, sounds: Sequence[Tensor]) -> Tensor:
 
 
 def fitted(audio: Tensor, length: int) -> Tensor:
-    """(C, L) cut or followed by silence to (C, length); not copied if it fits."""
+    """(C, L) cut or extended by silence to (C, length); not copied if it fits."""
     missing = length - audio.shape[-1]
     return torch.nn.functional.pad(audio, (0, missing)) if missing > 0 else audio[:, :length]

@@ -1,4 +1,4 @@
-"""Sources → tracks: every file's header is read, and what is wrong with it becomes a finding."""
+"""Sources → tracks: reads every file's header and reports problems as findings."""
 
 import math
 from collections import Counter
@@ -35,7 +35,7 @@ class Scan:
     notes: list[str]
 
     def usable(self) -> list[Track]:
-        """The tracks; `DataError` that names every problem that stops training, if there is one."""
+        """The tracks; `DataError` with every problem that stops training, if there is one."""
         refuse(self.findings)
         return self.tracks
 
@@ -85,7 +85,7 @@ def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:
 
 
 def open_files(paths: Sequence[Path], folder: Path, stem: str) -> list[Track]:
-    """Each file as a track of its own with one stem, named by its place below the folder; `DataError` for bad files."""
+    """Each file as a track with one stem, named by its path below the folder; `DataError` for unreadable files."""
     listed = [Listed(str(path.relative_to(folder)), "train", folder, {stem: (File(path),)}) for path in paths]
     found = Scan(Sources(()), [], [], [])
     opener = _Opener(listed, True, found)
@@ -95,7 +95,9 @@ def open_files(paths: Sequence[Path], folder: Path, stem: str) -> list[Track]:
 
 
 def _free_name(track: Track, source: str, taken: Collection[tuple[str, str]]) -> str:
-    """A name that no other track of the split has: its own, with the source's before it, or a number behind that."""
+    """A name that no other track of the split has: its own, or with the source's name before it, or with a number
+    too.
+    """
     tried = [track.name, f"{source}: {track.name}"]
     number = 2
     while (track.split, tried[-1]) in taken:
@@ -124,7 +126,7 @@ MIXTURE_NAMES = ("mix", "mixdown", "full_mix", "fullmix", "master")  # of a mixt
 def _with_mixtures(
     listed: Sequence[tuple[Listed, SourceSpec]], spec: DataSpec, notes: list[str]
 ) -> list[tuple[Listed, SourceSpec]]:
-    """Tracks without a mixture get the file that is named like one: as a stem it would hold all others again."""
+    """Tracks without a mixture get the file with a mixture's name; as a stem it would contain all others again."""
     stems = {*spec.stems, *spec.define, *(stem for name in spec.define for stem in spec.stems_of(name))}
     taken: Counter[str] = Counter()
     result = []
@@ -152,7 +154,7 @@ def _nothing_found(source: SourceSpec, splits: Sequence[str]) -> str:
 
 
 def _in_place(path: Path) -> bool:
-    """Whether a file can be entered at any place: its format can, and it is what its name says."""
+    """Whether a file has exact seeking: its format has, and the file has the format that its name says."""
     if path.suffix.lower() not in READ_IN_PLACE:
         return False
     try:
@@ -163,9 +165,9 @@ def _in_place(path: Path) -> bool:
 
 
 class _Opener:
-    """Opens the tracks of a scan: the facts of their files; what is wrong with them becomes a finding of the scan.
+    """Opens the tracks of a scan and reads the facts of their files; problems become findings of the scan.
 
-    Files that cannot be entered at any place are decoded into the cache first; ``all_lossy``: mp3, ogg and opus, too.
+    Files without exact seeking are decoded into the cache first; with ``all_lossy``, mp3, ogg and opus too.
     """
 
     def __init__(self, tracks: Sequence[Listed], all_lossy: bool, found: Scan, fit_seconds: float = 0.0):
@@ -289,7 +291,7 @@ class _Opener:
 
 
 def _name_problem(track: Listed) -> str:
-    """What is wrong with the names of a track and its stems; empty: nothing."""
+    """The problem with the names of a track and its stems; empty if there is none."""
     for text in (track.name, *track.files):
         if not is_unicode(text):
             shown = text.encode(errors="surrogateescape").decode(errors="replace")
@@ -301,7 +303,7 @@ def _name_problem(track: Listed) -> str:
 
 
 def _piece(file: File, info: AudioInfo) -> tuple[int, int]:
-    """(first sample, number of samples) of the piece of a file that is used."""
+    """(first sample, number of samples) of the used part of a file."""
     start = round(file.start_seconds * info.sample_rate_hz)
     stop = info.n_samples if file.end_seconds is None else round(file.end_seconds * info.sample_rate_hz)
     if not 0 <= start < stop <= info.n_samples:
@@ -313,12 +315,12 @@ def _piece(file: File, info: AudioInfo) -> tuple[int, int]:
 
 
 def damage_kind(text: str) -> str:
-    """The kind of finding that a sentence on damage is."""
+    """The kind of finding for a message about damage."""
     return "truncated" if "is cut off" in text else "damaged"
 
 
 def kind_of(error: UserError) -> str:
-    """The kind of finding that an error of reading is."""
+    """The kind of finding for an error of reading."""
     text = str(error)
     words = (("is cut off", "truncated"), ("is empty", "empty"), ("holds no samples", "empty"), ("holds NaN", "nan"))
     return next((kind for word, kind in words if word in text), "unreadable")
@@ -327,7 +329,7 @@ def kind_of(error: UserError) -> str:
 def track_table(root: str | Path, splits: Sequence[str]) -> datasets.Dataset:
     """One row per track of a root, sorted by split and name, as a `datasets` table of `Track` fields.
 
-    Raises `DataError` where nothing is found, where a file cannot be read, and where the files of one track differ in
-    length or rate.
+    Raises `DataError` if nothing is found, if a file cannot be read, or if the files of one track differ in length or
+    rate.
     """
     return table_of(scan(DataSpec(root=str(root)), splits).usable())

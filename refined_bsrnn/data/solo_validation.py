@@ -1,8 +1,7 @@
 """Validation of targets that only solos have: held-out solos are mixed with held-out songs, or with each other.
 
-A mixture here is a track whose ``mixture`` is the sum of the files of a song and a solo, or of several solos: nothing
-is written. It is as long as the shortest of them and takes the middle of a song. Which ones meet follows from their
-names.
+A mixture here is a track whose ``mixture`` is the sum of the files of a song and a solo, or of several solos; no file
+is written. It is as long as the shortest of them and uses the middle of a song. The names determine the combinations.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from .tracks import StemFile, Track
 
 @dataclass(frozen=True)
 class SoloValidation:
-    """The solos that are held out for validation, and the mixtures made of them."""
+    """The solos that are held out for validation, and their mixtures."""
 
     held_out: list[Track] = field(default_factory=list)
     mixtures: list[Track] = field(default_factory=list)
@@ -29,8 +28,9 @@ def solo_validation(
 ) -> SoloValidation:
     """Solos of each target that no song has, mixed with the validation songs.
 
-    The solos are those among the validation tracks, else those of the split ``valid``, else a share of the training
-    ones (``data.validation_share``, at least one of two). Songs must be known not to hold the target (``data.absent``).
+    The solos are the first of these: those among the validation tracks, those of the split ``valid``, a share of the
+    training ones (``data.validation_share``, at least one of two). Songs must be known not to contain the target
+    (``data.absent``).
     """
     if all(track.is_solo for track in tracks):
         return _pools_validation(tracks, validation, targets, spec)
@@ -52,7 +52,7 @@ def solo_validation(
 
 
 def targets_of_solos(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> list[str]:
-    """The targets that some solo has and no song, where songs are taken not to hold them."""
+    """The targets that some solo and no song has, if songs are assumed not to contain them."""
     in_songs = {stem for track in tracks if not track.is_solo for stem in track.stems}
     in_solos = {stem for track in tracks if track.is_solo for stem in track.stems}
     return [
@@ -67,7 +67,7 @@ def targets_of_solos(tracks: Sequence[Track], targets: Sequence[str], spec: Data
 def _pools_validation(
     tracks: Sequence[Track], validation: Sequence[Track], targets: Sequence[str], spec: DataSpec
 ) -> SoloValidation:
-    """Without any song: held-out solos of sources that can stand beside each other are mixed."""
+    """Without any song: held-out solos whose sources may be combined are mixed."""
     names = sorted({stem for track in tracks for stem in track.stems})
     solos = {name: _held_out(tracks, validation, name, spec) for name in names}
     found = SoloValidation(held_out=[solo for name in names for solo in solos[name]])
@@ -92,7 +92,7 @@ def _pools_validation(
 
 
 def _together(names: Sequence[str]) -> list[list[str]]:
-    """Which sources make a mixture: each catch-all with the named ones that it leaves out, and what is left over."""
+    """The sources that make a mixture: each catch-all with the named ones that it does not contain, and the rest."""
     named = [name for name in names if not is_catch_all(name)]
     groups = [[*(n for n in named if leaves_out(name, n)), name] for name in names if is_catch_all(name)]
     left = [name for name in named if not any(name in group for group in groups)]
@@ -118,7 +118,7 @@ def _sum_of(solos: Mapping[str, Track]) -> Track:
 
 
 def _held_out(tracks: Sequence[Track], validation: Sequence[Track], target: str, spec: DataSpec) -> list[Track]:
-    """The solos of a target that are kept from training, in the order of their names' hashes."""
+    """The solos of a target that are held out from training, ordered by the hashes of their names."""
     solos = sorted(
         (track for track in tracks if track.is_solo and target in track.files),
         key=lambda track: hashlib.sha256(track.name.encode()).hexdigest(),
@@ -130,7 +130,7 @@ def _held_out(tracks: Sequence[Track], validation: Sequence[Track], target: str,
 
 
 def _fitting(songs: Sequence[Track], solo: Track) -> list[Track]:
-    """The songs at the solo's rate; the files of one track have one rate."""
+    """The songs with the solo's rate, because the files of one track have one rate."""
     return [song for song in songs if song.sample_rate_hz == solo.sample_rate_hz]
 
 
@@ -144,7 +144,7 @@ def _why_none(tracks: Sequence[Track], songs: Sequence[Track], solos: Sequence[T
 
 
 def _mixture(songs: Sequence[Track], i: int, solo: Track, target: str) -> Track | None:
-    """The i-th song (counted around) from its middle, with the solo added; None if there is no song."""
+    """The middle of song i (modulo the number of songs) with the solo added; None if there is no song."""
     if not songs:
         return None
     song = songs[i % len(songs)]
@@ -167,7 +167,7 @@ def _mixture(songs: Sequence[Track], i: int, solo: Track, target: str) -> Track 
 
 
 def _pieces(track: Track, stem: str, start: int, n_samples: int) -> list[StemFile]:
-    """A piece of a stem's files, by their whole paths; a file that ends before it gives nothing."""
+    """A part of a stem's files, by their absolute paths; a file that ends before it gives nothing."""
     return [
         replace(file, name=str(path), n_samples=min(n_samples, file.n_samples - start), start=file.start + start)
         for file, path in zip(track.files[stem], track.paths(stem), strict=True)

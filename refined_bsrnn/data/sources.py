@@ -1,4 +1,7 @@
-"""Where the songs are: ``data.root`` or ``data.sources`` → the layout, place and options of every source."""
+"""The places of the songs: ``data.root`` or ``data.sources`` → the layout, place and options of every source.
+
+To add a layout of data sets, write one file in `layouts` and one line in `LAYOUTS`.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -70,8 +73,8 @@ def source_name(spec: SourceSpec) -> str:
 def find_sources(spec: DataSpec) -> Sources:
     """``data.sources``, ``data.root``, ``$MUSDB18HQ_ROOT``, or the built-in stems, made on first use.
 
-    The kind ``auto`` (which a root has) is guessed from the files there. A root that does not exist is a `DataError`,
-    never a reason to use something else.
+    The kind ``auto`` (of a root) is guessed from the files. A root that does not exist is always a `DataError`; no
+    other source replaces it.
     """
     if spec.sources:
         found = [_known(source, f"data.sources[{i}]") for i, source in enumerate(spec.sources)]
@@ -118,7 +121,7 @@ def guess(root: Path) -> tuple[str, str]:
 
 
 def list_source(source: SourceSpec, splits: Sequence[str], where: str = "data.sources") -> Listing:
-    """The tracks of one source; ``test_tracks`` (names or globs) moves those of a source without splits to the test."""
+    """The tracks of one source; for a source without splits, ``test_tracks`` (names or patterns) are the test split."""
     options = dict(source.options)
     patterns = options.pop("test_tracks", ())
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
@@ -138,7 +141,7 @@ def list_source(source: SourceSpec, splits: Sequence[str], where: str = "data.so
 
 
 def check_patterns(where: str, patterns: Iterable[str], names: Sequence[str]) -> None:
-    """`DataError` for a name or pattern that fits no track: a misspelt one would change which tracks are used."""
+    """`DataError` for a name or pattern that matches no track: a misspelt one would change the choice of tracks."""
     idle = [pattern for pattern in patterns if not any(fits(name, [pattern]) for name in names)]
     if idle:
         named = " or ".join(queried(pattern, names) for pattern in idle)

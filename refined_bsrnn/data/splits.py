@@ -1,4 +1,4 @@
-"""Which tracks are trained on and which are held out."""
+"""The split into training tracks and held-out tracks."""
 
 import hashlib
 import math
@@ -43,7 +43,7 @@ class Split:
 
     @property
     def held_out(self) -> list[Track]:
-        """What validation reads: whole tracks, and mixtures with held-out solos."""
+        """The tracks for validation: whole tracks, and mixtures with held-out solos."""
         return [*self.validation, *self.solos.mixtures]
 
 
@@ -58,11 +58,11 @@ def split_tracks(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
 
 
 def scan_split(recipe: Recipe, split: str, other_root: str | None = None) -> Scan:
-    """The tracks of one split: ``test`` as it lies on the disk, ``train`` and ``valid`` as a run divides them.
+    """The tracks of one split: ``test`` as it is on the disk, ``train`` and ``valid`` as a run divides them.
 
-    ``train`` is what the run trains on (`use_part`). ``other_root`` replaces the recipe's data; names and patterns of
-    the recipe that fit none of its tracks do not count. The last note says which tracks they are. Raises `DataError` if
-    there is no such track.
+    ``train`` contains the tracks that the run trains on (`use_part`). ``other_root`` replaces the recipe's data; names
+    and patterns of the recipe that match none of its tracks are ignored. The last note says which tracks they are.
+    Raises `DataError` if there is no such track.
     """
     spec = recipe.data if other_root is None else replace(recipe.data, root=other_root, sources=())
     if split == "test":
@@ -88,7 +88,7 @@ def scan_split(recipe: Recipe, split: str, other_root: str | None = None) -> Sca
 
 
 def _without_idle_patterns(spec: DataSpec, tracks: Sequence[Track]) -> DataSpec:
-    """The section without the names and patterns that fit none of these tracks, for data that are not the recipe's."""
+    """The section without names and patterns that match none of these tracks, for data that are not the recipe's."""
     names = [track.name for track in tracks]
     kept = tuple(p for p in spec.validation_tracks if any(fits(name, [p]) for name in names))
     weights = {p: w for p, w in spec.track_weights.items() if any(fits(name, [p]) for name in names)}
@@ -121,7 +121,7 @@ def split_validation(tracks: Sequence[Track], spec: DataSpec) -> tuple[list[Trac
 
 
 def _weighted(train: Sequence[Track], spec: DataSpec, names: Sequence[str]) -> list[Track]:
-    """The training tracks with the weights of the recipe; of several patterns that fit a name the last one counts."""
+    """The training tracks with the weights of the recipe; if several patterns fit a name, the last one counts."""
     check_patterns("data.track_weights", spec.track_weights, names)
     weighted = []
     for track in train:
@@ -137,11 +137,12 @@ def _share(tracks: Sequence[Track], share: float) -> set[str]:
 
 
 def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, seed: int) -> list[Track]:
-    """The training tracks a recipe asks for: all, or some of those that have a target, in an order set by the seed.
+    """The training tracks that a recipe asks for: all, or some of those that have a target, in an order set by the
+    seed.
 
-    Of ``use_tracks``, ``use_minutes`` and ``use_fraction`` the one that leaves least decides; at least one track stays.
-    Of several targets each has a song before any has a second one. If no track has a target, all are returned:
-    `make_parts` names the stems that exist.
+    If several of ``use_tracks``, ``use_minutes`` and ``use_fraction`` are set, the smallest choice counts; at least one
+    track stays. With several targets, each has one song before any has a second. If no track has a target, all are
+    returned, and `make_parts` lists the existing stems.
     """
     having = [t for t in tracks if set(targets) & set(t.stems)]
     others = [] if any(not t.is_solo for t in having) else [t for t in tracks if t not in having]  # solos need songs
@@ -159,7 +160,7 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
 
 
 def _each_target_first(order: Sequence[Track], targets: Sequence[str]) -> list[Track]:
-    """The same tracks; in front those that are the first with a target."""
+    """The same tracks, with the first track of each target moved to the front."""
     first: dict[str, Track] = {}
     for target in targets:
         if not any(target in track.stems for track in first.values()):

@@ -1,11 +1,11 @@
 """Built-in stems: a synthetic band, so that everything can be tried without a download.
 
-    seed → score (tempo, key, chords, who rests when) → five players → levels → 16-bit stems → mixture
+    seed → score (tempo, key, chords, rests) → five players → levels → 16-bit stems → mixture
 
 `synthesise_song` makes the stems of one song, `write_band` a folder of songs in MUSDB18-HQ's layout, `builtin_root`
-that folder in the user's cache. Nothing is sampled from a recording: the drums are a swept sine and noise, every other
-player is a sum of harmonics with an envelope of its own. It is enough to learn from, and it says that it is synthetic
-wherever it appears: scores on it say nothing about real music.
+that folder in the user's cache. No recording is used: the drums are a swept sine and noise, every other player is a sum
+of harmonics with its own envelope. The music is enough to train on, and it is called synthetic wherever it appears:
+scores on it say nothing about real music.
 """
 
 import errno
@@ -80,7 +80,7 @@ def synthesise_song(seed: int, seconds: float = 12.0, sample_rate_hz: int = BAND
 
 @dataclass(frozen=True)
 class Score:
-    """The clock, the key, the chords and who rests in which bar: all that the players share."""
+    """The clock, the key, the chords and the rests: everything that the players share."""
 
     n_samples: int
     sample_rate_hz: int
@@ -145,7 +145,7 @@ def _arrange(rng: Generator, n_bars: int) -> dict[str, np.ndarray]:
 
 
 class Timbre(NamedTuple):
-    """How an instrument sounds: levels of its harmonics and the shape of a note."""
+    """The sound of an instrument: levels of its harmonics and the shape of a note."""
 
     harmonics: tuple[float, ...]
     attack_seconds: float
@@ -255,7 +255,7 @@ def _add_note(
 
 
 def note(timbre: Timbre, pitch: float, n_samples: int, rate: int) -> np.ndarray:
-    """One note (samples,): harmonics that fade, a vibrato that sets in late; those above half the rate are left out."""
+    """One note (samples,): decaying harmonics and a late vibrato; harmonics above half the rate are left out."""
     t = np.arange(n_samples) / rate
     bend = timbre.vibrato_semitones * np.clip((t - 0.1) / 0.2, 0, 1) * np.sin(2 * np.pi * 5.5 * t)
     f0_hz = 440.0 * 2.0 ** ((pitch + bend - 69.0) / 12.0)
@@ -273,7 +273,7 @@ LEVELS_DB = {"vocals": (-3, 0), "drums": (-3, 0), "bass": (-4.5, -1), "guitar": 
 
 
 def _balance(rng: Generator, stems: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Stems as int16, loud relative to each other as in a song, their sum peaking at -3 to -1 dB of full scale."""
+    """Stems as int16 with the relative levels of a song; their sum peaks at -3 to -1 dB of full scale."""
     n_samples = stems["vocals"].shape[1]
     edges = np.minimum(1, np.minimum(np.arange(n_samples) / 200, np.arange(n_samples)[::-1] / 2000))
     levelled = {}
@@ -296,7 +296,7 @@ def _pan(signal: np.ndarray, place: float) -> np.ndarray:
 
 
 def _place(out: np.ndarray, start: int, sound: np.ndarray) -> None:
-    """Add a sound (..., samples) where it starts; what hangs over the end is cut."""
+    """Add a sound (..., samples) where it starts; it is cut at the end of the song."""
     n = min(sound.shape[-1], out.shape[-1] - start)
     if n > 0:
         out[..., start : start + n] += sound[..., :n]
@@ -315,10 +315,10 @@ def write_band(
     """Songs in MUSDB18-HQ's layout: ``root/{train,valid,test}/<track>/{mixture,<stem>}.wav``, 16 bit, 44.1 kHz, stereo.
 
     ``n_tracks`` counts the tracks of each split (default `DEFAULT_TRACKS`). ``on_track(done, total)`` is called after
-    each. The folder appears whole or not at all; one that is whole and was made with the same arguments is returned
-    as it is, and where two processes make it at once both get the first one's. Returns ``root``.
+    each. The folder appears completely or not at all. A complete folder that was made with the same arguments is
+    returned unchanged; if two processes make it at the same time, both get the first one's. Returns ``root``.
 
-    Raises `DataError` where the folder cannot be written or holds something else, `ValueError` for an unknown split.
+    Raises `DataError` if the folder cannot be written or holds something else, `ValueError` for an unknown split.
     """
     counts = dict(DEFAULT_TRACKS if n_tracks is None else n_tracks)
     if unknown := set(counts) - set(DEFAULT_TRACKS):
@@ -341,17 +341,17 @@ def write_band(
 
 
 def builtin_root(cache: Path | None = None) -> Path:
-    """The built-in stems, made on first use and kept.
+    """The built-in stems, made on first use and stored.
 
-    They lie in ``cache``, else ``$REFINED_BSRNN_CACHE``, ``$XDG_CACHE_HOME/refined_bsrnn`` or
-    ``~/.cache/refined_bsrnn``. Raises `DataError` where that cannot be written.
+    They are in ``cache``, else ``$REFINED_BSRNN_CACHE``, ``$XDG_CACHE_HOME/refined_bsrnn`` or
+    ``~/.cache/refined_bsrnn``. Raises `DataError` if that cannot be written.
     """
     seed = 0
     return write_band((cache or cache_folder()) / f"builtin-stems-v{GENERATOR_VERSION}-seed{seed}", seed=seed)
 
 
 def _manifest(counts: Mapping[str, int], seconds: float, seed: int) -> dict[str, Any]:
-    """What a finished folder says of itself; two folders with the same manifest hold the same songs."""
+    """The description in a finished folder; two folders with the same manifest hold the same songs."""
     return {
         "about": "synthetic music made by refined_bsrnn, CC0 1.0",
         "generator_version": GENERATOR_VERSION,
@@ -364,7 +364,7 @@ def _manifest(counts: Mapping[str, int], seconds: float, seed: int) -> dict[str,
 
 
 def _tracks(manifest: Mapping[str, Any]) -> list[tuple[int, str, str]]:
-    """(song seed, split, track name) of every track. The split is in the seed: no song is in two splits."""
+    """(song seed, split, track name) of every track. The seed depends on the split, so no song is in two splits."""
     tracks = []
     for which, (split, count) in enumerate(manifest["n_tracks"].items()):
         for index in range(count):
@@ -416,7 +416,9 @@ def _is_complete(root: Path, manifest: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def _part_folder(root: Path) -> Iterator[Path]:
-    """A new folder beside ``root``, gone when the block ends unless it was renamed; yesterday's leftovers go too."""
+    """A new folder next to ``root``, removed at the end of the block unless it was renamed; old leftovers are
+    removed too.
+    """
     for leftover in root.parent.glob(f".{root.name}.*.part"):
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > 24 * 3600:
@@ -430,7 +432,9 @@ def _part_folder(root: Path) -> Iterator[Path]:
 
 
 def _publish(part: Path, root: Path, manifest: Mapping[str, Any]) -> None:
-    """Rename the finished folder to ``root``, in place of an unfinished one; a finished one there is left and used."""
+    """Rename the finished folder to ``root``, replacing an unfinished one; if a finished one exists, it is kept and
+    used.
+    """
     if _is_complete(root, manifest):
         return  # another process was quicker
     shutil.rmtree(root, ignore_errors=True)
@@ -442,7 +446,7 @@ def _publish(part: Path, root: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _refuse_foreign(root: Path) -> None:
-    """Only what this module has made is ever replaced."""
+    """Refuse to replace anything that this module has not made."""
     if not root.exists():
         return
     if not root.is_dir():

@@ -1,6 +1,6 @@
-"""A track: where the files of one song are, and how a piece of a stem is read.
+"""A track: the files of one song, and the reading of a part of a stem.
 
-Nothing else knows how a stem lies on the disk.
+Only this module knows how a stem is stored on the disk.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from .names import MIXTURE
 
 @dataclass(frozen=True)
 class StemFile:
-    """A file, or a piece of one, that a stem is read from; it begins where the track begins."""
+    """A file, or a part of one, from which a stem is read; it begins where the track begins."""
 
     name: str  # within the track's folder, or absolute
     n_samples: int  # of the file used; where the track is longer silence follows
@@ -30,7 +30,7 @@ class StemFile:
 
 @dataclass(frozen=True)
 class Track:
-    """One song: where its files are and what their headers say. All of its files have one rate."""
+    """One song: its files and the facts in their headers. All of its files have one rate."""
 
     name: str
     split: str
@@ -49,10 +49,9 @@ class Track:
 
     @property
     def apart(self) -> list[str]:
-        """The finest stems that share no file with each other and hold all files: without sums of others.
+        """The finest stems that share no file with each other and together contain all files: without sums of others.
 
-        A sum that holds a file of its own, as the definition ``vocals: [vocals, choir]``, is there in place of its
-        other parts.
+        A sum with a file of its own, as the definition ``vocals: [vocals, choir]``, replaces its other parts.
         """
         kept: dict[str, set[StemFile]] = {}
         for stem in sorted(self.stems, key=lambda name: len(self.files[name])):
@@ -64,7 +63,7 @@ class Track:
 
     @property
     def is_solo(self) -> bool:
-        """Whether it is one stem without a mixture: there is nothing to separate."""
+        """Whether it is one stem without a mixture, so that there is nothing to separate."""
         return MIXTURE not in self.files and len(self.apart) == 1
 
     @property
@@ -82,8 +81,8 @@ class Track:
 def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = None, contiguous: bool = True) -> Tensor:
     """Samples ``start`` to ``start + n_samples`` (default: to the end) of a stem that the track has.
 
-    Float (channels, samples) at the track's own rate and channels: the sum of the stem's files, mono ones repeated,
-    shorter ones followed by silence. Without ``contiguous`` it may be a view, see `AudioReader.read`.
+    Float (channels, samples) at the track's own rate and channels: the sum of the stem's files; mono files are
+    repeated, shorter files extended by silence. Without ``contiguous`` it may be a view, see `AudioReader.read`.
     """
     n_samples = track.n_samples - start if n_samples is None else n_samples
     if start < 0 or n_samples < 1 or start + n_samples > track.n_samples:
@@ -121,9 +120,9 @@ def tracks_of(table: datasets.Dataset) -> list[Track]:
 
 
 def with_definitions(track: Track, spec: DataSpec) -> Track:
-    """The track with the stems that the recipe defines: each the sum of those of its stems that the track has.
+    """The track with the stems that the recipe defines: each is the sum of those of its stems that the track has.
 
-    A definition of which the track has nothing leaves it as it is: its own file of that name counts.
+    If the track has none of the stems of a definition, it stays unchanged, and its own file of that name counts.
     """
     defined = {
         name: tuple(file for stem in spec.stems_of(name) for file in track.files.get(stem, ())) for name in spec.define
@@ -132,11 +131,11 @@ def with_definitions(track: Track, spec: DataSpec) -> Track:
 
 
 def fingerprint(tracks: Sequence[Track]) -> str:
-    """A hash of which tracks these are and of their content; where they lie does not count."""
+    """A hash of the tracks and their content, independent of their place."""
     lines = sorted(f"{t.split}\t{t.name}\t{t.n_samples}\t{t.sample_rate_hz}\t{t.content}" for t in tracks)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def last_written(tracks: Sequence[Track]) -> str:
-    """A hash of when the files of these tracks were written: for what this machine keeps of them."""
+    """A hash of the modification times of the files of these tracks, for copies on this machine."""
     return hashlib.sha256("\n".join(sorted(track.written for track in tracks)).encode()).hexdigest()

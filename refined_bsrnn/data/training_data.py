@@ -1,4 +1,4 @@
-"""What a run trains and validates on: listed, split and checked."""
+"""The data of a run: training and validation tracks, listed, split and checked."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from .training_parts import TrainingParts, make_parts
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains and validates on."""
+    """The training and validation tracks of a run."""
 
     sources: Sources
     table: Any  # the datasets table of all tracks
@@ -40,7 +40,7 @@ class TrainingData:
 
 
 def training_data(recipe: Recipe) -> TrainingData:
-    """Everything training reads: listed, split and checked; never the test split."""
+    """All data of a training, listed, split and checked; never the test split."""
     found = scan(recipe.data, ("train", "valid"))
     tracks = found.usable()
     divided = split_tracks(tracks, recipe.targets, recipe.data)

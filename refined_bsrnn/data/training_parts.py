@@ -1,6 +1,6 @@
-"""The parts of a training set: which songs train which targets, and which are left out.
+"""The parts of a training set: which songs train which targets, and which songs are left out.
 
-This module decides; `part_notes` words the decisions for the user.
+This module decides; `part_notes` writes the messages about the decisions.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from .tracks import Track
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """The songs of a training set, and notes for the user on what is left out or does not count."""
+    """The songs of a training set, and messages about songs that are left out or do not count."""
 
     songs: list[TrackParts]
     notes: list[str]
@@ -43,13 +43,13 @@ class TrainingParts:
 def make_parts(
     tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, elsewhere: Collection[str] = ()
 ) -> TrainingParts:
-    """What each track gives to mixtures for these targets.
+    """The parts of each track for mixtures with these targets.
 
-    The stems in ``data.stems`` if given; else vocals, drums, bass, other, or all stems that the track has, whichever
-    hold its targets and measurably sum to its mixture; else its targets and the rest of its mixture. A track that
-    lacks a target counts for the others, is left out, taken as silent there or refused, as ``data.missing_stem`` says.
-    ``elsewhere``: stems of tracks that are not used, which ``data.stems`` may name all the same.
-    Raises `DataError` if no track has a target.
+    The parts are the stems in ``data.stems`` if given; else vocals, drums, bass, other, or all stems of the track,
+    whichever contain its targets and measurably sum to its mixture; else its targets and the rest of its mixture.
+    ``data.missing_stem`` decides whether a track that lacks a target trains the others, is left out, counts as silent,
+    or is refused. ``elsewhere``: stems of tracks that are not used, which ``data.stems`` may still name. Raises
+    `DataError` if no track has a target.
     """
     _check_names(tracks, targets, spec, elsewhere)
     weights = read_stem_weights(Path(spec.stem_weights)) if spec.stem_weights else {}
@@ -101,7 +101,7 @@ def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
 
 
 def _check_mixable(songs: Sequence[TrackParts], targets: Sequence[str], tracks: Sequence[Track]) -> None:
-    """`DataError` for a target that no mixture could hold together with something else."""
+    """`DataError` for a target that no mixture could contain together with something else."""
     pools = Pools(songs, None, DataSpec())
     leads = pools.all_leads()
     for target in targets:
@@ -151,7 +151,7 @@ def _gaps(song: TrackParts, targets: Sequence[str], spec: DataSpec) -> list[str]
 
 
 def incomplete_sums(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> dict[int, list[str]]:
-    """Number of a song → ``target without stem`` for sums of which its mixture may hold more than its stems."""
+    """Number of a song → ``target without stem``, for sums of which the mixture may contain more than the stems."""
     gaps: dict[int, list[str]] = {}
     for i, song in enumerate(songs):
         for target in set(targets) & spec.define.keys() & song.target_parts.keys() if REST in song.parts else ():
@@ -165,7 +165,7 @@ def incomplete_sums(songs: Sequence[TrackParts], targets: Sequence[str], spec: D
 
 @dataclass(frozen=True)
 class Reach:
-    """The numbers of the songs of which some example reads something, and notes on the others."""
+    """The numbers of the songs that some example reads, and notes on the others."""
 
     kept: list[int]
     notes: list[str]
@@ -185,7 +185,7 @@ def reached_songs(songs: Sequence[TrackParts], active: Active | None, targets: S
 
 
 def _renumbered(active: Active | None, kept: Sequence[int]) -> Active | None:
-    """The active segments of some of the songs, by their numbers among these."""
+    """The active segments of some of the songs, numbered within this selection."""
     if active is None:
         return None
     place = {number: i for i, number in enumerate(kept)}
@@ -196,7 +196,7 @@ def _renumbered(active: Active | None, kept: Sequence[int]) -> Active | None:
 
 
 def _active(songs: Sequence[TrackParts], spec: DataSpec) -> Active:
-    """Where each part of each song is active; a part that is silent throughout is left out."""
+    """The active segments of each part of each song; a part that is silent throughout is left out."""
     keys = [(i, part) for i, song in enumerate(songs) for part in song.parts]
     starts = active_segments([_activity_part(songs[i], part) for i, part in keys], spec.energy)
     found = {key: places for key, places in zip(keys, starts, strict=True) if len(places)}

@@ -1,6 +1,6 @@
-"""Whole tracks read piece by piece: mixture, known parts, and the pieces in step with estimates.
+"""Whole tracks read block by block: the mixture, the known parts, and both in step with estimates.
 
-What a track's mixture is made of is measured (`known_parts`), since a guitar may lie beside `other` or in it.
+A guitar may be a stem next to `other` or a part of it, so the parts of a mixture are measured (`known_parts`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ Signals = dict[str, Tensor]  # name → (channels, samples)
 
 
 def load_track(track: Track, targets: Sequence[str]) -> tuple[Tensor, dict[str, Tensor], str]:
-    """The mixture (C, L), the stems of those targets that the track has, and where the mixture came from.
+    """The mixture (C, L), the stems of the targets that the track has, and the origin of the mixture.
 
-    At the track's own rate and channels. The mixture is ``mixture.wav`` ("file") if it exists, else the sum of all
+    At the track's own rate and channels. The mixture is ``mixture.wav`` ("file") if it exists, or else the sum of all
     stems ("sum").
     """
     stems = {target: read_stem(track, target) for target in targets if target in track.files}
@@ -34,9 +34,9 @@ def load_track(track: Track, targets: Sequence[str]) -> tuple[Tensor, dict[str, 
 
 
 def partition(track: Track, targets: Sequence[str]) -> tuple[str, ...]:
-    """The track's stems that hold every target and measurably sum to its mixture; empty where no choice does.
+    """The track's stems that contain every target and measurably sum to its mixture; empty if no choice does.
 
-    Tried are vocals, drums, bass, other; all stems; all but `other`, which may be the sum of finer ones.
+    The choices are vocals, drums, bass, other; all stems; all but `other`, which may be the sum of finer ones.
     """
     everything = tuple(track.apart)
     for names in (MUSDB_STEMS, everything, tuple(name for name in everything if name != "other")):
@@ -47,15 +47,15 @@ def partition(track: Track, targets: Sequence[str]) -> tuple[str, ...]:
 
 
 def known_parts(track: Track, target: str) -> tuple[str, ...]:
-    """The parts beside a target that make up the mixture, the target first; else the rest of the mixture as one."""
+    """The parts that make up the mixture, the target first; else the target and the rest of the mixture."""
     names = partition(track, [target])
     return (target, *(name for name in names if name != target)) if names else (target, f"{ALL_BUT}{target}")
 
 
 def mixture_kind(track: Track, wanted: str = "auto") -> str:
-    """``file`` or ``sum``: the mixture.wav, or the sum of stems; ``auto`` takes the file where there is one.
+    """``file`` or ``sum``: the mixture.wav, or the sum of stems; ``auto`` uses the file if there is one.
 
-    Raises `DataError` where what is asked for is not there: no file, or no stems that sum to it.
+    Raises `DataError` if the requested kind is not available: no file, or no stems that sum to it.
     """
     has_file = MIXTURE in track.files
     if wanted == "file" and not has_file:
@@ -96,7 +96,7 @@ def pieces(blocks: Iterable[Mapping[str, Tensor]], n_samples: int) -> Iterator[S
 
 
 class EstimateFiles:
-    """Estimates that another program wrote: ``folder/<track>/<target>.wav``, or ``folder/<split>/<track>/...``."""
+    """Estimates of another program: ``folder/<track>/<target>.wav``, or ``folder/<split>/<track>/...``."""
 
     def __init__(self, folder: Path):
         if not folder.is_dir():
@@ -123,7 +123,7 @@ class EstimateFiles:
         return names
 
     def key(self, track: Track) -> list[object]:
-        """What changes when an estimate of the track does."""
+        """A value that changes when an estimate of the track changes."""
         facts = {name: path.stat() for name, path in self.paths(track).items()}
         return [[name, s.st_size, s.st_mtime_ns] for name, s in facts.items()]
 
@@ -152,7 +152,7 @@ class EstimateFiles:
 
 
 def second_energies(track: Track, target: str, n_block: int) -> np.ndarray:
-    """The energy of every second of a stem, the last piece included; read block by block."""
+    """The energy of every second of a stem, including the last part; read block by block."""
     rate, energies = track.sample_rate_hz, []
     for start in range(0, track.n_samples, n_block):
         x = read_known(track, target, start, min(n_block, track.n_samples - start))

@@ -1,4 +1,4 @@
-"""What a data loader's worker process does before it reads anything."""
+"""The set-up of a data loader's worker process."""
 
 import os
 import signal
@@ -14,9 +14,9 @@ def begin_worker(worker: int) -> None:
 
 
 def leave_signals_to_parent() -> None:
-    """End this worker only if its parent ends it, not by a signal to stop that all processes of a job get.
+    """Let only its parent end this worker, not a stop signal that all processes of a job get.
 
-    The trainer finishes its step after such a signal, and needs its workers for that. If the system does not say who
+    The trainer finishes its step after such a signal and needs its workers for that. If the system does not say who
     sent a signal (macOS, Windows), SIGTERM still ends them.
     """
     for number in STOP_SIGNALS:

@@ -10,14 +10,14 @@ from .state import Progress
 
 
 class Best:
-    """Keeps the weights that are the best so far: of every head by itself if heads share no trained weight."""
+    """Keeps the best weights so far; separately for each head if the heads share no trained weight."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, learner: Learner, description: Description, writes: bool):
         self.recipe, self.run, self.learner = recipe, run, learner
         self.description, self.writes = description, writes
 
     def keep(self, progress: Progress, scores: Mapping[str, float]) -> None:
-        """Save what is better than before; without scores the latest weights are."""
+        """Save the weights that are better than before; without scores, the latest weights."""
         mean = scores.get("validation/usdr")
         better_mean = improved = is_better(mean, progress.best_usdr)
         if self.recipe.trains_heads_alone:
@@ -40,5 +40,5 @@ class Best:
 
 
 def is_better(value: float | None, best: float | None) -> bool:
-    """Whether a score is the best so far; without a score the latest weights are."""
+    """Whether a score is the best so far; a missing score counts as better, so that the latest weights are kept."""
     return value is None or best is None or value > best

@@ -1,4 +1,4 @@
-"""What a run's files say of it: where it came from, what it cost, what a head learnt from."""
+"""Facts about a run for its files: its origin, its cost, and the training data of its heads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +46,7 @@ class Description:
         ]
 
     def head_facts(self, step: int, validation_usdr: float | None) -> dict[str, Any]:
-        """What a head's file says about where the head came from."""
+        """The facts about a head's training for the head's file."""
         spec = self.recipe.train
         return {
             "run": self.run.name,
@@ -94,12 +94,12 @@ def count_frozen(model: BSRNN) -> int:
 
 
 def provenance_of(run: RunFolder) -> dict[str, Any]:
-    """What an earlier start of the run wrote; nothing if there is no file."""
+    """The values that an earlier start of the run wrote; empty if there is no file."""
     return read_provenance(run) if run.provenance.exists() else {}
 
 
 def check_same_songs(run: RunFolder, data: TrainingData) -> None:
-    """`RecipeError` unless the run was trained on these songs, wherever they are; says if files were written again."""
+    """`RecipeError` unless the songs are those the run was trained on, in any place; reports changed files."""
     old, new = provenance_of(run).get("data"), data.describe()
     if old is None:
         return

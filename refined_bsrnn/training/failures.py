@@ -1,4 +1,4 @@
-"""What ended a training, in one sentence that says what to do."""
+"""The reason why a training ended, in one sentence that says what to do."""
 
 import errno
 import re
@@ -10,11 +10,11 @@ from ..separation.chunks import out_of_memory
 
 
 class Interrupted(Exception):
-    """Someone wants the training to end."""
+    """The user or the system asked the training to end."""
 
 
 class TrainingStopped(UserError):
-    """The training cannot go on as it is; its state is kept."""
+    """The training cannot go on; its state is kept."""
 
 
 class NotFinite(TrainingStopped):
@@ -26,7 +26,7 @@ OTHER_PROCESS = ("Connection closed by peer", "Connection reset by peer", "NCCL"
 
 
 def explained(error: Exception, recipe: Recipe, run: RunFolder, n_processes: int) -> str | None:
-    """The sentence for an error of training; None for one that nobody expected."""
+    """The message for an error in training; None for an unexpected error."""
     text = str(error)
     if isinstance(error, UserError):
         return text
@@ -49,7 +49,7 @@ def explained(error: Exception, recipe: Recipe, run: RunFolder, n_processes: int
 
 
 def _less_memory(recipe: Recipe, run: RunFolder, n_processes: int) -> str:
-    """How the same steps are made with less memory."""
+    """The setting with which the same steps need less memory."""
     batch, now = recipe.train.batch_size, recipe.train.accumulate
     more = [n for n in range(now + 1, batch + 1) if batch % (n * n_processes) == 0]
     if not more:

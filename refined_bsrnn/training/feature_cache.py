@@ -1,14 +1,14 @@
-"""The features of a frozen backbone, computed once and kept on disk: heads are then trained from them alone.
+"""The features of a frozen backbone, computed once and stored on disk, so that heads are trained without the backbone.
 
     <cache>/features/<key>/
-      about.json           what the key was made from
+      about.json           the values from which the key was made
       features.f16         (pool, C, K, T, N)
       mixture.f32, stems.f32, present.f32
-      done                 one byte per block of examples: 1 where the block is on the disk
+      done                 one byte per block of examples: 1 if the block is on the disk
 
-The examples are a pool of training mixtures, drawn once as training would draw its first ones and used again and again,
-in another order every time through. The key is a hash of everything the numbers depend on; blocks that are not marked
-as done are made (again): a cache that was cut off is finished, one that is damaged is not trusted.
+The examples are a pool of training mixtures: the first examples that training would draw. They are used again and
+again, in another order each time. The key is a hash of everything that the numbers depend on. Blocks that are not
+marked as done are computed (again), so an incomplete cache is completed and a damaged block is not used.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Array:
-    """One file: ``shape`` of an example and the type it is kept in."""
+    """One file: the ``shape`` of an example and the type in which it is stored."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -76,7 +76,7 @@ def example_arrays(recipe: Recipe, feature_shape: tuple[int, ...]) -> dict[str, 
 def cache_key(
     recipe: Recipe, backbone_sha256: str, data: Mapping[str, Any], pool: int, precision: str
 ) -> dict[str, Any]:
-    """Everything the cached numbers depend on, as plain values."""
+    """All values that the cached numbers depend on, as plain values."""
     values = recipe_values(recipe)
     sections = {name: values[name] for name in ("targets", "stft", "bands", "backbone", "input", "augment")}
     return {
@@ -98,7 +98,7 @@ def _content(path: str | None) -> str | None:
 
 
 class FeatureCache:
-    """A pool of examples on disk. Raises `UserError` where it would not fit, before anything is written."""
+    """A pool of examples on disk. Raises `UserError` if it does not fit, before anything is written."""
 
     def __init__(self, key: Mapping[str, Any], arrays: Mapping[str, Array], pool: int, folder: Path | None = None):
         text = json.dumps(key, sort_keys=True)
@@ -113,12 +113,12 @@ class FeatureCache:
         return self.pool * sum(array.n_bytes for array in self.arrays.values())
 
     def others_bytes(self) -> int:
-        """What the caches of other trainings in the same place take."""
+        """The size of the caches of other trainings in the same place."""
         files = (path for path in self.path.parent.rglob("*") if self.path not in path.parents and path.is_file())
         return sum(path.stat().st_size for path in files)
 
     def check_room(self, max_gb: float) -> str:
-        """What it takes, in words; `RecipeError` where that is above ``max_gb``, `UserError` where the disk is full."""
+        """The size of the cache as text; `RecipeError` if it is above ``max_gb``, `UserError` if the disk is full."""
         each = self.n_bytes / self.pool
         left = self.missing_blocks()
         needed = len(left) * BLOCK * each
@@ -140,7 +140,7 @@ class FeatureCache:
 
     @property
     def seconds_to_fill(self) -> float:
-        """How long all processes together, now and before, have worked on it."""
+        """The time that all processes have worked on the cache, earlier ones included."""
         path = self.path / "seconds.json"
         return float(read_json(path)) if path.is_file() else 0.0
 
@@ -151,7 +151,7 @@ class FeatureCache:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Within the block no other training fills this cache; one that does is waited for."""
+        """Within the block no other training fills this cache; waits for a training that is filling it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(f"{self.path}.lock")
@@ -168,7 +168,7 @@ class FeatureCache:
             lock.release()
 
     def prepare(self) -> None:
-        """Make the files, or take those that are there where they are whole and belong to this key."""
+        """Make the files, or use existing files that are complete and belong to this key."""
         if self._matches() and self._sizes_right():
             return
         try:
@@ -184,7 +184,7 @@ class FeatureCache:
         write_json(self.path / "about.json", self.key)  # last: what was cut off in between is made anew
 
     def checked(self) -> "FeatureCache":
-        """The cache itself, complete; never one with holes, which would be read as silence."""
+        """The cache itself, which must be complete: missing blocks would be read as silence."""
         if self.missing_blocks():
             raise UserError(f"the feature cache {self.path} has changed while it was filled. Start the training again.")
         return self
@@ -214,7 +214,7 @@ class FeatureCache:
         return range(number * BLOCK, min(self.pool, (number + 1) * BLOCK))
 
     def write_block(self, number: int, batch: Mapping[str, Tensor]) -> None:
-        """Write a block's examples, then mark it: in this order on the disk, too."""
+        """Write a block's examples to the disk, then mark it as done."""
         try:
             for name, array in self.arrays.items():
                 values = _narrow(batch[name], array.dtype)
@@ -227,7 +227,7 @@ class FeatureCache:
 
     @staticmethod
     def write_bytes(path: Path, offset: int, data: bytes) -> None:
-        """Write into a file at an offset; on the disk when this returns."""
+        """Write to a file at an offset; the bytes are on the disk when this returns."""
         with path.open("r+b") as file:
             file.seek(offset)
             file.write(data)
@@ -237,7 +237,7 @@ class FeatureCache:
     # reading
 
     def read(self, index: int) -> Batch:
-        """One example: float32 but for the features, which stay in 16 bits."""
+        """One example in float32, except the features, which stay in 16 bits."""
         return {name: torch.from_numpy(np.array(self._map(name)[index])) for name in self.arrays}
 
     def _map(self, name: str) -> np.memmap:
@@ -276,7 +276,7 @@ def _narrow(values: Tensor, dtype: str) -> np.ndarray:
 
 
 class CachedMixes(Dataset):
-    """Training examples from a cache, by index: the pool in its own order, then again in other ones."""
+    """Training examples from a cache, by index: first the pool in its own order, then again in other orders."""
 
     def __init__(self, cache: FeatureCache, seed: int, n_examples: int):
         self.cache, self.seed, self.n_examples = cache, seed, n_examples
@@ -294,7 +294,7 @@ class CachedMixes(Dataset):
 
 
 class Remembered:
-    """Features of validation chunks, kept by the content of their spectrogram; in 16 bits, up to ``max_gb``."""
+    """Features of validation chunks, stored under the content of their spectrogram, in 16 bits, up to ``max_gb``."""
 
     def __init__(self, folder: Path, max_gb: float):
         self.folder, self.room = folder, max_gb * GB
@@ -340,9 +340,9 @@ class Remembered:
 
 
 def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accelerator: Accelerator) -> FeatureCache:
-    """The feature cache of a transfer, complete: what is missing of it is computed, shared out over the processes.
+    """The complete feature cache of a transfer; the processes share the computation of missing blocks.
 
-    A training on the same cache that is filling it is waited for.
+    If another training is filling the same cache, this function waits for it.
     """
     objective.to(accelerator.device).eval()
     pool = min(recipe.cache.pool, recipe.train.steps * recipe.train.batch_size)
@@ -378,7 +378,7 @@ def filled_cache(recipe: Recipe, objective: Objective, data: TrainingData, accel
 
 
 def _other_caches(cache: FeatureCache, recipe: Recipe, objective: Objective, data: TrainingData) -> str:
-    """In words: what validation adds to a cache, and what the caches of other trainings take."""
+    """A text with the size that validation adds to a cache, and the size of the caches of other trainings."""
     left = recipe.cache.max_gb * GB - cache.n_bytes
     adds = min(left, validation_bytes(cache, recipe, objective, data.validation))
     others = cache.others_bytes()
@@ -387,7 +387,7 @@ def _other_caches(cache: FeatureCache, recipe: Recipe, objective: Objective, dat
 
 
 def validation_bytes(cache: FeatureCache, recipe: Recipe, objective: Objective, tracks: Sequence[Track]) -> float:
-    """About what the features of all chunks of whole validation tracks take on the disk."""
+    """The approximate size on disk of the features of all chunks of whole validation tracks."""
     separator = Separator(objective.model, str(next(objective.parameters()).device))
     example = recipe.train.chunk_seconds * recipe.stft.sample_rate_hz * recipe.data.channels
     total = 0.0

@@ -27,7 +27,7 @@ PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"  # set by `accelerate launch`,
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate as `accelerate launch` (or nothing) set it up, with the recipe's precision and accumulation."""
+    """An Accelerator, as `accelerate launch` configured it (or alone), with the recipe's precision and accumulation."""
     refuse_sharding()
     # Where there is only a CPU, Accelerate must be told, or several processes would train apart from each other.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
@@ -48,7 +48,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def precision_for(train: TrainSpec, device: torch.device) -> str:
-    """Accelerate's name of the mixed precision: the recipe's word; for ``auto`` the launcher's, else the device's."""
+    """Accelerate's name of the mixed precision: the recipe's value; for ``auto`` the launcher's, or else the
+    device's.
+    """
     launched = os.environ.get(PRECISION_VARIABLE, "no").lower()
     if train.precision != "auto":
         if launched not in ("no", train.precision):
@@ -62,7 +64,9 @@ def precision_for(train: TrainSpec, device: torch.device) -> str:
 
 
 def new_run(recipe: Recipe, sources: Sources) -> tuple[Recipe, RunFolder]:
-    """The folder of a new run (not made yet), and the recipe with its name in it; refused if it holds a run."""
+    """The folder of a new run (not created yet), and the recipe with the run's name; refused if the folder holds a
+    run.
+    """
     name = recipe.run.name or default_run_name(recipe, sources.is_builtin)
     run = RunFolder(Path(recipe.run.root) / name)
     check_free(run)
@@ -78,7 +82,7 @@ def check_free(run: RunFolder) -> None:
 
 
 def begin_run(run: RunFolder, recipe: Recipe, data: TrainingData, model: BSRNN) -> None:
-    """Recipe and track table into the run's folder; the backbone, if it is random and stays so."""
+    """Write the recipe and the track table to the run's folder, and the backbone if it is random and frozen."""
     check_free(run)  # again: another training may have had the lock before
     run.backbone.unlink(missing_ok=True)
     write_text(run.recipe, dump_recipe(recipe))
@@ -92,7 +96,7 @@ def begin_run(run: RunFolder, recipe: Recipe, data: TrainingData, model: BSRNN) 
 def default_run_name(recipe: Recipe, builtin: bool) -> str:
     """``mtl``, ``drums``, ``drums-v7``, ``mtl-to-guitar``, ``mtl-to-guitar-lora``, ``mtl-tuned-drums``.
 
-    ``-builtin`` behind it when the built-in stems are used.
+    ``-builtin`` is appended if the built-in stems are used.
     """
     if recipe.base is not None:
         base = Path(recipe.base.run).name.removesuffix("-builtin")

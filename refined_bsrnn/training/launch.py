@@ -1,4 +1,4 @@
-"""What `accelerate launch` may ask for and this training does not do."""
+"""Options of `accelerate launch` that this training does not support."""
 
 import os
 
@@ -13,10 +13,10 @@ SHARDED = {  # variable that accelerate launch sets → what it stands for
 
 
 def refuse_sharding() -> None:
-    """`RecipeError` if the processes are to hold parts of the network instead of a copy each.
+    """`RecipeError` if each process would hold a part of the network instead of a copy.
 
-    Averaged weights, clipping per head, the hash of a frozen backbone and the state of a run are all made from whole
-    parameters by name; a sharded network has none. There is nothing to gain either: see docs/scaling.md.
+    Averaged weights, clipping per head, the hash of a frozen backbone and the state of a run need whole parameters by
+    name, which a sharded network does not have. Sharding would also save little: see docs/scaling.md.
     """
     for variable, name in SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on", "t"):

@@ -1,10 +1,10 @@
-"""Learning one instrument from a person's own songs: which songs train the head, when to stop, how well it does.
+"""Learning one instrument from the user's own songs: the choice of songs, the settings, the score.
 
     refined-bsrnn learn guitar FOLDER...
 
-    folders ──> plan: train | validate | keep aside ──> transfer ──> score and excerpt of a song that was kept aside
+    folders ──> plan: train | validate | test ──> transfer ──> score and excerpt of a test song
 
-Thin over `transfer` and `evaluate`; what is decided here is the split and the settings for few songs.
+This module calls `transfer` and `evaluate`; it decides only the split and the settings for few songs.
 """
 
 import glob
@@ -39,7 +39,7 @@ SMALL_HEAD = {"hidden_layers": 1, "hidden_factor": 0.5}  # a published RoFormer'
 
 @dataclass(frozen=True)
 class Lesson:
-    """The songs a head is learnt from, by what they are for; ``sources`` finds them again, split that way."""
+    """The songs for a head, by their use; ``sources`` finds the same songs again, with the same split."""
 
     target: str  # the stem's name on the disk
     sources: tuple[SourceSpec, ...]
@@ -50,7 +50,7 @@ class Lesson:
     others: list[Track]  # songs without the stem
 
     def sentences(self) -> list[str]:
-        """What is used for what, for people."""
+        """A summary of the use of the songs, for the user."""
         songs = [*self.train, *self.validation, *self.held_out]
         lines = [f"{_songs(songs)} with {self.target} ({60 * hours(songs):.0f} minutes)"]
         lines[0] += f", {len(self.solos)} recordings of {self.target} alone" if self.solos else ""
@@ -69,10 +69,10 @@ def _songs(tracks: Sequence[Track]) -> str:
 
 
 def plan(target: str, folders: Sequence[str]) -> Lesson:
-    """Decide which songs in the folders train, validate and score a head for the stem ``target``.
+    """Decide which songs in the folders train, validate and test a head for the stem ``target``.
 
-    Folders ``valid/`` and ``test/`` are kept as they are; else a share of the songs, chosen by a hash of their names,
-    is kept aside. Raises `DataError` where no song or solo has the stem.
+    Folders ``valid/`` and ``test/`` are used as they are; otherwise a share of the songs, chosen by a hash of their
+    names, is held out. Raises `DataError` if no song or solo has the stem.
     """
     spec = DataSpec(sources=tuple(SourceSpec(options={"root": folder}) for folder in folders))
     sources = find_sources(spec)
@@ -110,7 +110,7 @@ def plan(target: str, folders: Sequence[str]) -> Lesson:
 
 
 def _split(sources: Sources, names: Sequence[Counter[str]], held_out: Sequence[str]) -> tuple[SourceSpec, ...]:
-    """The sources with the songs that are kept aside as their test tracks."""
+    """The sources with the held-out songs as their test tracks."""
     result = []
     for source, own_names in zip(sources.specs, names, strict=True):
         own = [glob.escape(name) for name in held_out if name in own_names]
@@ -120,7 +120,9 @@ def _split(sources: Sources, names: Sequence[Counter[str]], held_out: Sequence[s
 
 
 def learning_recipe(base: RunFolder, lesson: Lesson, name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that learns the head ``name`` on a base, with settings for few songs; ``overrides`` stand above."""
+    """The recipe that trains the head ``name`` on a base, with settings for few songs; ``overrides`` take
+    precedence.
+    """
     if name in base.head_names():
         raise RecipeError(f"{base.path} has a head {name!r} already. Call the new one otherwise: --as {name}2")
     recipe = base.load_recipe()
@@ -140,7 +142,7 @@ def learning_recipe(base: RunFolder, lesson: Lesson, name: str, overrides: Seque
 
 
 def score_words(name: str, results: dict[str, Any]) -> str:
-    """What the scores on the songs that were kept aside mean."""
+    """A text that explains the scores on the held-out songs."""
     summary = results["summary"][name]
     found = summary["estimate"]["usdr"]["mean"]
     if found is None:
@@ -155,9 +157,9 @@ def score_words(name: str, results: dict[str, Any]) -> str:
 
 
 def write_excerpts(run: RunFolder, lesson: Lesson, name: str, device: str = "auto") -> tuple[Track, list[Path]]:
-    """Before and after, to listen to: 20 s of a song, and what the head makes of them; wav, in ``<run>/listen/``.
+    """Write 20 s of a song before and after separation by the head, as wav files in ``<run>/listen/``.
 
-    Of the first song that was kept aside (else of one that it learnt from) the seconds where the target is loudest.
+    The song is the first held-out one (or else a training song), at the seconds where the target is loudest.
     """
     track = [*lesson.held_out, *lesson.validation, *lesson.train][0]
     rate, n_samples = track.sample_rate_hz, track.n_samples

@@ -15,7 +15,9 @@ from .optimiser import Average, clip, lr_at, make_adam
 
 
 class Learner:
-    """What is trained, and what trains it. ``trained`` are the weights by name, ``average`` their moving average."""
+    """The trained weights and their optimiser. ``trained`` are the weights by name, ``average`` their moving
+    average.
+    """
 
     def __init__(self, recipe: Recipe, objective: Objective, accelerator: Accelerator):
         self.recipe, self.accelerator = recipe, accelerator
@@ -57,13 +59,13 @@ class Learner:
         return self._of_present_targets(means, totals), any_flagged > 0
 
     def update(self) -> None:
-        """Change the weights by the gradients."""
+        """Change the weights by means of the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update()
 
     def _totals(self, accumulated: Sequence[Batch]) -> Tensor:
-        """How much the examples of this step count per target, per batch: the mean over its parts and processes."""
+        """The total weight of this step's examples per target, per batch: the mean over its parts and processes."""
         local = torch.stack([self.loss.totals(batch["present"]) for batch in accumulated]).mean(0)
         return self.accelerator.reduce(local, "mean")
 
@@ -87,7 +89,7 @@ class Learner:
 
 
 def _part_of(name: str) -> str:
-    """What a weight belongs to: ``head drums``, ``backbone``, ``adapters``, ``loss``."""
+    """The part of the network that a weight belongs to: ``head drums``, ``backbone``, ``adapters``, ``loss``."""
     words = name.removeprefix("model.").split(".")
     if words[0] == "heads":
         return f"head {words[1]}"

@@ -1,4 +1,4 @@
-"""Training examples in batches: read by workers, tried again while a drive is away."""
+"""Training examples in batches, read by workers; reading is repeated while a network drive is away."""
 
 import os
 import re
@@ -29,9 +29,10 @@ RETRY_SECONDS = (0.5, 1.5, 4.0, 9.0, 15.0)
 
 
 class Patient(Dataset):
-    """Examples; where one cannot be read, it is tried again for half a minute: network drives go and come back.
+    """Examples. If one cannot be read, reading is repeated for half a minute, because network drives may come back.
 
-    With ``skips`` another example takes its place after that, and the file is named; what was named is not tried again.
+    With ``skips``, another example then takes its place, and a message names the file; a file that was named is not
+    tried again.
     """
 
     def __init__(self, examples: Any, skips: bool = False):
@@ -69,12 +70,12 @@ class Patient(Dataset):
 
 
 def _what(error: Exception) -> str:
-    """The sentence of an error without the place in the file, of which every example has another."""
+    """The message of an error without the place in the file, which differs from example to example."""
     return " ".join(word for word in str(error).split() if os.sep in word or not re.search(r"\d", word))
 
 
 def make_loader(examples: Any, recipe: Recipe, first_step: int, device: torch.device) -> DataLoader:
-    """Batches of examples from that step on. Accelerate shares each out over the processes."""
+    """Batches of examples, beginning with that step. Accelerate divides each batch among the processes."""
     train = recipe.train
     batch_size = train.batch_size // train.accumulate
     length = round(train.chunk_seconds * recipe.stft.sample_rate_hz)
@@ -91,9 +92,9 @@ def make_loader(examples: Any, recipe: Recipe, first_step: int, device: torch.de
 
 
 def fitting_workers(wanted: int, batch_bytes: int) -> int:
-    """How many workers the processors and the shared memory bear; says so if the memory is too small for all.
+    """The number of workers that the processors and the shared memory allow; reports too little memory.
 
-    More than there are processors only get in each other's way; the examples do not depend on the number.
+    More workers than processors would only slow each other down; the examples do not depend on the number.
     """
     wanted = min(wanted, os.cpu_count() or 1)
     if not wanted or not SHARED_MEMORY.is_dir():
@@ -110,7 +111,7 @@ def fitting_workers(wanted: int, batch_bytes: int) -> int:
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch:
-    """The next batch; what a user can mend comes out of a worker as the one sentence that it is."""
+    """The next batch; a `UserError` in a worker is raised here as the same single message."""
     try:
         return next(batches)
     except UserError as error:  # PyTorch puts the worker's traceback into the message

@@ -1,12 +1,12 @@
 """Loss terms by name, and their sum over targets.
 
-A term compares one target's estimate with its stem, both as `Signal`, and gives one number per example: `LOSSES`. A
-joint term sees all targets and the mixture at once: `JOINT_LOSSES`. A new one is one function and one line in its dict;
-the names are the keys of the recipe's ``loss:`` and of the log.
+A term in `LOSSES` compares one target's estimate with its stem, both as `Signal`, and gives one number per example. A
+joint term in `JOINT_LOSSES` reads all targets and the mixture at once. To add a term, write one function and one line
+in its dict; the name is the key in the recipe's ``loss:`` and in the log.
 
-A stem may be missing: ``present`` (B, targets) says how much an example counts for a target, from 0 (the stem is not
-there) to 1. A target's loss is the mean over the examples that have it. Nothing is left out of the graph: what is
-missing is multiplied by zero, so that every head has a gradient in every process.
+A stem may be missing: ``present`` (B, targets) is the weight of an example for a target, from 0 (the stem is missing)
+to 1. A target's loss is the mean over the examples that have it. Missing stems are multiplied by zero and stay in the
+graph, so that every head has a gradient in every process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ Signals = Mapping[str, Signal]  # by target
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Of each example over all that it has: (B, ...) → (B,)."""
+    """The mean of each example over all other axes: (B, ...) → (B,)."""
     return values.flatten(1).mean(1)
 
 
@@ -38,8 +38,8 @@ def wave_l1(estimate: Signal, stem: Signal) -> Tensor:
 def wave_mse(estimate: Signal, stem: Signal) -> Tensor:
     """Mean squared error of the waveforms (oBSRNN's ``loss_type: MSE``).
 
-    Its optimum is the mean of what the target may be, that of L1 the median, which for a source that is mostly absent
-    or hard to tell is silence.
+    Its optimum is the mean of the possible signals of the target. The optimum of L1 is their median, which is silence
+    for a source that is mostly absent or hard to separate.
     """
     return _mean((estimate.waveform - stem.waveform).square())
 
@@ -56,8 +56,8 @@ MRSTFT_WINDOWS, MRSTFT_HOP, MRSTFT_SHORTEST = (4096, 2048, 1024, 512, 256), 147,
 def mrstft(estimate: Signal, stem: Signal) -> Tensor:
     """Multi-resolution STFT: mean modulus of the complex difference, summed over five window lengths (BS-RoFormer).
 
-    Windows of 4096 to 256 samples every 147, as published; windows under 2048 samples are zero-padded to that, as in
-    its code. The STFT is linear, so that of the difference is taken: half the transforms.
+    Windows of 4096 to 256 samples with a hop of 147, as published; windows under 2048 samples are zero-padded to that
+    length, as in its code. The STFT is linear, so it is computed once, of the difference: half the transforms.
     """
     n_examples = len(stem.waveform)
     difference = (estimate.waveform - stem.waveform).flatten(0, 1).float()  # (B·C, L)
@@ -99,8 +99,8 @@ SI_SDR_EPS = 1e-8  # of mean power: −80 dB below a signal of RMS 1
 def si_sdr(estimate: Signal, stem: Signal) -> Tensor:
     """Negative SI-SDR in dB of each example over its channels and samples (Le Roux et al. 2019).
 
-    A small power is added to numerator and denominator: a silent stem asks for a silent estimate, a silent estimate
-    has 0 dB, and both have finite gradients. Can be negative.
+    A small power is added to numerator and denominator: the best estimate of a silent stem is silence, a silent
+    estimate has 0 dB, and both have finite gradients. Can be negative.
     """
     ours, theirs = estimate.waveform.flatten(1), stem.waveform.flatten(1)  # (B, C·L)
     scale = (ours * theirs).mean(1, keepdim=True) / (theirs.square().mean(1, keepdim=True) + SI_SDR_EPS)  # (B, 1)
@@ -138,9 +138,9 @@ def weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, present_it
 def combined_magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal, present_items: Tensor) -> Tensor:
     """As `magnitude_mse`, mean over all combinations of targets, whose magnitudes are added (X-UMX, L_freq).
 
-    An example with J of the targets has the 2^J − 1 combinations of these, less the one of all targets, which is the
-    mixture. Their mean is a quadratic form in the errors d_j: two different ones stand together in 2^(J−2)
-    combinations, one is in as many and 2^(J−2) more.
+    An example with J of the targets has their 2^J − 1 combinations, except the combination of all targets, which is the
+    mixture. The mean is a quadratic form in the errors d_j: two different targets occur together in 2^(J−2)
+    combinations, a single target occurs in 2^(J−2) more.
     """
     errors = _magnitude_errors(estimates, stems, present_items)  # (targets, B, C, F, T), zero where a target is missing
     n_present = present_items.sum(1)  # (B,)
@@ -153,7 +153,7 @@ def combined_magnitude_mse(estimates: Signals, stems: Signals, mixture: Signal, 
 def combined_weighted_sdr(estimates: Signals, stems: Signals, mixture: Signal, present_items: Tensor) -> Tensor:
     """As `weighted_sdr`, mean over all combinations of targets, whose waveforms are added (X-UMX, L_time).
 
-    The time it takes doubles with every further target: meant for up to about eight.
+    The time doubles with every further target, so it is meant for up to about eight targets.
     """
     return _weighted_sdr(estimates, stems, mixture, present_items, subsets(list(stems)))
 
@@ -170,7 +170,7 @@ JOINT_LOSSES: dict[str, Callable[[Signals, Signals, Signal, Tensor], Tensor]] = 
 
 
 def subsets(targets: Sequence[str]) -> list[tuple[str, ...]]:
-    """The 2^J − 2 proper, non-empty combinations of J targets, smallest first; of one target that target."""
+    """The 2^J − 2 proper, non-empty combinations of J targets, smallest first; for one target, that target."""
     sizes = range(1, max(2, len(targets)))
     return [chosen for size in sizes for chosen in combinations(targets, size)]
 
@@ -189,8 +189,8 @@ def _weighted_sdr(
 ) -> Tensor:
     """1 − mean over an example's combinations and channels of α·cos(ŷ, y) + (1 − α)·cos(n̂, n), with n = x − y.
 
-    α = ‖y‖² / (‖y‖² + ‖n‖²). As published, the first and last 200 samples do not count (where there are more than 400:
-    the ends of an iSTFT are its worst part), and 1e-10 is added to every squared norm and denominator.
+    α = ‖y‖² / (‖y‖² + ‖n‖²). As published, the first and last 200 samples are ignored (if there are more than 400),
+    because the ends of an iSTFT are its worst part, and 1e-10 is added to every squared norm and denominator.
     """
     crop = slice(WSDR_CROP, -WSDR_CROP) if mixture.waveform.shape[-1] > 2 * WSDR_CROP else slice(None)
     x = mixture.waveform[..., crop]  # (B, C, L')
@@ -243,10 +243,10 @@ class MultiTargetLoss(nn.Module):
             self.log_variances = nn.Parameter(torch.zeros(len(targets)))
 
     def totals(self, present: Tensor) -> Tensor:
-        """What the weighted sums over examples are divided by: (B, targets) → (targets + 1,), the joint terms' last.
+        """The divisors of the weighted sums over examples: (B, targets) → (targets + 1,), the last for joint terms.
 
-        Where an optimiser step takes several batches (processes, accumulated parts), all of them need the mean of their
-        totals: then the mean of their losses is the loss of all examples together, whoever has which.
+        If an optimiser step has several batches (processes, accumulated parts), each of them needs the mean of all
+        totals. Then the mean of their losses is the loss of all examples together, however they are distributed.
         """
         return _weights(present).sum(0)
 
@@ -258,11 +258,11 @@ class MultiTargetLoss(nn.Module):
         present: Tensor | None = None,
         totals: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise, and every term by itself, unweighted, as ``<target>/<term>`` or ``all/<joint term>``.
+        """The loss to minimise, and every term separately, unweighted, as ``<target>/<term>`` or ``all/<joint term>``.
 
-        ``mixture`` is for the joint terms (default: the sum of the stems), ``present`` (B, targets) says what examples
-        have (default: everything), ``totals`` what `totals` gave over all batches of the step (default: of this one).
-        Learned log-variances are among the parts, as ``<target>/log_variance``.
+        ``mixture`` is for the joint terms (default: the sum of the stems). ``present`` (B, targets) gives the stems
+        that examples have (default: all). ``totals`` is the result of `totals` over all batches of the step (default:
+        of this batch). Learned log-variances are among the parts, as ``<target>/log_variance``.
         """
         first = next(iter(estimates.values())).waveform
         present = first.new_ones(len(first), len(self.weights)) if present is None else present.to(first)
@@ -292,7 +292,8 @@ class MultiTargetLoss(nn.Module):
     def _kept(self, values: Tensor, present: Tensor) -> Tensor:
         """(B,) factors: 0 for the worst ``truncate_quantile`` of the examples that have the target, over all processes.
 
-        The others' is what makes them count for all: the weight of all over the weight of those kept.
+        The factor of the others is the weight of all examples over the weight of the kept ones, so that they count for
+        all.
         """
         if not self.truncate_quantile:
             return torch.ones_like(values)

@@ -1,4 +1,4 @@
-"""Model and loss in one module: what one step of training computes."""
+"""Model and loss in one module: the computation of one training step."""
 
 from torch import Tensor, nn
 
@@ -26,9 +26,9 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mixture (B, C, L) and stems (B, targets, C, L) → loss and its parts.
 
-        ``present`` (B, targets) is 0 where a stem is missing, ``totals`` (targets + 1,) as in `MultiTargetLoss`;
-        ``features`` what `features` gives, where that is known. Where the recipe normalises the input, mixture and
-        stems get the same gain here, measured on the excerpt.
+        ``present`` (B, targets) is 0 for missing stems; ``totals`` (targets + 1,) is as in `MultiTargetLoss`;
+        ``features`` is the result of `features`, if it is known. If the recipe normalises the input, mixture and stems
+        get the same gain here, measured on the excerpt.
         """
         level = self.model.level(mixture)
         if level is not None:
@@ -40,17 +40,19 @@ class Objective(nn.Module):
         return self.loss(estimates, dict(zip(self.targets, references, strict=True)), whole, present, totals)
 
     def features(self, mixture: Tensor) -> Tensor:
-        """What the heads are given for a mixture (B, C, L) in training: (B, C, K, T, N)."""
+        """The input of the heads for a mixture (B, C, L) in training: (B, C, K, T, N)."""
         level = self.model.level(mixture)
         return self.model.features(mixture if level is None else mixture * level.gain)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """What the optimiser trains: the model's parameters under their own names, the loss's behind ``loss.``."""
+        """The parameters that the optimiser trains: the model's under their own names, the loss's with the prefix
+        ``loss.``.
+        """
         named = {**dict(self.model.named_parameters()), **dict(self.loss.named_parameters(prefix="loss"))}
         return {name: p for name, p in named.items() if p.requires_grad}
 
     def _signals(self, waveforms: Tensor) -> list[Signal]:
-        """Waveforms (B, J, C, L) → J signals, without spectrograms where no term of the loss reads them."""
+        """Waveforms (B, J, C, L) → J signals, without spectrograms if no term of the loss reads them."""
         if not self.loss.reads_spectrograms:
             return [Signal(waveform, waveform.new_empty(0)) for waveform in waveforms.unbind(1)]
         spectrograms = self.model.stft(waveforms.flatten(1, 2)).unflatten(1, waveforms.shape[1:3])  # (B, J, C, F, T)

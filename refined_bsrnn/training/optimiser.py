@@ -1,4 +1,4 @@
-"""Adam with what a recipe adds to it: a learning rate per step, clipping, averaged weights."""
+"""Adam with the recipe's additions: a learning rate per step, clipping, averaged weights."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def lr_at(step: int, train: TrainSpec) -> float:
 
 
 def has_fused_adam(device: torch.device) -> bool:
-    """Whether Adam has one kernel for all weights there: on a CPU it takes a fifth of the time."""
+    """Whether Adam has one kernel for all weights on this device: on a CPU it takes a fifth of the time."""
     return device.type in ("cpu", "cuda")
 
 
@@ -30,11 +30,11 @@ def make_adam(trained: Mapping[str, nn.Parameter], lr: float, device: torch.devi
 
 
 def clip(trained: Mapping[str, nn.Parameter], recipe: Recipe) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clip the gradient of the weights that are trained together.
+    """Clip the gradient of weights that are trained together.
 
-    Returns the norm of the whole gradient, and that of every weight's own by its name, before it was clipped.
+    Returns the norm of the whole gradient, and the norm for every weight by its name, both before clipping.
 
-    Heads on a frozen backbone share no weight: each is clipped by itself, and learns what it would learn alone.
+    Heads on a frozen backbone share no weight. Each is clipped separately, so it is trained as it would be alone.
     """
     groups: dict[str, dict[str, nn.Parameter]] = {}
     for name, p in trained.items():
@@ -50,7 +50,7 @@ def clip(trained: Mapping[str, nn.Parameter], recipe: Recipe) -> tuple[Tensor, d
 
 
 class Average:
-    """The moving average of the weights, by ``decay``; with decay 0 there is none."""
+    """The moving average of the weights with the factor ``decay``; with decay 0 there is none."""
 
     def __init__(self, trained: Mapping[str, nn.Parameter], decay: float):
         self.trained, self.decay = trained, decay
@@ -63,7 +63,7 @@ class Average:
                 torch._foreach_lerp_(list(self.weights.values()), list(self.trained.values()), 1.0 - self.decay)
 
     def swap_in(self) -> dict[str, Tensor]:
-        """Give the model the averaged weights; returns those that it had."""
+        """Give the model the averaged weights; returns its current ones."""
         current = {name: self.trained[name].detach().clone() for name in self.weights}
         copy_into(self.trained, self.weights)
         return current
@@ -76,7 +76,7 @@ def copy_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors into those of the same names; a missing, extra or misshapen one is a `CheckpointError`."""
+    """Copy tensors to those of the same names; a missing, extra or misshapen one is a `CheckpointError`."""
     check_tensors(own, tensors, where)
     copy_into(own, tensors)
 

@@ -1,4 +1,4 @@
-"""How long a training takes, from its first steps."""
+"""An estimate of the duration of a training, from its first steps."""
 
 import sys
 from collections.abc import Callable
@@ -22,13 +22,13 @@ def duration(seconds: float) -> str:
 
 
 def validations_left(step: int, train: TrainSpec) -> int:
-    """How many are due after that step, the one behind the last step included."""
+    """The number of validations due after that step, including the one after the last step."""
     regular = train.steps // train.validate_every - step // train.validate_every
     return regular + (step < train.steps and train.steps % train.validate_every > 0)
 
 
 def time_left(step: int, train: TrainSpec, step_seconds: float, validation_seconds: float) -> list[str]:
-    """In words: how long the rest takes, and how to make that shorter if it is more than a day."""
+    """A text: the remaining time, and how to shorten it if it is more than a day."""
     left = train.steps - step
     looks = validations_left(step, train) if validation_seconds else 0
     training, validating = step_seconds * left, validation_seconds * looks
@@ -50,7 +50,7 @@ def time_left(step: int, train: TrainSpec, step_seconds: float, validation_secon
 
 
 def peak_memory(device: torch.device) -> str:
-    """``1.2 GiB of memory``: the most this process has had so far."""
+    """``1.2 GiB of memory``: the highest memory use of this process so far."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU memory"
     try:
@@ -62,7 +62,7 @@ def peak_memory(device: torch.device) -> str:
 
 
 class Pace:
-    """Measures the first steps, and tells once how long the training takes."""
+    """Measures the first steps and estimates the duration of the training once."""
 
     def __init__(self, train: TrainSpec, device: torch.device, validation_seconds: Callable[[], float]):
         self.train, self.device, self.validation_seconds = train, device, validation_seconds
@@ -70,7 +70,7 @@ class Pace:
         self.is_reported = False
 
     def after_step(self, step: int, seconds: float) -> list[str]:
-        """What is to be said after a step that took so long: the estimate, as soon as there is one."""
+        """The message to print after a step of that duration: the estimate, as soon as it is known."""
         self.times.append(seconds)
         if self.is_reported or (len(self.times) < FIRST_STEPS and seconds < LONG_SECONDS):
             return []

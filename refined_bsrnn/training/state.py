@@ -1,7 +1,7 @@
-"""The state of a run: where it stands, all that an exact resume needs, and who may write it.
+"""The state of a run: its progress, everything that an exact resume needs, and the lock of its writer.
 
-Whatever ends a training, the state of its last whole step is on the disk afterwards (`RunState.kept`), and the sentence
-that the user gets says how to go on.
+However a training ends, the state of its last whole step is on the disk afterwards (`RunState.kept`), and the message
+to the user says how to continue.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ LOCK_SECONDS = 10.0  # data workers of a training that was killed hold its lock 
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in its state file."""
+    """The progress of a run; stored in its state file."""
 
     step: int = 0
     seconds: float = 0.0  # of training so far, validation included
@@ -63,7 +63,7 @@ class RunState:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Around all that changes the weights: what is cut off in here leaves no state that could be saved."""
+        """For code that changes the weights: if it is interrupted, the half-changed weights are not saved."""
         self.is_whole = False
         with children_may_end():
             yield
@@ -108,7 +108,7 @@ class RunState:
             raise UserError(f"{self.run.recipe} is not there any more: the run's folder was moved or removed.")
 
     def load(self) -> None:
-        """Take up what `save` wrote, to the bit; `CheckpointError` for a file that holds something else."""
+        """Restore the saved state, bit for bit; `CheckpointError` for a file with other content."""
         groups, progress = load_state(self.run.state)
         try:
             self._take_up(groups, progress)
@@ -132,7 +132,7 @@ class RunState:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Whatever ends the block, the state is on the disk afterwards and the error says how to go on."""
+        """However the block ends, the state is on the disk afterwards, and the error says how to continue."""
         try:
             yield
         except (KeyboardInterrupt, Interrupted):
@@ -167,7 +167,7 @@ class RunState:
         return not self.is_whole or self.is_closing
 
     def how_to_go_on(self) -> str:
-        """What is there, and the words that continue from it."""
+        """A message with the saved step and the command that continues from it."""
         if not self.run.state.is_file():
             return "No state was saved yet, since nothing is learnt yet; the same command starts again."
         return f"The last good state is in {self.run.state}. Go on with --resume {self.run.path}."
@@ -178,7 +178,9 @@ class RunState:
 
 @contextmanager
 def only_writer(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
-    """Within the block no other training writes this run; `UserError` if one does. The lock of a dead one is void."""
+    """Within the block no other training writes this run; `UserError` if one does. The lock of a dead process does
+    not count.
+    """
     path = run.path / "state" / "lock"
     lock = FileLock(path)
 
@@ -214,7 +216,7 @@ def only_writer(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
-    """Let the main process do something; if it fails with a `UserError`, all processes do."""
+    """Call a function in the main process; if it fails with a `UserError`, all processes raise it."""
     from accelerate.utils import broadcast_object_list
 
     problem: list[UserError | None] = [None]

@@ -1,10 +1,10 @@
-"""Studies: bases × targets × methods × amounts of data × seeds, planned from one recipe and run to the end.
+"""Studies: bases × targets × methods × amounts of data × seeds, planned from one recipe and carried out.
 
     scripts/compare.py recipes/compare_transfer.yaml --jobs 2
 
-A study's recipe says what all runs have in common, which bases are trained and what is transferred from them. Every
-planned run is a run like any other, with a name that says what it is and a recipe that repeats it. What is done already
-is not done again, what was cut off is continued, and a run of the same name but another recipe is refused.
+A study's recipe contains the common settings of all runs, the bases to train and the transfers from them. Every planned
+run is an ordinary run with a descriptive name and a recipe that repeats it. Finished runs are not repeated, interrupted
+runs are continued, and a run with the same name but another recipe is refused.
 """
 
 import os
@@ -49,7 +49,7 @@ SETTINGS = "transfer"  # the recipe whose training settings a transfer takes whe
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a study, and what it is called in tables."""
+    """One run of a study, and its name in tables."""
 
     name: str
     recipe: Recipe
@@ -70,7 +70,7 @@ class Planned:
 
 
 def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[Study, Path]:
-    """A study and its recipe's file; overrides such as ``seeds=[0]`` or ``common.data.root=/music``."""
+    """A study and the file of its recipe; overrides such as ``seeds=[0]`` or ``common.data.root=/music``."""
     file = find_recipe(path)
     values = read_yaml(file)
     study = section(Study, merge(values, parse_overrides(overrides)), "")
@@ -91,7 +91,7 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> t
 
 
 def plan(study: Study, file: Path) -> list[Planned]:
-    """Every run of a study, bases before what is transferred from them; all recipes checked."""
+    """Every run of a study, bases before the transfers from them; all recipes are checked."""
     planned = [_base(study, file, name, seed) for seed in study.seeds for name in study.bases]
     bases = {run.name: run for run in planned}
     for block in study.transfers:
@@ -157,7 +157,7 @@ def _transfer(
 
 
 def state_of(run: Planned) -> str:
-    """``new``, ``cut off``, ``trained`` or ``evaluated``; `RecipeError` where the folder holds another recipe's run."""
+    """``new``, ``cut off``, ``trained`` or ``evaluated``; `RecipeError` if the folder holds a run of another recipe."""
     folder = run.folder
     if not folder.recipe.exists():
         return "new"
@@ -187,7 +187,7 @@ def _is_evaluated(run: Planned) -> bool:
 
 
 def _check_base_is_the_same(run: Planned) -> None:
-    """`RecipeError` where the base has been trained again since the transfer from it."""
+    """`RecipeError` if the base has been trained again since the transfer from it."""
     base, stored = run.base_folder, run.folder.load_recipe().base
     if base is None or stored is None or stored.sha256 is None or not base.backbone.is_file():
         return
@@ -206,10 +206,10 @@ PLACES = ("run", "data.root", "data.sources", "base.run", "base.sha256", "log", 
 def run_study(
     study: Study, runs: Sequence[Planned], work: Callable[[Planned, Mapping[str, str]], None], jobs: int = 0
 ) -> list[str]:
-    """Carry out what is not done yet, ``jobs`` at a time (0: see `default_jobs`); returns what failed, with reasons.
+    """Carry out the unfinished runs, ``jobs`` at a time (0: see `default_jobs`); returns the failed runs, with reasons.
 
-    ``work`` carries out one run, given the environment variables that say which GPU, and how many of the processors,
-    are its own. Runs whose base failed are not begun.
+    ``work`` carries out one run; it gets the environment variables with the run's GPU and its number of processors. If
+    a base fails, the runs on it are not started.
     """
     waiting = {run.name: run for run in runs if state_of(run) != "evaluated" or _owes_forgetting(study, run)}
     gpus = torch.cuda.device_count()
@@ -245,7 +245,7 @@ def run_study(
 def _ready(
     waiting: dict[str, Planned], running: Mapping[Future[None], Planned], failed: dict[str, str]
 ) -> list[Planned]:
-    """Runs whose base is there; those whose base failed are taken out and counted as failed."""
+    """Runs whose base is finished; runs whose base failed are removed and counted as failed."""
     busy = {*waiting, *(run.name for run in running.values())}
     for run in [run for run in waiting.values() if run.base in failed]:
         failed[run.name] = f"its base {run.base} failed"
@@ -254,9 +254,10 @@ def _ready(
 
 
 def default_jobs(n_runs: int) -> int:
-    """How many of ``n_runs`` runs to carry out at a time: one per GPU or other accelerator, else one per processor.
+    """The number of the ``n_runs`` runs to carry out at a time: one per GPU or other accelerator, else one per
+    processor.
 
-    Where the user has set OMP_NUM_THREADS, every run has that many processors.
+    If the user has set OMP_NUM_THREADS, every run uses that many processors.
     """
     if torch.accelerator.is_available():
         return torch.accelerator.device_count()
@@ -274,14 +275,14 @@ def slot_environment(slot: int, jobs: int, gpus: int) -> dict[str, str]:
 
 
 class Processes:
-    """Commands of ours, each in a process of its own, that can be stopped together."""
+    """Our commands, each in a separate process, that can be stopped together."""
 
     def __init__(self) -> None:
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
 
     def run(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        """One command, by the same code, to its end; `UserError` with its last words where it fails."""
+        """Run one command with the same code to its end; `UserError` with its last output if it fails."""
         log.parent.mkdir(parents=True, exist_ok=True)
         path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "refined_bsrnn.apps.cli.main", *arguments]
@@ -302,16 +303,16 @@ class Processes:
             raise UserError(f"{words[-1] if words else 'no word'} (exit code {code}, log {log})")
 
     def stop(self) -> None:
-        """Ask every process to save its state and end, and begin no other; Ctrl-C reaches them without that."""
+        """Ask every process to save its state and end, and start no other; Ctrl-C reaches them by itself."""
         self.stopped = True
         for process in tuple(self.running):
             process.terminate()
 
 
 def carry_out(study: Study, run: Planned) -> None:
-    """Train, evaluate and, where asked for, measure forgetting: whatever of it is left to do, in this process.
+    """Train, evaluate and, if requested, measure forgetting: all steps that are left, in this process.
 
-    Raises `UserError` where another process is at it, or the base is not trained to its end.
+    Raises `UserError` if another process is working on the run, or if the training of the base is not finished.
     """
     if run.base_folder is not None and not _is_finished(run.base_folder):
         raise UserError(f"its base {run.base} is not trained to its end yet.")

@@ -1,9 +1,9 @@
-"""The one training loop. A single target is multi-target with one target; a transfer trains on a frozen backbone.
+"""The one training loop. A single target is a list of one target; a transfer trains on a frozen backbone.
 
     accelerate launch scripts/train_mtl.py recipes/mtl_generic.yaml
 
-One optimiser step consumes `train.batch_size` examples, whose indices follow from the step alone and which are shared
-out over the processes: the loss curve does not depend on how many there are, and a resumed run continues exactly.
+One optimiser step uses `train.batch_size` examples. The step alone determines their indices, and the processes share
+them. So the loss curve does not depend on the number of processes, and a resumed run continues exactly.
 """
 
 import time
@@ -43,9 +43,9 @@ Watch = Callable[["Trainer"], None]
 
 
 class Trainer:
-    """Trains the parameters of model and loss that require a gradient, as the recipe says, into ``run``.
+    """Trains the parameters of model and loss that require a gradient, as the recipe says, and writes to ``run``.
 
-    ``watch`` is called with the trainer before the first step and after every one.
+    ``watch`` is called with the trainer before the first step and after every step.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Trainer:
         self.state.when_saved = self._note_progress
 
     def fit(self) -> bool:
-        """Train to the last step; False if it was interrupted. Whatever ends it, its state is kept."""
+        """Train to the last step; False if it was interrupted. However it ends, the state is kept."""
         progress, spec = self.progress, self.spec
         for line in [*self.description.lines(), *self.data.opening, *self.data.parts.notes]:
             say(line)
@@ -138,7 +138,7 @@ class Trainer:
         return losses, is_stopped
 
     def _songs(self) -> list[str]:
-        """The songs of which the examples of the step under way are made, over all processes."""
+        """The songs in the examples of the current step, over all processes."""
         size, step = self.spec.batch_size, self.progress.step
         plans = [self.examples.plan(index) for index in range(step * size, (step + 1) * size)]
         return list(dict.fromkeys(excerpt.song.track.name for plan in plans for excerpt in plan.excerpts))
@@ -150,7 +150,7 @@ class Trainer:
         return bool(step) and due and step != self.progress.validated_step
 
     def validate(self, stopped: Callable[[], bool]) -> None:
-        """Save the state, validate if it is time to, keep what is best, save again."""
+        """Save the state, validate if it is due, keep the best weights, save again."""
         progress, started = self.progress, time.monotonic()
         if not self.validation_is_due:
             return
@@ -251,9 +251,9 @@ def run_training(
     resume: RunFolder | None = None,
     watch: Watch | None = None,
 ) -> tuple[RunFolder, bool]:
-    """Train a model into a run folder; returns the folder and whether training came to its end.
+    """Train a model into a run folder; returns the folder and whether the training reached its end.
 
-    ``make_model`` is called with the seed set, the same in every process.
+    ``make_model`` is called with the same seed in every process.
     """
     accelerator = make_accelerator(recipe)
     set_seed(recipe.train.seed)
@@ -279,5 +279,5 @@ def run_training(
 
 
 def train(recipe: Recipe, watch: Watch | None = None) -> tuple[RunFolder, bool]:
-    """Train a fresh network as the recipe says."""
+    """Train a new network as the recipe says."""
     return run_training(recipe, BSRNN.from_recipe, watch=watch)

@@ -1,8 +1,8 @@
-"""Transfer: take a base's backbone and learn heads for new targets on it.
+"""Transfer: train heads for new targets on the backbone of a base.
 
     scripts/transfer.py --base drums --target bass [--method frozen|partial|lora|full|scratch|random]
 
-By default the backbone is frozen and the heads alone are kept. `METHODS` says what else can be done with it.
+By default the backbone is frozen and only the heads are saved. `METHODS` lists the other methods.
 """
 
 import hashlib
@@ -58,10 +58,11 @@ def transfer_recipe(
     overrides: Sequence[str] = (),
     **how: Any,
 ) -> Recipe:
-    """The recipe of a transfer: the base's, with new targets and what ``settings`` (a recipe) and overrides say.
+    """The recipe of a transfer: the base's recipe with new targets, the values of ``settings`` (a recipe) and
+    overrides.
 
-    ``how`` stands above all of them: fields of `BaseSpec`, e.g. ``method="lora"``. Raises `RecipeError` where they
-    would change the STFT, the bands, the backbone or the input.
+    ``how`` takes precedence over all of them: fields of `BaseSpec`, e.g. ``method="lora"``. Raises `RecipeError` if
+    they would change the STFT, the bands, the backbone or the input.
     """
     above = merge(read_recipe_values(find_recipe(settings)), parse_overrides(overrides))
     recipe = base.load_recipe()
@@ -114,7 +115,7 @@ PARTICULAR = ("validation_tracks", "stems", "stem_weights", "absent")
 
 
 def own_choice_left(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's `data` section without its own choice of songs; with what names particular ones if they stay."""
+    """The base's `data` section without its choice of songs; names of particular songs stay if the songs stay."""
     usual = recipe_values(DataSpec())
     left = {**below, **{key: usual[key] for key in AMOUNTS}}
     if has_other_songs(below, above):
@@ -123,7 +124,7 @@ def own_choice_left(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[
 
 
 def has_other_songs(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    """Whether a transfer names other songs than the base was trained on."""
+    """Whether a transfer uses other songs than its base."""
     root = above.get("root")
     if root is not None and below["root"] is not None:
         return Path(root).expanduser().resolve() != Path(below["root"]).expanduser().resolve()
@@ -131,7 +132,7 @@ def has_other_songs(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
 
 
 def say_own_choice(base: Path, data: DataSpec, above: Mapping[str, Any]) -> None:
-    """Say what of the base's choice of songs a transfer does not take over."""
+    """Report the parts of the base's choice of songs that a transfer does not use."""
     below = recipe_values(data)
     asked = above.get("data") or {}
     left = own_choice_left(below, asked)
@@ -163,7 +164,7 @@ def _train_all(model: BSRNN, spec: BaseSpec) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """Whether the backbone begins with the base's weights, and what is done with it, in words and in deed."""
+    """A method of transfer: whether the backbone starts from the base's weights, a description, and its preparation."""
 
     keeps_weights: bool
     words: str
@@ -181,9 +182,10 @@ METHODS = {
 
 
 def transfer_model(recipe: Recipe, base: RunFolder, own: Path | None = None) -> BSRNN:
-    """The base's backbone as `METHODS` prepares it, with heads as the recipe says.
+    """The base's backbone as `METHODS` prepares it, with the heads of the recipe.
 
-    ``own`` is the backbone the run has saved already: what was random stays what it was when the run is resumed.
+    ``own`` is the backbone that the run has saved already, so that a random backbone stays the same when the run is
+    resumed.
     """
     assert recipe.base is not None
     method = METHODS[recipe.base.method]
@@ -207,7 +209,7 @@ def transfer_model(recipe: Recipe, base: RunFolder, own: Path | None = None) -> 
 
 
 def _add_head(model: BSRNN, target: str, base: RunFolder) -> None:
-    """A head whose first weights depend on the seed and its own name alone, not on what is trained beside it."""
+    """Add a head whose first weights depend only on the seed and its own name, not on other heads."""
     recipe = model.recipe
     assert recipe.base is not None
     words = f"{recipe.train.seed} {target}".encode()
@@ -221,9 +223,9 @@ def _add_head(model: BSRNN, target: str, base: RunFolder) -> None:
 
 
 def start_from(head: nn.Module, base: RunFolder, name: str, spec: HeadSpec, with_adapter: bool = False) -> None:
-    """Give a head the weights of the base's head ``name``; `RecipeError` where there is none or it is another kind.
+    """Give a head the weights of the base's head ``name``; `RecipeError` if there is none or it has another kind.
 
-    ``with_adapter``: the updates of the backbone that it was trained with are loaded elsewhere.
+    With ``with_adapter`` the updates of the backbone that it was trained with are loaded elsewhere.
     """
     names, word = base.head_names(), "--continue" if with_adapter else "base.init_from"
     if name not in names:
@@ -238,7 +240,7 @@ def start_from(head: nn.Module, base: RunFolder, name: str, spec: HeadSpec, with
 
 
 def continue_adapters(model: BSRNN, base: RunFolder) -> None:
-    """Let heads that were trained with low-rank updates go on with them; refused if the recipe has no place for them.
+    """Continue the low-rank updates of heads that were trained with them; refused if the recipe does not allow it.
 
     All heads of a training share one adapter, so they must have shared one before.
     """
@@ -266,7 +268,7 @@ def continue_adapters(model: BSRNN, base: RunFolder) -> None:
 
 
 def check_name_is_free(base: RunFolder, name: str) -> None:
-    """`RecipeError` where the base has a head of that name, which a new one would stand in the way of."""
+    """`RecipeError` if the base already has a head of that name, because a new one would conflict with it."""
     if name in base.head_names():
         raise RecipeError(
             f"{base.path} has a head {name!r} already. Call the new one otherwise with --as {name}2, or say "
@@ -279,7 +281,7 @@ def check_name_is_free(base: RunFolder, name: str) -> None:
 
 
 def transfer(recipe: Recipe, watch: Watch | None = None) -> tuple[RunFolder, bool]:
-    """Train the heads of a transfer recipe into a run of its own; returns it and whether training came to its end."""
+    """Train the heads of a transfer recipe into a new run; returns it and whether the training reached its end."""
     spec = recipe.base
     if spec is None:
         raise RecipeError("the recipe names no base; expected base: {run: NAME}.")
@@ -298,7 +300,7 @@ def transfer(recipe: Recipe, watch: Watch | None = None) -> tuple[RunFolder, boo
 
 
 def resume(run: RunFolder, watch: Watch | None = None, overrides: Sequence[str] = ()) -> tuple[RunFolder, bool]:
-    """Continue a run, transfer or not, exactly where its state is; ``overrides`` as in `resumed_recipe`."""
+    """Continue a run, transfer or not, exactly from its state; ``overrides`` as in `resumed_recipe`."""
     if not run.state.is_file():
         again = f" It ended before its first state: start it again with train {run.recipe}." if run.is_free() else ""
         raise RecipeError(f"{run.path} has no state to resume from ({run.state} is not there).{again}")
@@ -331,7 +333,7 @@ RESUMABLE = (
 
 
 def resumed_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a run that is resumed, with what may change; `RecipeError` for anything else."""
+    """The recipe of a resumed run with the allowed changes; `RecipeError` for any other change."""
     old = recipe_values(run.load_recipe())
     above = parse_overrides(overrides)
     for one, other in (("root", "sources"), ("sources", "root")):
@@ -361,9 +363,9 @@ def roots_of(data: DataSpec) -> list[str]:
 
 
 def from_recipe(base: RunFolder, path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a new run that goes on from the weights of another: a recipe's (default: that run's own).
+    """The recipe of a new run that starts from the weights of another: the given recipe (default: that run's own).
 
-    Whether the backbone is trained follows from that recipe; one on random weights begins with the trained ones.
+    This recipe decides whether the backbone is trained; one on random weights starts from the trained weights.
     """
     own = base.recipe.resolve()
     file = own if path is None else find_recipe(path).resolve()

@@ -1,4 +1,4 @@
-"""Validation: uSDR on whole songs, block by block, shared out over the processes by their length."""
+"""Validation: uSDR on whole songs, block by block; the songs are divided among the processes by length."""
 
 import math
 import time
@@ -45,7 +45,7 @@ class ValidationExcerpt:
 
 
 class Validation:
-    """The validation of one training: which songs, by which network, on which processes."""
+    """The validation of one training: the songs, the network and the processes."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Validation:
     def _score(
         self, separator: Separator, excerpt: ValidationExcerpt, stopped: Callable[[], bool], progress: Show
     ) -> list[tuple[str, float]]:
-        """(target, uSDR) of the targets that sound in the excerpt: a silent stem has no defined uSDR."""
+        """(target, uSDR) of the targets that are not silent in the excerpt: a silent stem has no defined uSDR."""
         targets = [target for target in self.recipe.targets if target in excerpt.track.files]
         scores = TrackScores(excerpt.track.sample_rate_hz, {t: (t,) for t in targets}, ("estimate",), quick=True)
         place = 0
@@ -103,7 +103,7 @@ class Validation:
 
     @contextmanager
     def _remembered_features(self) -> Iterator[None]:
-        """Within the block features of a frozen backbone are looked up, if the training has a cache."""
+        """Within the block, features of a frozen backbone are looked up if the training has a cache."""
         if self.cache is not None:
             left_gb = (self.recipe.cache.max_gb - self.cache.n_bytes / GB) / self.accelerator.num_processes
             self.model.remembered = Remembered(self.cache.path / "validation", left_gb)
@@ -114,7 +114,7 @@ class Validation:
             self.model.train()
 
     def about_seconds(self) -> float:
-        """About how long one validation takes: from the time of one chunk of the first song."""
+        """The approximate time of one validation, from the time of one chunk of the first song."""
         if not self.excerpts:
             return 0.0
         separator = Separator(self.model, str(self.accelerator.device))
@@ -128,7 +128,7 @@ class Validation:
         return seconds * n_chunks / self.accelerator.num_processes
 
     def audio(self, seconds: float) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]], int]:
-        """What is logged to listen to: the middle of the first song.
+        """Audio for the log: the middle of the first song.
 
         Mixture, reference and estimate by name, the same sorted by target, and the sample rate in Hz.
         """
@@ -151,7 +151,7 @@ class Validation:
 
 
 def some_of(tracks: Sequence[Track], targets: Sequence[str], n_songs: int) -> list[Track]:
-    """So many of the tracks (0: all), spread over the list; each target has a song among them, even if that is more."""
+    """That many of the tracks (0: all), spread over the list; at least one song per target, even if that makes more."""
     if not 0 < n_songs < len(tracks):
         return list(tracks)
     chosen = [tracks[i * len(tracks) // n_songs] for i in range(n_songs)]
@@ -162,7 +162,7 @@ def some_of(tracks: Sequence[Track], targets: Sequence[str], n_songs: int) -> li
 
 
 def middle_of(track: Track, seconds: float) -> ValidationExcerpt:
-    """So many seconds (0: all) from the middle of a track."""
+    """That many seconds (0: all) from the middle of a track."""
     length = round(seconds * track.sample_rate_hz)
     if not 0 < length < track.n_samples:
         return ValidationExcerpt(track, 0, track.n_samples)
@@ -174,7 +174,9 @@ def seconds_of(excerpt: ValidationExcerpt) -> float:
 
 
 def shared_out(excerpts: Sequence[ValidationExcerpt], n_processes: int) -> list[list[ValidationExcerpt]]:
-    """A list for each process, of about the same duration: the longest first, each to who has least."""
+    """A list for each process with about the same total duration: each song, longest first, goes to the shortest
+    list.
+    """
     shares: list[list[ValidationExcerpt]] = [[] for _ in range(n_processes)]
     loads = [0.0] * n_processes
     for excerpt in sorted(excerpts, key=seconds_of, reverse=True) if n_processes > 1 else excerpts:
@@ -185,7 +187,7 @@ def shared_out(excerpts: Sequence[ValidationExcerpt], n_processes: int) -> list[
 
 
 def source_of(excerpt: ValidationExcerpt, stopped: Callable[[], bool] = lambda: False) -> Source:
-    """The mixture of an excerpt, read as it is needed; raises `Interrupted` once ``stopped`` is true."""
+    """The mixture of an excerpt, read when needed; raises `Interrupted` once ``stopped`` is true."""
     track, n_block = excerpt.track, BLOCK_SECONDS * excerpt.track.sample_rate_hz
 
     def mixture() -> Iterator[Tensor]:

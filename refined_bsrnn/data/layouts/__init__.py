@@ -1,1 +1,1 @@
-"""Where data sets keep their songs."""
+"""Layouts: the ways in which data sets store their songs."""

@@ -1,4 +1,4 @@
-"""What Slakh2100 and MedleyDB share: a metadata file per track that names the instrument of every stem."""
+"""Code that Slakh2100 and MedleyDB share: a metadata file per track names the instrument of every stem."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from .listing import File, Listed, Listing, first
 
 
 class Instruments:
-    """The names of a collection's stems: those of its metadata, or those an option gives (name: instruments)."""
+    """The names of a collection's stems: those of its metadata, or those of an option (name: instruments)."""
 
     def __init__(self, option: str, mapping: Mapping[str, Any] | None):
         self.option = option
@@ -48,7 +48,7 @@ def names_of(value: Any) -> Sequence[str]:
 def listed_track(
     name: str, split: str, folder: Path, files: Mapping[str, Sequence[File]], mixes: Sequence[Path]
 ) -> Listed:
-    """A track of a rendered or recorded collection, in which a file may end before the song does."""
+    """A track of a rendered or recorded collection, whose files may end before the song does."""
     mixture = {MIXTURE: (File(mixes[0]),)} if mixes else {}
     return Listed(name, split, folder, {**{stem: tuple(found) for stem, found in files.items()}, **mixture}, True)
 

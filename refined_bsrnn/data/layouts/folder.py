@@ -1,4 +1,4 @@
-"""A folder per track: ``root/{train,valid,test}/<track>/<stem>.wav``, as MUSDB18-HQ and MoisesDB have it."""
+"""One folder per track: ``root/{train,valid,test}/<track>/<stem>.wav``, as in MUSDB18-HQ and MoisesDB."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ from .listing import (
 def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str = "auto") -> Listing:
     """``root/{train,valid,test}/<track>/<stem>.wav`` or ``root/<track>/<stem>.wav``; a stem may be a folder of files.
 
-    The files of a stem's folder are summed (MoisesDB). ``mixture`` is the name that mixtures have there. Without
-    folders for the splits every track is for training. ``layout: stems`` is a folder per stem, ``tracks`` one per
-    track; ``auto`` goes by the names.
+    The files of a stem's folder are summed (MoisesDB). ``mixture`` is the name of the mixtures. Without folders for the
+    splits every track is for training. ``layout: stems`` means one folder per stem, ``tracks`` one per track; ``auto``
+    decides by the names.
     """
     listing = Listing()
     place = existing(root)
@@ -60,7 +60,7 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str
 
 
 def _songs_in(track: Path) -> list[Path]:
-    """The folders of songs in what would be a track's folder, were these its stems; none if they are stems.
+    """The folders of songs in a candidate for a track's folder; none if they are folders of stems.
 
     A song has a mixture, or stems of two kinds; the folder of a stem is called by its kind.
     """
@@ -76,7 +76,7 @@ def _songs_in(track: Path) -> list[Path]:
 
 
 def _add_track(split: str, track: Path, name: str, root: Path, unread: Counter[str], listing: Listing) -> None:
-    """List one track folder, or what is wrong with it."""
+    """List one track folder, or the problem with it."""
     where = f"{split}/{name}"
     files, problems = _stems_in(track, unread)
     for problem in problems:
@@ -91,7 +91,7 @@ def _add_track(split: str, track: Path, name: str, root: Path, unread: Counter[s
 
 
 def _stems_in(track: Path, unread: Counter[str]) -> tuple[dict[str, tuple[File, ...]], list[str]]:
-    """stem → its files, and a sentence for each stem that has two; counts by suffix the files that are no audio."""
+    """stem → its files, and a message for each stem that has two; counts by suffix the files that are no audio."""
     found: dict[str, list[Path]] = {}
     problems = []
     for path in sorted(track.iterdir()):

@@ -11,7 +11,7 @@ from .listing import File, Listed, Listing, first, folders, is_audio, is_of_syst
 
 
 def is_folder_per_stem(places: Sequence[Path]) -> bool:
-    """Whether the folders have names of stems and the files in them have not."""
+    """Whether the folders have names of stems and the files in them do not."""
     files = [(path.stem, place.name) for place in places for path in place.iterdir() if is_audio(path)]
     if any(is_known(name) and not related(name, stem) for name, stem in files):
         return False
@@ -25,7 +25,7 @@ def is_folder_per_stem(places: Sequence[Path]) -> bool:
 
 
 def list_folder_per_stem(places: Sequence[tuple[str, Path]], mixture: str, root: str, listing: Listing) -> Listing:
-    """``<stem>/<name>.wav``: files of one name and one length are stems of one track, all others are solos."""
+    """``<stem>/<name>.wav``: files with the same name and length are stems of one track, all others are solos."""
     for (split, name), paths in sorted(_by_name(places, mixture, listing).items()):
         files = {stem: (File(path),) for stem, path in paths.items()}
         if len(files) > 1 and _same_length(list(paths.values())):

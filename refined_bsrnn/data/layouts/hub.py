@@ -1,7 +1,7 @@
 """Tracks of a Hugging Face data set: a name on the hub, or local parquet files, with one column of audio per stem.
 
-Rows are decoded once, into lossless files (`decode`), and shared out over the processes. Streaming reads the rows one
-after another without downloading the whole set first; what was decoded stays.
+Rows are decoded once into lossless files (`decode`), and the processes share this work. Streaming reads row after row
+without downloading the whole set first; decoded rows are kept.
 """
 
 import hashlib
@@ -40,8 +40,8 @@ def huggingface(
     """A data set of the hub (``root: user/songs``), a parquet file, a folder of them, or a folder of `save_to_disk`.
 
     One row is one track. ``stems`` maps names to columns (default: every audio column by its own name); ``track`` is
-    the column that names the tracks. ``streaming`` downloads no more than the rows read; ``limit`` takes the first rows
-    alone (0: all).
+    the column with the names of the tracks. ``streaming`` downloads only the rows that are read; ``limit`` uses only
+    the first rows (0: all).
     """
     if limit < 0:
         raise RecipeError(f"huggingface source: limit is {limit}; expected a number of rows, or 0 for all.")
@@ -241,7 +241,7 @@ class _Rows:
 
 
 def _whole(index: Path) -> bool:
-    """Whether a process's list of decoded rows exists, with all that it lists, made of the files as they are now."""
+    """Whether a process's list of decoded rows exists with all its files, made from the current files."""
     rows = read_json(index) if index.is_file() else [[]]
     return all(
         len(row) == 4 and Path(row[2]).is_dir() and all(_written([path]) == written for path, written in row[3].items())
@@ -250,13 +250,13 @@ def _whole(index: Path) -> bool:
 
 
 def _written(paths: Sequence[str]) -> str:
-    """A hash that changes when one of these files is written; empty if none of them exists."""
+    """A hash that changes when one of these files changes; empty if none of them exists."""
     files = [Path(path) for path in paths if Path(path).is_file()]
     return writing(files) if files else ""
 
 
 def _is_audio(feature: Any) -> bool:
-    """Whether a column holds audio: so marked, or bytes and a path as parquet without the marks has them."""
+    """Whether a column holds audio: marked as such, or with bytes and a path, as in parquet files without the marks."""
     return isinstance(feature, datasets.Audio) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 

@@ -1,7 +1,7 @@
-"""What all layouts share: what a source lists, and how folders of tracks are walked through.
+"""Code that all layouts share: the listing of a source, and walking through folders of tracks.
 
-A layout is one file of this folder and one line in `sources.LAYOUTS`. It looks at names and small text files; what only
-a package can open is decoded once (`decode`). `scan` reads the headers of the listed files.
+A layout is one file of this folder and one line in `sources.LAYOUTS`. It reads names and small text files; files that
+need a special package are decoded once (`decode`). `scan` reads the headers of the listed files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ SYSTEM_FILES = (".ds_store", "thumbs.db", "desktop.ini")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about the data that a person should know, in one sentence."""
+    """A message about the data for the user."""
 
     kind: str  # a key of `findings.KINDS`
     where: str  # split/track
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class File:
-    """A file, or a piece of one, as its source lists it."""
+    """A file, or a part of one, as its source lists it."""
 
     path: Path
     start_seconds: float = 0.0
@@ -75,14 +75,14 @@ def never(root: Path) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one kind of data set lies on the disk."""
+    """One kind of data set on the disk."""
 
     list_tracks: Callable[..., Listing]  # (splits, **options of the source) → its tracks
     recognise: Callable[[Path], str] = never  # root → why it has this layout; empty: it does not look like it
 
 
 def why_holds(root: Path, *patterns: str) -> str:
-    """``it holds train/a.stem.mp4`` for the first file that fits one of the patterns; empty where none does."""
+    """``it holds train/a.stem.mp4`` for the first file that matches one of the patterns; empty if none does."""
     if not root.is_dir():
         return ""
     found = next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)
@@ -90,13 +90,13 @@ def why_holds(root: Path, *patterns: str) -> str:
 
 
 def first(names: Sequence[str], n_shown: int = 6) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of the others."""
     more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
     return ", ".join(names[:n_shown]) + more
 
 
 def existing(root: str, kind: str = "folder") -> Path:
-    """The absolute path of a source's root; `DataError` if there is none."""
+    """The absolute path of a source's root; `DataError` if it does not exist."""
     path = expand_home(root)
     if not path.exists():
         raise DataError(
@@ -107,7 +107,7 @@ def existing(root: str, kind: str = "folder") -> Path:
 
 
 def visible(path: Path) -> list[Path]:
-    """What a folder holds, without hidden files and what operating systems put there."""
+    """The content of a folder, without hidden files and files of operating systems."""
     return sorted(p for p in path.iterdir() if not p.name.startswith(".") and not is_of_system(p))
 
 
@@ -121,7 +121,7 @@ def is_of_system(path: Path) -> bool:
 
 
 def note_system_files(places: Sequence[Path], listing: Listing) -> None:
-    """Note what operating systems put into these folders: it is left out."""
+    """Note the files of operating systems in these folders, which are left out."""
     found = [f"{place.name}/{path.name}" for place in places for path in sorted(place.iterdir()) if is_of_system(path)]
     if found:
         text = f"{len(found)} files or folders that an operating system made are left out: {first(found)}."
@@ -129,7 +129,7 @@ def note_system_files(places: Sequence[Path], listing: Listing) -> None:
 
 
 def track_folders(root: Path, splits: Sequence[str], listing: Listing) -> list[tuple[str, Path]]:
-    """(split, track folder) of a root with or without a folder per split. Notes what lies beside them."""
+    """(split, track folder) of a root with or without a folder per split. Notes everything next to them."""
     if not root.is_dir():
         raise DataError(f"{root} is a file; expected a folder of tracks.")
     inside = folders(root)

@@ -150,13 +150,13 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _stem_of_column(column: str) -> str:
-    """``vocals_path`` → ``vocals``, ``mix_path`` → ``mixture``: the stem whose files a column of a wide table names."""
+    """``vocals_path`` → ``vocals``, ``mix_path`` → ``mixture``: the stem of a column in a wide table."""
     match = re.fullmatch(r"(.+)_(path|file|wav|audio)", column.lower())
     return ("mixture" if match[1] in ("mix", MIXTURE) else match[1]) if match else ""
 
 
 def _wide_rows(path: Path, reader: Any, wide: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A line per track and a column per stem, as Spleeter has it: ``mix_path,vocals_path,...,duration``."""
+    """A line per track and a column per stem, as in Spleeter: ``mix_path,vocals_path,...,duration``."""
     rows = [(row, {s: {"path": row[column]} for column, s in wide.items() if row.get(column)}) for row in reader]
     folders = Counter(folder for _, files in rows if (folder := _one_folder(files)))
     for i, (row, files) in enumerate(rows, 2):
@@ -168,13 +168,13 @@ def _wide_rows(path: Path, reader: Any, wide: Mapping[str, str]) -> Iterator[tup
 
 
 def _one_folder(files: Mapping[str, Mapping[str, str]]) -> str:
-    """The name of the folder that holds all of these files; empty where they lie in several."""
+    """The name of the folder that holds all of these files; empty if they are in several folders."""
     parents = {PureWindowsPath(file["path"]).parent for file in files.values()}
     return parents.pop().name if len(parents) == 1 else ""
 
 
 def read_text(path: Path) -> str:
-    """A table's text; `DataError` where it is not UTF-8, as some spreadsheets save it."""
+    """A table's text; `DataError` if it is not UTF-8, as some spreadsheets save it."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -182,7 +182,9 @@ def read_text(path: Path) -> str:
 
 
 def _manifest_file(folder: Path, value: Any, row: Mapping[str, Any], place: str) -> File:
-    """A path, or a mapping with ``path``, ``start`` and ``end``; the line's own start and end where it has none."""
+    """A path, or a mapping with ``path``, ``start`` and ``end``; the line's own start and end if the mapping has
+    none.
+    """
     values = value if isinstance(value, Mapping) else {"path": value}
     if not isinstance(values.get("path"), str) or not values["path"] or not can_be_path(str(folder / values["path"])):
         raise DataError(f"{place}: path is {shown(values.get('path'))}; expected a file.")
@@ -204,7 +206,7 @@ def _manifest_file(folder: Path, value: Any, row: Mapping[str, Any], place: str)
 
 
 def _path_in(folder: Path, text: str) -> Path:
-    """The file that a table names, relative to the table; Windows' separators are taken for the system's own."""
+    """The file that a table names, relative to the table; Windows' separators are converted to the system's own."""
     path = folder / expand_home(text)
     return folder / PureWindowsPath(text).as_posix() if "\\" in text and not path.exists() else path
 

@@ -29,9 +29,9 @@ def medleydb(
 ) -> Listing:
     """MedleyDB: ``<track>/<track>_METADATA.yaml`` with ``<track>_STEMS/`` and ``<track>_RAW/``, in root or root/Audio.
 
-    A stem's name is its instrument (``electric bass`` → ``electric_bass``), or what ``instruments`` maps to it.
-    ``raw`` takes the raw recordings in place of the stems. ``bleed: skip`` leaves out tracks whose metadata say that
-    instruments bleed into each other. The metadata may also lie in ``Metadata/``. All tracks are for training.
+    The name of a stem is its instrument (``electric bass`` → ``electric_bass``), or the name that ``instruments`` gives
+    it. ``raw`` uses the raw recordings instead of the stems. ``bleed: skip`` leaves out tracks whose metadata report
+    bleed between instruments. The metadata may also be in ``Metadata/``. All tracks are for training.
     """
     if bleed not in ("keep", "skip"):
         raise RecipeError(f"medleydb source: bleed is {bleed!r}; expected keep or skip.")

@@ -10,7 +10,7 @@ from .listing import File, Layout, Listing, existing, is_audio, track_folders, v
 def slakh(splits: Sequence[str], root: str, classes: Mapping[str, Any] | None = None) -> Listing:
     """Slakh2100: ``root/{train,validation,test}/Track00001/`` with ``mix.flac``, ``stems/S00.flac``, ``metadata.yaml``.
 
-    A stem's name is its instrument class (``Synth Lead`` → ``synth_lead``), or what ``classes`` maps to it:
+    The name of a stem is its instrument class (``Synth Lead`` → ``synth_lead``), or the name that ``classes`` gives it:
     ``{keys: [Piano, Organ]}``. Stems that the metadata list as not rendered have no file; they are counted.
     """
     listing, instruments = Listing(), Instruments("classes", classes)
