@@ -10,9 +10,9 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(text: str, **options: Any) -> Any:
-    """The value of a JSON text; `ValueError` also for one that is nested deeper than Python can read.
+    """The value of a JSON text; also `ValueError` for a value that is nested deeper than Python can read.
 
-    Half a letter (a surrogate alone), which no file takes, becomes a question mark.
+    A lone surrogate, which no file can contain, becomes a question mark.
     """
     try:
         value = json.loads(text, **options)
@@ -37,7 +37,7 @@ MOST_DEPTH = 50
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """YAML's safe loader, which reads no deeper than `MOST_DEPTH`: PyYAML takes long for deep values."""
+    """YAML's safe loader, limited to the depth `MOST_DEPTH`, because PyYAML takes long for deep values."""
 
     depth = 0
 
@@ -113,7 +113,7 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in a sentence, cut short: it may be nested without end, or a number too long to be printed."""
+    """A value for a message, cut short: it may be nested without end, or be too long to print."""
     if isinstance(value, int) and abs(value) > 10**18:
         return "a number of many digits"
     if isinstance(value, tuple | list) and all(type(item) is int and abs(item) < 10**18 for item in value):

@@ -71,7 +71,7 @@ class HeadSpec:
 class InputSpec:
     """``normalise``: none, or an entry of `signals.NORMALISERS`, which sets the input level of the network.
 
-    The same gain is applied to the stems before the loss, so that loud and quiet songs count alike.
+    The same gain is applied to the stems before the loss, so that loud and quiet songs have the same influence.
     """
 
     normalise: str = "none"
@@ -101,7 +101,9 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where the songs are and how their files become a mixture and targets (see `tracks` and `examples`)."""
+    """The place of the songs, and the way in which their files become a mixture and targets (see `tracks` and
+    `examples`).
+    """
 
     root: str | None = path_field(None)
     sources: tuple[SourceSpec, ...] = ()  # instead of root: several sources, or one whose kind is not to be guessed
@@ -148,7 +150,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """What is done to the parts before they are summed to a training mixture; see `augment` and docs/augmentation.md.
+    """Augmentations of the parts before they are summed to a training mixture; see `augment` and docs/augmentation.md.
 
     A plain number is a probability: of an example, or of each of its parts. ``off`` switches any of them off, and
     ``preset: NAME`` sets all of them as an entry of `AUGMENT_PRESETS` does.
@@ -224,7 +226,7 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class SeparationSpec:
-    """How a long signal is cut where nothing else is asked for; ``overlap``: the share of a chunk that is repeated."""
+    """The default cutting of a long signal into chunks; ``overlap``: the fraction of a chunk that is repeated."""
 
     chunk_seconds: float = bounded(6.0, above=0)
     overlap: float = bounded(0.25, at_least=0, below=1)
@@ -232,7 +234,7 @@ class SeparationSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Where the run's folder goes."""
+    """The place of the run's folder."""
 
     root: str = path_field("runs")
     name: str | None = None  # None: made from targets, bands and base, see `default_run_name`
@@ -261,11 +263,12 @@ class CacheSpec:
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """The run whose backbone a transfer starts from, and what is done with it.
+    """The run whose backbone a transfer starts from, and the method of transfer.
 
-    frozen: it stays as it is and fresh heads are trained on it; random: the same on a backbone of random weights, a
-    control; partial: its last ``blocks`` blocks are trained too; lora: low-rank updates of its weights are trained and
-    stored with the heads; full: all of it is trained; scratch: all of it is trained from random weights, a control.
+    frozen: the backbone stays unchanged, and new heads are trained on it; random: the same on a backbone of random
+    weights, a control; partial: its last ``blocks`` blocks are trained too; lora: low-rank updates of its weights are
+    trained and stored with the heads; full: all of it is trained; scratch: all of it is trained from random weights, a
+    control.
     """
 
     run: str = path_field()
@@ -280,7 +283,7 @@ class BaseSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run: what is separated, with which network, from which data, trained how."""
+    """One run: the targets, the network, the data and the training."""
 
     targets: tuple[str, ...]
     stft: StftSpec = StftSpec()
@@ -302,14 +305,14 @@ class Recipe:
 
     @property
     def tie(self) -> str:
-        """What makes the targets need each other's heads, in words; empty where nothing does."""
+        """A text that says why the targets need each other's heads; empty if they do not."""
         if self.together != "none":
             return f"together is {self.together}"
         return "head.bridge is true" if self.head.options.get("bridge") else ""
 
     @property
     def owns_backbone(self) -> bool:
-        """Whether the run keeps a backbone of its own; a frozen one is its base's, by reference."""
+        """Whether the run stores its own backbone; a frozen backbone is the base's, by reference."""
         return self.base is None or self.base.method not in ("frozen", "lora")
 
     @property
@@ -319,7 +322,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Transfers:
-    """A block of transfers: all combinations of what is listed. ``tracks`` are numbers of training songs, 0: all."""
+    """A block of transfers: all combinations of the listed values. ``tracks`` are numbers of training songs, 0: all."""
 
     bases: tuple[str, ...]
     targets: tuple[str, ...]
@@ -330,7 +333,7 @@ class Transfers:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's recipe. ``bases`` maps names to recipe values that are laid over ``common``."""
+    """A study's recipe. ``bases`` maps names to recipe values that override ``common``."""
 
     study: str
     bases: Mapping[str, Any]
@@ -428,7 +431,7 @@ def _transfer_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def check_target_name(name: str) -> str:
-    """A target's name becomes a file name and a log key; refuse what cannot be one."""
+    """A target's name becomes a file name and a log key; names that cannot be one are refused."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name) or name == "mixture":
         raise RecipeError(
             f"{name[:120]!r} cannot name a target; expected up to 100 letters, digits, '_' and '-', and not 'mixture'."
@@ -440,7 +443,7 @@ def check_target_name(name: str) -> str:
 
 
 def recipe_folder() -> Path:
-    """Where the recipes that come with the package are: in the package when installed, beside it in a checkout."""
+    """The folder of the recipes that come with the package: in the package if installed, next to it in a checkout."""
     package = Path(__file__).parent
     return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
 
@@ -461,7 +464,9 @@ def find_recipe(path_or_name: str | os.PathLike[str]) -> Path:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` laid over ``below``, mapping by mapping. Another ``kind`` leaves the options of the old one behind."""
+    """``below`` with the values of ``above`` taking precedence, mapping by mapping. Another ``kind`` drops the
+    options of the old one.
+    """
     if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
         # The backbone's own fields, whatever its blocks are.
         keep = {f.name for f in dataclasses.fields(BackboneSpec)} - {"kind", "options"}
@@ -509,7 +514,7 @@ def _expand(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``["train.lr=3e-4", "size=tiny"]`` as nested values, later ones over earlier ones."""
+    """``["train.lr=3e-4", "size=tiny"]`` as nested values; later ones override earlier ones."""
     values: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -531,9 +536,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The plain values of a recipe file, ``extends`` and ``size`` resolved, not yet checked.
+    """The plain values of a recipe file, with ``extends`` and ``size`` resolved, not yet checked.
 
-    ``values`` stand in for what is in the file: then its place alone counts.
+    With ``values`` the content of the file is replaced by them, and only its place counts.
     """
     values = read_yaml(path) if values is None else dict(values)
     if "extends" in values:
@@ -552,9 +557,9 @@ def read_recipe_values(path: Path, values: Mapping[str, Any] | None = None) -> d
 def load_recipe(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """The checked recipe of a YAML file with ``key=value`` overrides applied.
 
-    ``extends: other.yaml`` (one level; beside the file, or one that comes with the package) names a recipe whose values
-    are taken where this one is silent.
-    Raises `RecipeError` for a file that is not there, an unknown key, a wrong type or a value out of bounds.
+    ``extends: other.yaml`` (one level; next to the file, or one that comes with the package) names a recipe that gives
+    all values that this one does not set. Raises `RecipeError` for a missing file, an unknown key, a wrong type or a
+    value out of bounds.
     """
     path = find_recipe(path_or_name)
     values = read_recipe_values(path)

@@ -1,9 +1,10 @@
-"""One layer for all that is read: recipes, options of components, and the documents in run folders and weight files.
+"""One layer for everything that is read: recipes, options of components, and the documents in run folders and weight
+files.
 
-A schema is a type: a dataclass (a section of a recipe: no other key, values of other types converted where nothing is
-lost) or a `TypedDict` (a document that a program wrote: keys that are not needed are kept, values stay as they are).
-`typed` checks a value against it; what does not fit is one sentence that names the place, the value and what was
-expected. This module imports no torch.
+A schema is a type. A dataclass describes a section of a recipe: other keys are refused, and values of other types are
+converted if nothing is lost. A `TypedDict` describes a document that a program wrote: unknown keys are kept, values
+stay unchanged. `typed` checks a value against a type; if it does not fit, the message names the place, the value and
+the expected type. This module imports no torch.
 """
 
 import dataclasses
@@ -127,7 +128,7 @@ def section(spec: type[Schema], values: Any, where: str) -> Schema:
 
 
 def plain(value: Any) -> Any:
-    """A section, or what stands in one, as plain values for YAML and JSON: what `section` was made from."""
+    """A section, or a value in one, as plain values for YAML and JSON: the inverse of `section`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         values: dict[str, Any] = {}
         for f in dataclasses.fields(value):
@@ -140,7 +141,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(old: Any, new: Any, skip: Collection[str] = (), path: str = "") -> dict[str, tuple[Any, Any]]:
-    """{key: (old, new)} of the values that differ between two recipes' plain values, but those of sections to skip."""
+    """{key: (old, new)} of the values that differ between two recipes' plain values, without the sections to skip."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found: dict[str, tuple[Any, Any]] = {}
         for key in {**old, **new}:
@@ -236,10 +237,10 @@ def _check_bounds(value: Any, bounds: Mapping[str, float], path: str) -> None:
 def bind_options(
     where: str, component: Callable[..., Any], options: Mapping[str, Any], skip: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Check recipe options against a component's own signature and return them, each of the type it is annotated with.
+    """Check recipe options against a component's own signature and return them, converted to the annotated types.
 
-    ``where`` is e.g. ``bands.kind=tet``, ``skip`` names the parameters that the caller fills in. Raises `RecipeError`
-    for an option the component does not take, one of another type, or one that it needs and did not get.
+    ``where`` is e.g. ``bands.kind=tet``; ``skip`` names the parameters that the caller fills in. Raises `RecipeError`
+    for an unknown option, one of another type, or a missing one.
     """
     known = {name: p for name, p in inspect.signature(component).parameters.items() if name not in skip}
     for name in options:
@@ -271,19 +272,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class ComponentFacts(TypedDict):
-    """What a weight file says about its bands: ``kind``; about its head: ``kind`` and ``options``."""
+    """A weight file's facts about its bands (``kind``) and its head (``kind`` and ``options``)."""
 
     kind: str
 
 
 class HeadKind(ComponentFacts):
-    """Which head a weight file is for, as in a recipe."""
+    """The kind of head that a weight file is for, as in a recipe."""
 
     options: Mapping[str, Any]
 
 
 class AdapterFacts(TypedDict):
-    """The low-rank updates that a head reads its features through."""
+    """The low-rank updates with which a head's features are computed."""
 
     rank: int
     alpha: Real
@@ -298,7 +299,7 @@ class TrainedOn(TypedDict):
 
 
 class TrainingFacts(TypedDict):
-    """Where a head comes from."""
+    """The origin of a head."""
 
     run: str
     steps: int
@@ -307,7 +308,7 @@ class TrainingFacts(TypedDict):
 
 
 class HeadScore(TypedDict):
-    """How well a head does, in dB."""
+    """The score of a head, in dB."""
 
     split: str
     n_tracks: int
@@ -316,7 +317,7 @@ class HeadScore(TypedDict):
 
 
 class StateProgress(TypedDict):
-    """Where a run stands, by its state file; what else there is, is the trainer's."""
+    """The progress of a run in its state file; the other keys belong to the trainer."""
 
     step: int
 
@@ -334,7 +335,7 @@ class Fingerprint(TypedDict):
 
 
 class Provenance(TypedDict):
-    """provenance.json: where a run came from and what it cost. Null: not known (an imported network)."""
+    """provenance.json: the origin of a run and its cost. Null: unknown (an imported network)."""
 
     data: Fingerprint
     parameters: ParameterCounts
@@ -364,14 +365,14 @@ class ScoredOn(TypedDict):
 
 
 class PartOfTracks(TypedDict):
-    """Which tracks were scored, where it was not all."""
+    """The scored tracks, if they are not all."""
 
     quick: bool | None
     of: int | None
 
 
 class Results(TypedDict):
-    """results.json: what a report is made from."""
+    """results.json: the input of a report."""
 
     run: str
     kind: str
@@ -391,7 +392,7 @@ class Results(TypedDict):
 
 
 class ModelFacts(TypedDict):
-    """What a study's report says of a network."""
+    """Facts about a network in a study's report."""
 
     trainable_parameters: int
 
@@ -403,7 +404,7 @@ class TargetSummary(TypedDict):
 
 
 class StudyResults(TypedDict):
-    """What the report of a study needs of results.json besides what every report does."""
+    """Values of results.json that only the report of a study needs."""
 
     data: Fingerprint
     model: ModelFacts
@@ -411,7 +412,7 @@ class StudyResults(TypedDict):
 
 
 class StudyTraining(TypedDict):
-    """What the report of a study needs of provenance.json."""
+    """Values of provenance.json that the report of a study needs."""
 
     seconds: Real
     validation_seconds: Real | None
@@ -429,7 +430,7 @@ def check_document(
 ) -> dict[str, Any]:
     """The document, checked against a `TypedDict`; an ``error`` that begins with ``where`` and ends with the remedy.
 
-    ``key`` names the document's place in its file.
+    ``key`` names the place of the document in its file.
     """
     try:
         return _document(schema, value, key)

@@ -32,7 +32,7 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept."""
+    """The folder for files that can be made again."""
     if named := os.environ.get(CACHE_VARIABLE):
         return expand_home(named)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
@@ -47,9 +47,10 @@ def cache_folder() -> Path:
 
 @contextmanager
 def taking_part() -> Iterator[None]:
-    """Around work that the processes of a job share: they part when Python ends, unless one of them has failed.
+    """For work that the processes of a job share: they separate when Python ends, unless one of them has failed.
 
-    Not at the end of the work: there may be more in these processes. Enter it before the process group is made.
+    They do not separate at the end of the work, because more work may follow. Enter it before the process group is
+    made.
     """
     import torch.distributed  # here and below: what writes files alone does not wait for PyTorch
 
@@ -63,9 +64,9 @@ def taking_part() -> Iterator[None]:
 
 
 def part() -> None:
-    """Part from the other processes, as PyTorch wants it of each before it ends; the group's threads end with it.
+    """Separate from the other processes, as PyTorch requires before a process ends; the group's threads end with it.
 
-    A thread that still lets go of a tensor while the interpreter ends would abort the process.
+    A thread that still frees a tensor while the interpreter ends would abort the process.
     """
     from accelerate import PartialState
 
@@ -75,12 +76,12 @@ def part() -> None:
 
 @contextmanager
 def atomic_write(path: Path, error: type[UserError] = UserError) -> Iterator[Path]:
-    """Gives a temporary path; what is written there replaces ``path`` when the block ends well.
+    """Yields a temporary path; its content replaces ``path`` when the block ends well.
 
-    The path has the name of ``path`` and lies in a hidden folder beside it, since some libraries write a file of their
-    own beside the one that they are given. The data are on disk before the rename. When the block fails the hidden
-    folder is removed; that of a killed process is removed by the next one that writes there. A full disk or a folder
-    that cannot be written becomes an ``error`` that names the file.
+    The path has the name of ``path`` and is in a hidden folder next to it, because some libraries write another file
+    next to the given one. The data are on disk before the rename. If the block fails, the hidden folder is removed; the
+    folder of a killed process is removed by the next call that writes there. A full disk or a folder that cannot be
+    written becomes an ``error`` that names the file.
     """
     folder = path.with_name(part_name())
     try:
@@ -105,12 +106,12 @@ _looked_at: set[tuple[int, Path]] = set()  # (process, folder)
 
 
 def part_name() -> str:
-    """A new name for the folder of a file that is being written: it says on which machine and by which process."""
+    """A new name for the folder of a file in progress; it contains the machine and the process."""
     return f".{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def is_part(name: str) -> bool:
-    """Whether a name is that of a folder in which a file is being written, or was when its process was killed."""
+    """Whether a name is that of a folder for a file in progress, or for one left by a killed process."""
     return PART.fullmatch(name) is not None
 
 
@@ -145,7 +146,7 @@ def _is_running(process: int) -> bool:
 
 
 def unwritable(path: Path, problem: OSError, error: type[UserError] = UserError) -> UserError:
-    """What to tell a person where the system lets no file be made."""
+    """The message for the user if the system does not allow writing a file."""
     if problem.errno == errno.ENAMETOOLONG:
         return error(f"{path} cannot be written: its name is too long. Choose a shorter one.")
     why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
@@ -153,14 +154,14 @@ def unwritable(path: Path, problem: OSError, error: type[UserError] = UserError)
 
 
 def address(text: str) -> str:
-    """What to tell a person who gave an address where a file is expected; nothing where it is none."""
+    """The message for a user who gave an address instead of a file; empty if it is not an address."""
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) or os.path.lexists(text):
         return ""
     return f"{text} is an address; expected a file. Download it first and give the file."
 
 
 def can_be_path(text: str) -> bool:
-    """Whether there could be a file of that name: it is not too long, and has no zero byte."""
+    """Whether a file could have that name: it is not too long and has no zero byte."""
     try:
         os.lstat(text)
     except OSError as error:
@@ -171,7 +172,7 @@ def can_be_path(text: str) -> bool:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a file's name is text: Linux allows any bytes, which Python gives as surrogates."""
+    """Whether a file's name is text: Linux allows any bytes, which Python represents as surrogates."""
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
@@ -185,12 +186,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """JSON without NaN or infinity, which are no JSON: the caller writes null."""
+    """JSON without NaN or infinity, which JSON does not have: the caller writes null."""
     write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, error: Callable[[str], UserError] = UserError) -> Any:
-    """The JSON value in a file; an ``error`` that names the file where it cannot be read."""
+    """The JSON value in a file; an ``error`` that names the file if it cannot be read."""
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
@@ -216,10 +217,10 @@ POLICY = "OMP_WAIT_POLICY"  # the variable of the OpenMP standard; those above w
 
 
 def bound_spinning() -> None:
-    """Let the threads of OpenMP spin briefly, in this process and in those that it starts.
+    """Limit the spinning of OpenMP's threads, in this process and in those that it starts.
 
     For programs, before anything imports torch: OpenMP reads the environment once, when it is loaded. Values that the
-    user has set stay. The package never calls it on import; the command line and the scripts do.
+    user has set are kept. The package never calls it on import; the command line and the scripts do.
     """
     if POLICY not in os.environ:
         for name, value in SPINNING.items():
@@ -227,7 +228,7 @@ def bound_spinning() -> None:
 
 
 def processors() -> int:
-    """How many processors this process may use; a batch system or ``taskset`` may have given it some of them."""
+    """The number of processors that this process may use; a batch system or ``taskset`` may limit it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -296,7 +297,7 @@ def stop_signals(
 
 @contextmanager
 def interrupted_by_signals(first: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within the block SIGTERM, and a terminal that is closed, raise `KeyboardInterrupt` after a call of ``first``."""
+    """Within the block SIGTERM and a closed terminal call ``first`` and raise `KeyboardInterrupt`."""
     if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
         yield
         return
@@ -319,9 +320,9 @@ def interrupted_by_signals(first: Callable[[], None] = lambda: None) -> Iterator
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C, and other signals that Python code catches, wait for the end of the block; for what takes a moment.
+    """Within the block Ctrl-C, and other signals that Python code catches, are delayed; for short work only.
 
-    Only the main thread gets signals: in others nothing has to wait.
+    Only the main thread gets signals; in other threads nothing is delayed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -342,7 +343,9 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def children_may_end() -> Iterator[None]:
-    """Within the block no child process that ends raises here: PyTorch's handler does, wherever the program is then."""
+    """Within the block no ended child process raises an error here: PyTorch's handler raises at any place in the
+    program.
+    """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -373,11 +376,11 @@ def glibc() -> Any:
 
 
 def keep_big_blocks() -> None:
-    """From now on this process keeps the memory that it frees: for one that does the same work over and over.
+    """From now on this process keeps the memory that it frees, for repeated work of the same kind.
 
-    The C library gives big blocks back to the system at once, and the system clears every page that is asked for again:
-    a third of the time of a training step, and more than reading an example. Only glibc (Linux) can keep them;
-    elsewhere nothing happens.
+    By default the C library returns large blocks to the system at once, and the system clears every page that is
+    requested again. This takes a third of the time of a training step, and more time than reading an example. Only
+    glibc (Linux) can keep them; elsewhere nothing happens.
     """
     if library := glibc():
         _set_allocator(library, _KEPT)
@@ -385,7 +388,7 @@ def keep_big_blocks() -> None:
 
 @contextmanager
 def big_blocks_kept() -> Iterator[None]:
-    """`keep_big_blocks` within the block; at its end the process gives all back. May be nested."""
+    """`keep_big_blocks` within the block; at its end the process returns all memory. May be nested."""
     global _depth
     library = glibc()
     if library is None:

@@ -1,8 +1,8 @@
-"""Temporary folders that the next call clears where nobody uses them any more, and files that replace no other.
+"""Temporary folders that the next call removes if they are no longer in use, and files that replace no others.
 
-A process that is killed cannot clear up. So the owner of a temporary folder holds a lock in it, which the system
-releases when the process ends, however it ends. Whoever makes the next folder of the same kind in the same place
-deletes those whose lock is free.
+A killed process cannot clean up. Therefore the owner of a temporary folder holds a lock in it, which the system
+releases when the process ends. The next call that makes a folder of the same kind in the same place deletes the folders
+whose lock is free.
 """
 
 import os
@@ -20,9 +20,9 @@ KEPT = ".kept"  # ends the name of a file that stood in a place of which the fol
 
 @contextmanager
 def owned_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder in ``parent`` with that beginning of its name, deleted at the end; forgotten ones are deleted first.
+    """A new folder in ``parent`` with that prefix, deleted at the end; abandoned ones are deleted first.
 
-    Where the file system knows no locks, the folder is one that nobody else will delete.
+    If the file system has no locks, the folder is one that nobody else will delete.
     """
     clear_unowned(parent, prefix)
     folder, lock = _new_folder(parent, prefix)
@@ -54,7 +54,7 @@ def _new_folder(parent: Path, prefix: str) -> tuple[Path, FileLock | None]:
 
 
 def clear_unowned(parent: Path, prefix: str) -> list[Path]:
-    """Delete the folders of that kind whose owner is gone; returns them. What they kept goes back to its place."""
+    """Delete the folders of that kind whose owner is gone; returns them. Files kept in them return to their place."""
     cleared = []
     with suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
@@ -90,10 +90,10 @@ def _clear(folder: Path) -> bool:
 
 
 def place_new(made: Path, path: Path) -> None:
-    """Move a file to a place that must be free; `FileExistsError` where it is not, and then nothing is changed.
+    """Move a file to a place that must be free; otherwise `FileExistsError`, and nothing is changed.
 
-    No other process can put a file there meanwhile: a hard link is made, or, where the file system has none, an empty
-    file first, which both fail where a file is.
+    No other process can put a file there at the same time: a hard link is made or, if the file system has none, an
+    empty file first; both fail if a file exists.
     """
     try:
         os.link(made, path)
@@ -111,7 +111,7 @@ def place_new(made: Path, path: Path) -> None:
 
 
 def place_over(made: Path, path: Path, kept: Path) -> None:
-    """Move a file to a place where another may be, which is then ``kept``; the place is never empty meanwhile."""
+    """Move a file to a place where another may be, which is then ``kept``; the place is never empty."""
     with suppress(FileNotFoundError):
         try:
             os.link(path, kept)

@@ -1,8 +1,9 @@
-"""Audio files → float32 (channels, samples), full scale at ±1: any part of a file, or as a stream.
+"""Audio files → float32 (channels, samples), full scale at ±1: any part of a file, or a stream.
 
-libsndfile reads what can be entered at any place (wav, flac, aiff, ...), the FFmpeg inside PyAV all else (mp3, ogg,
-m4a, video, ...). Both come with their Python packages: no system package is needed. What a header or a tag announces is
-a claim: lengths are those of what is there. `write` and `convert` hold the rest; all names are here, too.
+libsndfile reads formats with exact seeking (wav, flac, aiff, ...), the FFmpeg libraries inside PyAV read all others
+(mp3, ogg, m4a, video, ...). Both come with their Python packages; no system package is needed. Headers and tags are not
+trusted: lengths are those of the audio that can be decoded. `write` and `convert` contain the rest; all names are
+available here, too.
 """
 
 import stat
@@ -85,17 +86,17 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".flv", ".wmv
 
 
 def audio_info(path: str | PathLike[str], stream: int | None = None) -> AudioInfo:
-    """Length, rate and channels: of what is there, found by decoding the file once where nothing else tells exactly.
+    """Length, rate and channels of the actual audio; the file is decoded once if nothing else gives the exact length.
 
     ``stream`` counts the audio streams of an mp4 or video from 0; None: the one marked as default, else the first.
-    Raises `AudioError` for what is no audio file or empty.
+    Raises `AudioError` for a file that is empty or contains no audio.
     """
     with open_audio(path, stream) as reader:
         return length_of(reader)
 
 
 def length_of(reader: AudioReader) -> AudioInfo:
-    """Length, rate and channels of an open file; it may be read to its end for that."""
+    """Length, rate and channels of an open file; this may read it to its end."""
     n_samples = reader.n_samples
     if n_samples is None:
         n_samples = sum(block.shape[1] for block in reader.blocks(1 << 18))
@@ -112,9 +113,9 @@ def read_audio(
 ) -> tuple[Tensor, int]:
     """Samples ``start`` to ``start + n_samples`` (default: to the end) as float32 (channels, samples), and the rate.
 
-    Only that part is read, where the format can be entered anywhere; Ogg, MP3 and others are decoded from the
-    beginning, since they do not seek exactly. What is damaged is silence, or with ``strict`` an error.
-    Raises `AudioError` for a missing, foreign or empty file, a part beyond the end, and NaN or infinite samples.
+    Only that part is read, if the format has exact seeking; Ogg, MP3 and others are decoded from the beginning. Damaged
+    parts are silence, or an error with ``strict``. Raises `AudioError` for a missing, foreign or empty file, a part
+    beyond the end, and NaN or infinite samples.
     """
     with open_audio(path, stream, strict) as reader:
         total = reader.n_samples
@@ -135,10 +136,10 @@ def _count(n_samples: int | None) -> str:
 
 
 def open_audio(path: str | PathLike[str] | BinaryIO, stream: int | None = None, strict: bool = False) -> AudioReader:
-    """An `AudioReader` of a file, or of an open binary stream that need not be able to go back, as standard input.
+    """An `AudioReader` of a file, or of an open binary stream that need not be seekable, such as standard input.
 
-    ``stream`` counts the audio streams of an mp4 or video from 0; None: the one marked as default, else the first.
-    With ``strict`` damage is an error. Raises `AudioError` that says what is there instead.
+    ``stream`` counts the audio streams of an mp4 or video from 0; None: the one marked as default, else the first. With
+    ``strict`` damage is an error. Raises `AudioError`, which says what the file is instead.
     """
     if not isinstance(path, str | PathLike):
         return FfmpegReader(Path(str(getattr(path, "name", "stream"))), Pipe(path), stream, strict)
@@ -198,7 +199,7 @@ def _reader(path: Path, status: stat_result, stream: int | None, strict: bool) -
 
 
 def read_tags(path: str | PathLike[str]) -> dict[str, str]:
-    """Those of `TAGS` that a file has; nothing where it cannot be read."""
+    """The tags in `TAGS` that a file has; empty if it cannot be read."""
     named = {"track": "tracknumber", "year": "date"}
     try:
         with Path(path).open("rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as container:

@@ -1,4 +1,4 @@
-"""What every reader of audio files is: blocks of float32 (channels, samples), and remarks on the file."""
+"""The base of all readers of audio files: blocks of float32 (channels, samples), and remarks on the file."""
 
 import io
 import os
@@ -40,12 +40,12 @@ class AudioInfo:
 class AudioReader:
     """An open audio file that is read from its beginning to its end, block by block.
 
-    Attributes: ``path``; ``sample_rate_hz``; ``n_channels``; ``n_samples`` (None where only decoding tells);
-    ``about_samples`` (None or a guess for progress bars); ``format`` (``WAV``, ``FLAC``, ... or FFmpeg's name);
+    Attributes: ``path``; ``sample_rate_hz``; ``n_channels``; ``n_samples`` (None if only decoding gives it);
+    ``about_samples`` (None, or a guess for progress bars); ``format`` (``WAV``, ``FLAC``, ... or FFmpeg's name);
     ``lossless_bits`` (16, 24, 32 for float, None for lossy coding). Close it, or use it in a ``with``.
 
-    What cannot be decoded is silence, so that all else stays in place: ``gaps`` are its (start, stop) in samples as far
-    as the file has been read. With ``strict`` it is an `AudioError`, as is an end that comes too early.
+    Parts that cannot be decoded are silence, so that all other parts stay in place: ``gaps`` are their (start, stop) in
+    samples, as far as the file has been read. With ``strict`` damage is an `AudioError`, and so is an early end.
     """
 
     path: Path
@@ -85,12 +85,12 @@ class AudioReader:
         return torch.from_numpy(np.ascontiguousarray(samples) if contiguous else samples)
 
     def blocks(self, n_samples: int) -> Iterator[Tensor]:
-        """What is left, in blocks of (channels, n_samples), the last one shorter."""
+        """The rest, in blocks of (channels, n_samples), the last one shorter."""
         while (block := self.read(n_samples)).shape[1]:
             yield block
 
     def skip(self, n_samples: int) -> int:
-        """Go ``n_samples`` ahead; returns the place reached, which is less than asked for behind the end only."""
+        """Skip ``n_samples``; returns the place reached, which differs only after the end."""
         target = self.position + n_samples
         while self.position < target:
             skipped = self._read(min(1 << 18, target - self.position)).shape[1]
@@ -114,11 +114,11 @@ class AudioReader:
     # --- what there is to say
 
     def remarks(self) -> list[str]:
-        """Sentences on what was chosen, assumed or found damaged so far."""
+        """Messages about choices, assumptions and damage so far."""
         return self.notes + self.damage()
 
     def damage(self) -> list[str]:
-        """A sentence for each kind of damage found so far."""
+        """A message for each kind of damage found so far."""
         advice = MEND if not self.strict else "Without --strict what is lost becomes silence."
         found = []
         if self.gaps:
@@ -143,12 +143,12 @@ class AudioReader:
         self._refuse_if_strict()
 
     def end_early(self, why: str) -> None:
-        """Note that the file is cut off; with ``strict`` refuse it."""
+        """Note that the file is truncated; with ``strict`` refuse it."""
         self.cut = why
         self._refuse_if_strict()
 
     def promise(self, promised: int, found: int) -> str:
-        """That a header announces more than is there."""
+        """Note that a header announces more audio than the file contains."""
         promised_seconds, seconds = promised / self.sample_rate_hz, found / self.sample_rate_hz
         return f"its header promises {promised_seconds:.2f} s, and it has {seconds:.2f} s"
 
@@ -165,7 +165,7 @@ class AudioReader:
 
 
 class Window(io.RawIOBase):
-    """Bytes ``start`` to ``stop`` of a file, as a file."""
+    """The bytes ``start`` to ``stop`` of a file, as a file."""
 
     def __init__(self, path: Path, start: int, stop: int):
         self.file, self.start, self.stop, self.place = path.open("rb"), start, stop, 0
@@ -208,12 +208,12 @@ class Window(io.RawIOBase):
 
 
 def sound_path(path: Path) -> Path | bytes:
-    """A path as soundfile takes it: it refuses names that are no Unicode, which Linux allows, but as bytes."""
+    """A path in the form that soundfile accepts: names that are not Unicode, which Linux allows, must be bytes."""
     return path if os.name == "nt" else os.fsencode(path)
 
 
 def reason(error: Exception) -> str:
-    """libsndfile's own words, without the path and the 'Error'."""
+    """libsndfile's own message, without the path and the 'Error'."""
     text = getattr(error, "error_string", "") or "format not recognised."
     text = text.removeprefix("Error :").strip()
     return text[:1].lower() + text[1:]

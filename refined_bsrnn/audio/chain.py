@@ -1,4 +1,4 @@
-"""Several files one behind the other in one file."""
+"""Chains: files that consist of several audio files joined together."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def open_piece(path: Path, piece: Piece, strict: bool) -> AudioReader:
 
 
 class ChainReader(AudioReader):
-    """Files one behind the other in one, as recordings of radio are, at the rate and with the channels of the first."""
+    """Several audio files joined into one, as in radio recordings, at the rate and with the channels of the first."""
 
     def __init__(self, path: Path, pieces: tuple[Piece, ...], strict: bool):
         super().__init__(path, strict)
@@ -88,7 +88,7 @@ class ChainReader(AudioReader):
         self.notes.append(f"A part of {self.path} from {self.made / self.sample_rate_hz:.2f} s on is left out: {error}")
 
     def skip(self, n_samples: int) -> int:
-        """Within pieces that can be entered at any place nothing is decoded."""
+        """Nothing is decoded within pieces that have exact seeking."""
         target = self.position + n_samples
         while (
             (piece := self.piece) is not None

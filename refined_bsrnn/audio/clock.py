@@ -1,4 +1,4 @@
-"""How much sound is missing before a decoded frame."""
+"""The amount of audio that is missing before a decoded frame."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Ahead:
 
 
 class Clock:
-    """How much is missing before a frame: by time stamps, and by the packets that failed before it."""
+    """The missing samples before a frame, from time stamps and from the packets that failed before it."""
 
     def __init__(self, scale: float, sample_rate_hz: int, bare: bool, jittery: bool):
         self.scale, self.rate, self.bare, self.jittery = scale, sample_rate_hz, bare, jittery
@@ -45,7 +45,9 @@ class Clock:
 
     @property
     def owed(self) -> int:
-        """Samples of what failed. Without a container all up to the next good frame is one packet, or none."""
+        """The samples of failed packets. Without a container everything up to the next good frame is one packet, or
+        none.
+        """
         if not self.bare:
             return self.failed_samples
         return max(1, round(self.failed_bytes / self.mean_bytes)) * self.frame if self.failures and self.frame else 0

@@ -1,4 +1,4 @@
-"""Audio in memory: other rates, other numbers of channels, stretched, through a lossy codec."""
+"""Conversions of audio in memory: rate, number of channels, speed, and lossy codecs."""
 
 import io
 import math
@@ -19,10 +19,11 @@ MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 class Resampler:
-    """A stream at another rate: blocks of (channels, samples) in, blocks out, together as if it were one piece.
+    """A stream at another rate: blocks of (channels, samples) in, blocks out; together they equal one conversion of the
+    whole.
 
-    A filter of soxr's very high quality: flat to 0.1 dB up to 0.9 of the lower Nyquist frequency; what lies above that
-    frequency is more than 80 dB down. Its delay is made up for: n samples become ceil(n · to / from), in place.
+    The filter has soxr's very high quality: flat to 0.1 dB up to 0.9 of the lower Nyquist frequency; frequencies above
+    the latter are more than 80 dB down. Its delay is compensated: n samples become ceil(n · to / from), in place.
     Raises `AudioError` for rates below 1.
     """
 
@@ -37,11 +38,11 @@ class Resampler:
         self._stream = None if same else soxr.ResampleStream(from_hz, to_hz, n_channels, "float32", "VHQ")
 
     def push(self, block: Tensor) -> Tensor:
-        """(channels, n) → what is ready of the result, (channels, m)."""
+        """(channels, n) → the finished part of the result, (channels, m)."""
         return self._run(block, last=False)
 
     def finish(self) -> Tensor:
-        """What is left behind the last block, (channels, m)."""
+        """The rest of the result, (channels, m)."""
         rest = self._run(torch.empty(self.n_channels, 0), last=True)
         missing = -(-self.n_in * self.to_hz // self.from_hz) - self.n_out
         self.n_out += missing
@@ -77,7 +78,7 @@ ATEMPO = (0.5, 2.0)  # what one pass can do
 def stretch(audio: Tensor, sample_rate_hz: int, rate: float) -> Tensor:
     """(n, L) played ``rate`` times as fast at the same pitch, (n, round(L / rate)): FFmpeg's atempo, a WSOLA.
 
-    Up to 24 channels are moved together, so that what belongs together stays so; more are taken in turns.
+    Up to 24 channels are stretched together, so that they stay in sync; more are processed in groups.
     """
     if not ATEMPO[0] <= rate <= ATEMPO[1]:
         raise AudioError(f"audio cannot be played {rate} times as fast; expected {ATEMPO[0]} to {ATEMPO[1]}.")
@@ -114,10 +115,10 @@ CODECS = ("mp3", "ogg")
 
 
 def through_codec(audio: Tensor, sample_rate_hz: int, codec: str, level: float) -> Tensor:
-    """(C, L) encoded and decoded again in memory, in place and as loud as it was.
+    """(C, L) encoded and decoded again in memory, at the same place and level.
 
-    ``codec`` is mp3 or ogg (Vorbis; also for rates that mp3 does not have), ``level`` libsndfile's from 0 (best) to
-    below 1: at 44.1 kHz in stereo 0.5 is about 130 kbit/s, 0.9 about 80.
+    ``codec`` is mp3 or ogg (Vorbis; also for rates that mp3 does not support), ``level`` is libsndfile's, from 0 (best)
+    to below 1: at 44.1 kHz in stereo 0.5 is about 130 kbit/s, 0.9 about 80.
     """
     peak = float(audio.abs().max())
     if peak == 0:
@@ -132,7 +133,7 @@ def through_codec(audio: Tensor, sample_rate_hz: int, codec: str, level: float) 
 
 
 def match_channels(audio: Tensor, n_channels: int) -> Tensor:
-    """(C, L) with the wanted number of channels: mono is repeated, anything is averaged to mono; else `AudioError`."""
+    """(C, L) with the wanted number of channels: mono is repeated, others are averaged to mono; else `AudioError`."""
     if audio.shape[0] == n_channels:
         return audio
     if n_channels == 1:
@@ -157,10 +158,11 @@ MIDDLE = {3: (2,), 5: (2,), 6: (2, 3), 7: (2, 3, 4), 8: (2, 3)}  # channels of n
 
 
 def fold_channels(audio: Tensor, n_channels: int) -> Tensor:
-    """(C, L) with the wanted number of channels, whatever it has: for data, whose files may differ.
+    """(C, L) with the wanted number of channels, from any number: for data, whose files may differ.
 
-    As `match_channels`; beyond it, surround sound is mixed down to stereo (of more than eight channels every second one
-    to each side), and stereo beside surround sound is its front. Linear: a sum of stems stays one.
+    As `match_channels`, but surround sound is also mixed down to stereo (with more than eight channels, every second
+    one to each side), and stereo for a surround track becomes its front channels. The conversion is linear: a sum of
+    stems stays a sum.
     """
     n_given = audio.shape[0]
     if n_given == n_channels or 1 in (n_given, n_channels):
@@ -189,14 +191,14 @@ def _to_stereo(n_channels: int) -> Tensor:
 
 
 class Uniform:
-    """Pieces of sound of any rates and channels as one stream of one rate and number of channels."""
+    """Pieces of audio with any rates and channels as one stream with one rate and number of channels."""
 
     def __init__(self, sample_rate_hz: int, n_channels: int):
         self.sample_rate_hz, self.n_channels = sample_rate_hz, n_channels
         self.resampler: Resampler | None = None
 
     def push(self, samples: np.ndarray, sample_rate_hz: int) -> list[np.ndarray]:
-        """What (channels, n) samples give, behind what was left of those before at another rate."""
+        """The result for (channels, n) samples, after the rest of earlier samples at another rate."""
         known = self.resampler.from_hz if self.resampler else self.sample_rate_hz
         ready = self.finish() if known != sample_rate_hz else []
         if len(samples) != self.n_channels:
@@ -207,7 +209,7 @@ class Uniform:
         return [*ready, self.resampler.push(torch.from_numpy(np.ascontiguousarray(samples))).numpy()]
 
     def finish(self) -> list[np.ndarray]:
-        """The end of what came at another rate."""
+        """The rest of the samples at another rate."""
         last = [self.resampler.finish().numpy()] if self.resampler else []
         self.resampler = None
         return last

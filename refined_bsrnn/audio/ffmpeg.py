@@ -1,4 +1,6 @@
-"""What the FFmpeg inside PyAV decodes: one audio stream of a file or of a pipe, in place whatever is lost of it."""
+"""Reads audio with the FFmpeg libraries inside PyAV: one audio stream of a file or pipe; lost parts keep their
+length.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -28,9 +30,9 @@ LOSSLESS_CODECS = ("flac", "alac", "wavpack", "tta", "ape")
 
 
 class Pipe:
-    """A stream for PyAV: it gives what there is without waiting for more, and keeps what is raised meanwhile.
+    """A stream for PyAV: it gives the available bytes without waiting for more, and stores exceptions.
 
-    PyAV calls it from within FFmpeg and drops exceptions, Ctrl-C among them; the reader raises them behind that.
+    PyAV calls it from within FFmpeg and drops exceptions, including Ctrl-C; the reader raises them afterwards.
     """
 
     def __init__(self, file: BinaryIO):
@@ -58,7 +60,7 @@ PIPE_PROBING = {"probesize": "32768", "analyzeduration": "100000"}  # bytes, mic
 
 
 class FfmpegReader(AudioReader):
-    """What FFmpeg decodes: audio stream ``stream`` of the file; None: the one marked as default, else the first."""
+    """Audio stream ``stream`` of a file, decoded by FFmpeg; None: the one marked as default, else the first."""
 
     def __init__(self, path: Path, file: BinaryIO | Window | Pipe, stream: int | None = None, strict: bool = False):
         super().__init__(path, strict)
@@ -319,7 +321,7 @@ class FfmpegReader(AudioReader):
     def skip(self, n_samples: int) -> int:
         """In an mp4, where time stamps count samples, decoding begins a little before the place.
 
-        That is exact but for the noise that an AAC decoder generates.
+        This is exact except for the noise that an AAC decoder generates.
         """
         target, preroll = self.position + n_samples, round(PREROLL_SECONDS * self.sample_rate_hz)
         entry = min(target, self.end or 0) - preroll  # FFmpeg takes no place far behind the end
@@ -353,7 +355,7 @@ class FfmpegReader(AudioReader):
 
 
 def has_jumps(file: BinaryIO | Window) -> bool:
-    """Whether a part is missing before the end of a file with time stamps: seen without decoding it."""
+    """Whether a part is missing before the end of a file with time stamps, found without decoding it."""
     expected: float | None = None
     try:
         with av.open(file, options={"protocol_whitelist": "none"}) as container:
@@ -418,7 +420,7 @@ def _trimming(packet: Any) -> tuple[int, int]:
 
 
 def tag_size(data: bytes) -> int:
-    """How long the names and pictures are that begin here; 0 where none do."""
+    """The size of the tag with names and pictures that begins here; 0 if there is none."""
     if data[:3] == b"ID3" and len(data) >= 10:
         a, b, c, d = data[6:10]
         return 10 + (a << 21 | b << 14 | c << 7 | d)  # seven bits each

@@ -1,4 +1,4 @@
-"""What is in an audio file, whatever its name, its header's lengths and its tags say, and so how it is read."""
+"""Detects the content of an audio file, independent of its name, header and tags, and so the way to read it."""
 
 import re
 from collections.abc import Iterable
@@ -23,8 +23,9 @@ UNKNOWN_FRAMES = 2**62  # libsndfile has the largest number there is for a strea
 
 
 class Look(NamedTuple):
-    """How a file is read: ``whole`` and ``raw`` (its samples from a place on) by libsndfile, ``ffmpeg``, ``coded``
-    (FFmpeg must find something else than samples in it), ``chain`` (several files one behind the other), ``empty``."""
+    """The way to read a file: ``whole`` and ``raw`` (its samples from a place on) by libsndfile, ``ffmpeg``,
+    ``coded`` (FFmpeg must find something else than samples in it), ``chain`` (several joined files), ``empty``.
+    """
 
     way: str
     pieces: tuple[tuple[int, int, bool], ...] = ()  # of a chain, or raw samples: bytes, and whether libsndfile reads it
@@ -36,7 +37,7 @@ class Look(NamedTuple):
 
 @lru_cache(maxsize=1 << 14)  # a training reads small pieces of the same files again and again
 def look(path: Path, size: int, modified_ns: int) -> Look:
-    """What is in a file, whatever its name, its header's lengths and its tags say."""
+    """Detect the content of a file, independent of its name, its header's lengths and its tags."""
     with path.open("rb") as file:
         head = file.read(4)
         if head == b"OggS":

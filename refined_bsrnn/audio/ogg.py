@@ -1,4 +1,4 @@
-"""Ogg: pages and their checksums; where one stream ends and the next begins, and what is lost at its ends.
+"""Ogg: pages and their checksums, the borders between streams, and the losses at their ends.
 
 Source: RFC 3533.
 """
@@ -16,7 +16,7 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byt
 
 
 class OggPage(NamedTuple):
-    """Bytes ``start`` to ``stop``: a ``good`` page, whose checksum holds, a damaged one, or what lies between pages."""
+    """Bytes ``start`` to ``stop``: a ``good`` page with a right checksum, a damaged one, or bytes between pages."""
 
     start: int
     stop: int
@@ -66,7 +66,7 @@ def checksum(page: bytes) -> int:
 
 
 def damaged(all_pages: Iterable[OggPage]) -> Iterator[OggPage]:
-    """The pages that are not good, but for what lies outside of streams, as tags do."""
+    """The pages that are not good, except those outside of streams, such as tags."""
     inside = False
     for page in all_pages:
         inside = (inside or page.first) and not page.last
@@ -75,7 +75,9 @@ def damaged(all_pages: Iterable[OggPage]) -> Iterator[OggPage]:
 
 
 class Losses(NamedTuple):
-    """Where pages of a stream are lost: before its first sound, behind its last, and before which of its pages."""
+    """The places where pages of a stream are lost: before its first audio, after its last, and before which of its
+    pages.
+    """
 
     before: bool = False
     behind: bool = False

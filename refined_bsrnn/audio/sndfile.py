@@ -1,4 +1,4 @@
-"""What libsndfile reads, and can enter at any place."""
+"""Reads files with libsndfile, which has exact seeking."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +18,10 @@ STEP = 512  # samples; how finely damage is located
 
 
 class SoundFile(soundfile.SoundFile):
-    """soundfile seeks behind every read to where it is already; in an MP3 or Ogg libsndfile lands elsewhere."""
+    """Avoids the seek that soundfile makes after every read: in an MP3 or Ogg libsndfile lands at another place.
+
+    An error in here would be printed with its traceback, because there is C code between it and its handler.
+    """
 
     def seekable(self) -> bool:
         return self.format in SEEKS_EXACTLY and super().seekable()
@@ -54,12 +57,12 @@ def open_window(window: Window, *arguments: Any) -> SoundFile:
 
 
 def open_sound(path: Path) -> SoundFile:
-    """A file that libsndfile reads, whatever bytes its name has."""
+    """A file for libsndfile, with any bytes in its name."""
     return SoundFile(sound_path(path))
 
 
 class SoundfileReader(AudioReader):
-    """What libsndfile reads, and can enter at any place."""
+    """Reads files with libsndfile, with exact seeking."""
 
     n_samples: int
 
@@ -129,9 +132,9 @@ class SoundfileReader(AudioReader):
 
 
 def open_raw(path: Path, facts: Sequence[Any], piece: tuple[int, int, bool], strict: bool) -> SoundfileReader:
-    """The samples behind a header that says too little of them, as libsndfile opens what has no header.
+    """The samples after a header that announces too few; libsndfile opens them as a file without a header.
 
-    ``facts``: format, rate, channels, subtype and endian; ``piece``: the bytes from and to.
+    ``facts``: format, rate, channels, subtype and endian; ``piece``: the first and the last byte.
     """
     format_, *others = facts
     window = Window(path, *piece[:2])

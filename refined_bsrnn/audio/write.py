@@ -38,10 +38,10 @@ ID3_FRAMES = {
 
 
 def quantise(audio: Tensor, subtype: str) -> Tensor:
-    """What will be read back of samples written with that subtype: rounded to its steps and kept in its range.
+    """Samples as they will be read back when written with that subtype: rounded to its steps and limited to its range.
 
-    Written by `AudioWriter`, integers come back exactly so; libsndfile's own conversion scales by one step less than
-    its reading does.
+    `AudioWriter` writes integers so that they are read back exactly; libsndfile's own conversion scales by one step
+    less than its reading does.
     """
     bits = INTEGER_BITS.get(subtype)
     if bits is None:
@@ -51,12 +51,12 @@ def quantise(audio: Tensor, subtype: str) -> Tensor:
 
 
 class AudioWriter:
-    """An audio file that is written block by block, and is there only when the ``with`` around it ends well.
+    """An audio file that is written block by block; it appears only if the ``with`` around it ends well.
 
-    ``subtype`` is one of `SUBTYPES`; ``n_samples``: about how many will come, where that is known (a wav that could go
-    beyond 4 GB is begun with 64-bit lengths); ``tags`` are those of `TAGS`; ``compression`` is libsndfile's level, 0
-    (best) to 1 (smallest). Integer formats clamp what is beyond full scale: ``peak`` says how far the samples reached.
-    Raises `AudioError` for what the format cannot hold and for a disk that cannot be written.
+    ``subtype`` is one of `SUBTYPES`; ``n_samples``: the approximate number of samples, if it is known (a wav that may
+    grow beyond 4 GB begins with 64-bit lengths); ``tags`` are those of `TAGS`; ``compression`` is libsndfile's level, 0
+    (best) to 1 (smallest). Integer formats clamp samples beyond full scale: ``peak`` is the highest sample. Raises
+    `AudioError` for audio that the format cannot hold and for a disk that cannot be written.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class AudioWriter:
 
 
 def id3(tags: Mapping[str, str]) -> bytes:
-    """An ID3v2.4 tag in UTF-8, to stand before an mp3; libsndfile's own says that its UTF-8 were Latin-1."""
+    """An ID3v2.4 tag in UTF-8, written before an mp3; libsndfile's own tag declares its UTF-8 as Latin-1."""
     body = b""
     for name, text in tags.items():
         described = {"COMM": b"XXX\0", "TXXX": name.encode() + b"\0"}  # a comment's language; then a description each
@@ -211,9 +211,9 @@ def write_audio(
 ) -> Path:
     """Write (channels, samples) as ``.wav`` (32-bit float), ``.flac`` (24 bit), ``.mp3``, ``.ogg`` or another subtype.
 
-    Atomic: a crash or a full disk leaves the old file. Raises `AudioError` for other suffixes, subtypes and shapes, NaN
-    or infinite samples, a disk that cannot be written, and where integers would clip (float files keep what lies above
-    full scale).
+    Writing is atomic: after a crash or with a full disk the old file is still there. Raises `AudioError` for other
+    suffixes, subtypes and shapes, NaN or infinite samples, a disk that cannot be written, and if integers would clip
+    (float files keep samples above full scale).
     """
     path = Path(path)
     n_channels = audio.shape[0] if audio.ndim == 2 else 0

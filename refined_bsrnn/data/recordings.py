@@ -38,7 +38,7 @@ def noise_recordings(spec: AugmentSpec) -> Sequence[Track]:
 
 
 def impulse_recordings(spec: AugmentSpec) -> Sequence[Track]:
-    """The impulse responses of ``augment.reverb``; none if it is off or models its rooms."""
+    """The impulse responses of ``augment.reverb``; none if it is off or simulates its rooms."""
     if not (spec.reverb and spec.reverb_folder):
         return ()
     return recordings(spec.reverb_folder, IMPULSE, "augment.reverb_folder")

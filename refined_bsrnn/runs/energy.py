@@ -1,7 +1,7 @@
-"""The energy that a training, a transfer or a separation takes, measured by codecarbon, in a provenance.json.
+"""The energy of a training, a transfer or a separation, measured by codecarbon, in a provenance.json.
 
 Off by default: `log.energy=true` in a recipe or REFINED_BSRNN_ENERGY=1 turns it on. It never stops the work: if
-codecarbon is missing or fails, one sentence says so and nothing is recorded.
+codecarbon is missing or fails, a message says so and nothing is recorded.
 """
 
 import importlib.metadata
@@ -22,7 +22,7 @@ ANY_COUNTRY = "USA"  # codecarbon needs one; without the user's choice the CO2 t
 
 
 def energy_wanted(recipe_says: bool = False) -> bool:
-    """Whether the energy is to be measured: the recipe or the environment asks for it."""
+    """Whether the recipe or the environment asks for a measurement of the energy."""
     return recipe_says or os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes", "on")
 
 

@@ -1,16 +1,16 @@
 """Run folder ↔ objects: strict, atomic, hashed, safetensors.
 
     runs/<name>/
-      recipe.yaml                   resolved; with it alone the run can be repeated
-      provenance.json               where the run came from and what it cost
+      recipe.yaml                   resolved; it is enough to repeat the run
+      provenance.json               the origin and the cost of the run
       metrics.jsonl                 one line per log event
       tracks.parquet                the track table of the data
-      backbone.safetensors          encoder and blocks (not in a transfer: there the recipe's `base` says where it is)
+      backbone.safetensors          encoder and blocks (not in a transfer: there the recipe's `base` names its run)
       heads/<target>.safetensors
-      state/last.safetensors        everything an exact resume needs, in one file
+      state/last.safetensors        everything that an exact resume needs, in one file
 
-Every weight file says in its metadata what it is and which band edges and STFT it was made for; a head also says which
-backbone it belongs to, by hash. Whatever does not fit exactly is refused with both values shown. No pickle is read.
+The metadata of every weight file contain its kind, band edges and STFT; a head also has the hash of its backbone. A
+file that does not fit exactly is refused with both values. No pickle is read.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ Tensors = dict[str, Tensor]
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and bytes: the same weights have the same hash in whatever file they lie."""
+    """Hash of names, types, shapes and bytes: the same weights have the same hash in any file."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -63,7 +63,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Atomic; metadata values other than text are written as JSON."""
+    """Writes atomically; metadata values other than text are written as JSON."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path, CheckpointError) as temporary:
@@ -109,7 +109,7 @@ def read_shapes(path: Path) -> Tensors:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a weight file says about itself; its tensors are not read."""
+    """The metadata of a weight file; its tensors are not read."""
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
@@ -118,7 +118,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def header_value(path: Path, metadata: Mapping[str, str], key: str, default: Any = None) -> Any:
-    """The JSON value under a key of a weight file's metadata; `CheckpointError` for what is no JSON."""
+    """The JSON value under a key of a weight file's metadata; `CheckpointError` for invalid JSON."""
     try:
         return parse_json(metadata[key]) if key in metadata else default
     except ValueError:
@@ -126,7 +126,7 @@ def header_value(path: Path, metadata: Mapping[str, str], key: str, default: Any
 
 
 def header_facts(path: Path, metadata: Mapping[str, str], key: str, schema: Any, needed: bool = True) -> dict[str, Any]:
-    """The JSON object under a key of a weight file's metadata, as a schema says; {} for none that is not ``needed``."""
+    """The JSON object under a key of a weight file's metadata, checked; {} if it is missing and not ``needed``."""
     value = header_value(path, metadata, key, {})
     if value == {} and not needed:
         return {}
@@ -134,7 +134,7 @@ def header_facts(path: Path, metadata: Mapping[str, str], key: str, schema: Any,
 
 
 def head_history(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Where a head comes from (``trained``) and how well it does (``score``), by its file; each may be {}."""
+    """The origin of a head (``trained``) and its quality (``score``), from its file; each may be {}."""
     schemas = {"trained": TrainingFacts, "score": HeadScore}
     return {key: header_facts(path, metadata, key, schema, needed=False) for key, schema in schemas.items()}
 
@@ -146,7 +146,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
 
 def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """`CheckpointError` unless the tensors have the names and shapes of one's own."""
+    """`CheckpointError` unless the tensors have the expected names and shapes."""
     expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = [f"{name} is missing" for name in expected if name not in found]
@@ -165,7 +165,7 @@ def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], wher
 
 
 def describe_backbone(model: BSRNN) -> dict[str, Any]:
-    """What weights depend on, besides themselves: STFT, bands and the shape of the backbone."""
+    """The settings that weights depend on: STFT, bands and the shape of the backbone."""
     recipe = model.recipe
     return {
         "stft": asdict(recipe.stft),
@@ -224,7 +224,7 @@ def about_backbone(model: BSRNN, sha256: str) -> dict[str, Any]:
 
 
 def about_head(model: BSRNN, target: str, sha256: str, backbone_sha256: str) -> dict[str, Any]:
-    """The metadata of a head's file, but for its adapter and where it comes from."""
+    """The metadata of a head's file, without its adapter and its origin."""
     return {
         "kind": "head",
         "target": target,
@@ -236,7 +236,7 @@ def about_head(model: BSRNN, target: str, sha256: str, backbone_sha256: str) -> 
 
 
 def load_backbone(path: Path, model: BSRNN) -> str:
-    """Fill the model's backbone strictly; returns its hash, checked against the one in the file."""
+    """Load the model's backbone strictly; returns its hash, checked against the one in the file."""
     tensors, metadata = read_tensors(path, "backbone")
     _check_same(metadata, model, path)
     _check_channels(tensors, model, path)
@@ -251,9 +251,9 @@ ADAPTER = "adapter/"  # before the names of an adapter's tensors in a head's fil
 
 
 def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
-    """Write one head, and the adapter it reads its features through; what is known about it is kept, ``facts`` added.
+    """Write one head and its adapter; known facts about it are kept, ``facts`` are added.
 
-    The keys carry no target name, so that it can be attached under any.
+    The keys contain no target name, so that the head can be attached under any name.
     """
     tensors = dict(model.heads[target].state_dict())
     backbone_sha256 = tensors_sha256(model.backbone.state_dict())
@@ -268,10 +268,10 @@ def save_head(path: Path, model: BSRNN, target: str, **facts: Any) -> None:
 
 
 def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None = None) -> None:
-    """Attach the head in a file as ``target``, with its adapter; refused where it belongs to another backbone.
+    """Attach the head in a file as ``target``, with its adapter; refused if it belongs to another backbone.
 
-    Raises `CheckpointError` for whatever is wrong with the file, and then the model is as it was.
-    ``backbone_sha256`` saves hashing the model's backbone again when several heads are loaded.
+    Raises `CheckpointError` for any problem with the file; the model then stays unchanged. ``backbone_sha256`` avoids
+    hashing the model's backbone again when several heads are loaded.
     """
     tensors, metadata = read_tensors(path, "head")
     check_backbone(path, metadata, model, backbone_sha256)
@@ -334,7 +334,7 @@ def _own(tensors: Tensors) -> Tensors:
 
 
 def check_backbone(path: Path, metadata: Mapping[str, str], model: BSRNN, backbone_sha256: str | None = None) -> None:
-    """`CheckpointError` with both hashes where a head's metadata name another backbone than the model's."""
+    """`CheckpointError` with both hashes if a head's metadata name another backbone than the model's."""
     ours = backbone_sha256 or tensors_sha256(model.backbone.state_dict())
     theirs = metadata.get("backbone_sha256")
     if theirs != ours:
@@ -394,7 +394,9 @@ class RunFolder:
         return load_recipe(self.recipe)
 
     def is_free(self) -> bool:
-        """Whether a new training may take this name: nothing lies there, or one that ended before its first state."""
+        """Whether a new training may use this name: nothing is there, or only a run that ended before its first
+        state.
+        """
         if not self.path.exists():
             return True
         left = {p.name for p in self.path.iterdir() if not is_part(p.name)} - LEFT_BEHIND
@@ -402,9 +404,9 @@ class RunFolder:
 
 
 def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> RunFolder:
-    """A run by its folder, or by its name under ``root``; ``drums`` also finds ``drums-builtin`` where it is alone.
+    """A run by its folder, or by its name under ``root``; ``drums`` also finds ``drums-builtin`` if only that exists.
 
-    Raises `RecipeError` that lists the runs there are.
+    Raises `RecipeError` with a list of the existing runs.
     """
     named, folder = expand_home(name_or_path), expand_home(root)
     candidates = [named, folder / named, folder / f"{named}-builtin"]
@@ -419,7 +421,7 @@ def find_run(name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] 
 
 
 def base_of(run: RunFolder, recipe: Recipe | None = None) -> RunFolder:
-    """The run a transfer was made from, by its recipe or the one given; `CheckpointError` where it is gone."""
+    """The base of a transfer, by its recipe or the given one; `CheckpointError` if it does not exist any more."""
     recipe = recipe or run.load_recipe()
     assert recipe.base is not None
     relative = run.path.resolve() / recipe.base.run  # written relative to the run's folder
@@ -432,14 +434,14 @@ def base_of(run: RunFolder, recipe: Recipe | None = None) -> RunFolder:
 
 
 def backbone_file(run: RunFolder) -> Path:
-    """The file of a run's backbone: its own, or that of the run it was transferred from."""
+    """The file of a run's backbone: its own, or that of its base."""
     return run.backbone if run.load_recipe().owns_backbone else backbone_file(base_of(run))
 
 
 def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
-    """The network of a run with its heads (or those named), on the CPU, in eval mode.
+    """The network of a run with its heads (or the named ones), on the CPU, in eval mode.
 
-    Where the recipe ties its targets together or bridges their heads, all are loaded, whichever are named.
+    If the recipe ties its targets together or bridges their heads, all heads are loaded.
     """
     recipe, file = run.load_recipe(), backbone_file(run)
     _check_size(run, recipe, file)
@@ -482,7 +484,7 @@ def _check_size(run: RunFolder, recipe: Recipe, file: Path) -> None:
 
 
 def save_weights(run: RunFolder, model: BSRNN, **facts: Any) -> None:
-    """The run's product: the backbone (unless it is a base's) and a file per head, with ``facts`` about it."""
+    """Write the weights of a run: the backbone (unless it is a base's) and a file per head, with ``facts``."""
     if model.recipe.owns_backbone:
         save_backbone(run.backbone, model)
     for target in model.heads:
@@ -490,7 +492,7 @@ def save_weights(run: RunFolder, model: BSRNN, **facts: Any) -> None:
 
 
 def read_provenance(run: RunFolder) -> dict[str, Any]:
-    """provenance.json, checked. What is not known (of an imported network, or before the end of a run) is None."""
+    """provenance.json, checked. Unknown values (of an imported network, or before the end of a run) are None."""
     return read_document(Provenance, run.provenance, CheckpointError)
 
 

@@ -1,7 +1,7 @@
-"""The life of a head: listed, added to another run, renamed, removed, verified.
+"""The heads of a run: list, add to another run, rename, remove, verify.
 
-A head is one file beside a backbone (see `folder`); everything here works on the files of a run and leaves all
-others, and the backbone, bit for bit as they were.
+A head is one file next to a backbone (see `folder`). These functions work on the files of a run and do not change the
+backbone or other heads by a single bit.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ from .folder import (
 
 @dataclass(frozen=True)
 class HeadFacts:
-    """What a head's file says about itself."""
+    """The facts in a head's file."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ class HeadFacts:
 
 
 def head_facts(path: Path, name: str | None = None) -> HeadFacts:
-    """The facts in a head's file; only its header is read. `CheckpointError` for one that is no head or damaged."""
+    """The facts in a head's file; only its header is read. `CheckpointError` for a file that is damaged or no head."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -78,7 +78,7 @@ def list_heads(run: RunFolder) -> list[HeadFacts]:
 
 
 def head_source(source: str, root: str = "runs") -> list[tuple[str, Path]]:
-    """Names and files of the heads that ``source`` means: a head's file, ``RUN:HEAD``, or all heads of a run."""
+    """Names and files of the heads for ``source``: a head's file, ``RUN:HEAD``, or all heads of a run."""
     if source.endswith(".safetensors"):
         path = Path(source)
         if not path.is_file():
@@ -93,7 +93,7 @@ def head_source(source: str, root: str = "runs") -> list[tuple[str, Path]]:
 
 
 def add_head(run: RunFolder, path: Path, name: str, overwrite: bool = False) -> None:
-    """Put the head in a file beside the run's own, as ``name``; refused where it belongs to another backbone."""
+    """Copy the head in a file to the run's own heads, as ``name``; refused if it belongs to another backbone."""
     check_target_name(name)
     _check_free(run, name, overwrite)
     model = load_model(run, heads=[])
@@ -114,7 +114,7 @@ def rename_head(run: RunFolder, old: str, new: str) -> None:
 
 
 def remove_head(run: RunFolder, name: str) -> None:
-    """Delete a head's file, its adapter with it."""
+    """Delete a head's file, including its adapter."""
     _check_has_head(run, name)
     _check_untied(run, name)
     run.head(name).unlink()
@@ -151,10 +151,10 @@ def _check_untied(run: RunFolder, name: str) -> None:
 
 
 def verify(run: RunFolder, names: Iterable[str] = ()) -> dict[str, str]:
-    """{part: "ok" or what is wrong} for the backbone and every head (or those named).
+    """{part: "ok" or the problem} for the backbone and every head (or the named ones).
 
-    Checked: hashes, names and shapes, that every number is finite, that the head belongs to this backbone, that noise
-    in gives finite audio out.
+    The checks: hashes, names and shapes are right, every number is finite, the head belongs to this backbone, and noise
+    gives a finite estimate.
     """
     try:
         model = BSRNN(run.load_recipe(), targets=())

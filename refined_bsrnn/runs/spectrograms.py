@@ -1,4 +1,4 @@
-"""Spectrograms of what a run logs, as pictures."""
+"""Spectrograms of logged audio, as pictures."""
 
 import math
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""What a run leaves for people: provenance.json, metrics.jsonl and, mirrored, wandb.
+"""The records of a run: provenance.json, metrics.jsonl and their mirror in wandb.
 
-metrics.jsonl is the truth: one JSON object per log event, always written. wandb gets the same numbers plus audio and
-pictures; it never asks a question, needs no account (then it writes offline files) and may be off. TensorBoard gets the
-numbers if `log.tensorboard` asks for it. No logger ends a training.
+metrics.jsonl is the reference: one JSON object per log event, always written. wandb gets the same numbers plus audio
+and pictures; it never asks a question, needs no account (it then writes offline files) and may be off. TensorBoard gets
+the numbers if `log.tensorboard` is set. No logger ends a training.
 """
 
 import errno
@@ -42,7 +42,7 @@ PACKAGES = ("refined-bsrnn", "torch", "soxr", "av", "accelerate", "datasets", "s
 
 
 def environment() -> dict[str, Any]:
-    """Versions, code and command: what a reader needs to make a run again."""
+    """Versions, code and command: the facts that are needed to repeat a run."""
     return {
         "git_commit": _git_commit(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -89,9 +89,9 @@ Media = tuple[Mapping[str, np.ndarray], Mapping[str, Mapping[str, np.ndarray]], 
 
 
 class Mirror:
-    """A tracker of Accelerate that gets what is logged, in a thread of its own: no training waits for it.
+    """A tracker of Accelerate that logs in a separate thread, so that no training waits for it.
 
-    The first of ``trackers`` that starts is used. Whatever goes wrong with it is told once, and ends only it.
+    The first of ``trackers`` that starts is used. A failure is reported once and ends only the tracker.
     """
 
     def __init__(self, *trackers: Any):
@@ -160,7 +160,7 @@ class Mirror:
 
 
 def forget_wandb_helper() -> None:
-    """Let go of wandb's writing process, which is dead or slow: else wandb waits for it at the end of Python."""
+    """Detach wandb's writing process if it is dead or slow; otherwise wandb waits for it at the end of Python."""
     import wandb
 
     with suppress(Exception):
@@ -168,9 +168,9 @@ def forget_wandb_helper() -> None:
 
 
 class Tracker:
-    """Writes a run's log. On all but the main process make it with ``enabled=False``: it then does nothing.
+    """Writes a run's log. On all but the main process, create it with ``enabled=False``: it then does nothing.
 
-    metrics.jsonl is written here: none of Accelerate's trackers writes JSON lines, and none can drop the lines behind
+    metrics.jsonl is written here, because none of Accelerate's trackers writes JSON lines or can drop the lines after
     the step from which a run is resumed. wandb and TensorBoard are Accelerate's trackers.
     """
 
@@ -315,7 +315,7 @@ def _step_of(line: str) -> tuple[float, bool]:
 
 
 def append(path: Path, text: str) -> None:
-    """Add text to a file, all of it or nothing."""
+    """Add text to a file, completely or not at all."""
     with path.open("ab", buffering=0) as file:
         end = file.tell()
         data = text.encode()

@@ -1,4 +1,4 @@
-"""A function of chunks applied to a stream: overlapping chunks, cross-faded so that the weights sum to one."""
+"""Applies a function of chunks to a stream: overlapping chunks, cross-faded with weights that add up to one."""
 
 import time
 from collections import deque
@@ -19,9 +19,9 @@ def fade_weights(length: int, overlap: int) -> Tensor:
 
 
 def cut_chunks(blocks: Iterable[Tensor], chunk: int, overlap: int) -> Iterator[tuple[int, Tensor]]:
-    """(start, (channels, chunk)) that cover a stream, each but the first beginning ``overlap`` before the last end.
+    """(start, (channels, chunk)) that cover a stream; each but the first begins ``overlap`` before the previous end.
 
-    Only the last one is moved back further, so that all have full length (where the signal has).
+    Only the last one begins earlier, so that all have full length (if the signal is long enough).
     """
     start, step = 0, chunk - overlap
     previous: Tensor | None = None
@@ -42,7 +42,7 @@ def cut_chunks(blocks: Iterable[Tensor], chunk: int, overlap: int) -> Iterator[t
 
 
 class CrossFade:
-    """Sums overlapping estimates and gives back what is complete."""
+    """Sums overlapping estimates and returns the finished part."""
 
     def __init__(self, overlap: int):
         self.overlap, self.begin = overlap, 0
@@ -62,7 +62,7 @@ class CrossFade:
         self.weight[offset : offset + len(fade)] += fade
 
     def take(self, stop: int | None = None) -> Tensor:
-        """What lies before ``stop`` (default: all), which no later chunk reaches."""
+        """The part before ``stop`` (default: all), which no later chunk changes."""
         assert self.total is not None
         n = len(self.weight) if stop is None else stop - self.begin
         done = self.total[..., :n] / self.weight[:n]
@@ -71,7 +71,9 @@ class CrossFade:
 
 
 class BatchSize:
-    """How many chunks run at once: as asked for, or as many as pay, found by trying; halved when memory runs out."""
+    """The number of chunks computed at once: the requested number, or the fastest one, found by trying; halved when
+    memory runs out.
+    """
 
     def __init__(self, size: int | str, grows: bool):
         self.size = 1 if size == "auto" else int(size)
@@ -79,7 +81,7 @@ class BatchSize:
         self.seconds_per_chunk = float("inf")
 
     def took(self, n_chunks: int, seconds: float) -> None:
-        """Double while that makes a chunk cheaper by more than a tenth."""
+        """Double the number while that makes a chunk cheaper by more than a tenth."""
         if not self.growing or n_chunks < self.size:
             return
         self.growing = seconds / n_chunks < 0.9 * self.seconds_per_chunk
@@ -91,7 +93,7 @@ class BatchSize:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what a device or the machine says when its memory is used up."""
+    """Whether an error says that the memory of a device or the machine is used up."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
@@ -147,7 +149,7 @@ def resample_blocks(blocks: Iterable[Tensor], from_hz: int, to_hz: int) -> Itera
 
 
 def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
-    """Streams of (..., n) that are equally long in all, cut at the same places."""
+    """Streams of (..., n) with the same total length, cut at the same places."""
     rests: list[Tensor | None] = [None] * len(streams)
     while True:
         for i, stream in enumerate(streams):
@@ -164,7 +166,7 @@ def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
 
 
 def delayed(blocks: Iterator[Tensor], n_zeros: int) -> Iterator[Tensor]:
-    """Blocks (C, n) with that much silence before the first."""
+    """Blocks (C, n) with that many silent samples before the first."""
     for block in blocks:
         yield functional.pad(block, (n_zeros, 0)) if n_zeros else block
         n_zeros = 0

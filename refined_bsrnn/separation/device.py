@@ -1,4 +1,4 @@
-"""Which device a network runs on."""
+"""The choice of the device on which a network runs."""
 
 import warnings
 
@@ -12,8 +12,7 @@ from ..errors import RecipeError
 def check_device(device: str) -> torch.device:
     """The torch device of that name; ``auto``: the first of cuda, mps, cpu that can be used.
 
-    Where ``auto`` finds a device that cannot be used, it says why. Raises `RecipeError` where a device that was named
-    is not there.
+    If ``auto`` finds a device that cannot be used, it says why. Raises `RecipeError` if a named device does not exist.
     """
     if device == "auto":
         return _first_device()
@@ -42,7 +41,7 @@ def _first_device() -> torch.device:
 
 
 def compute_a_little(device: str) -> None:
-    """A little of what networks do, which is where an unsuitable device or driver shows."""
+    """A small computation like those of networks, which fails on an unsuitable device or driver."""
     x = torch.ones(1, 2, 4, device=device)
     with torch.no_grad():
         result = nn.LSTM(4, 4, batch_first=True).to(device)(x)[0] + nn.Linear(4, 4).to(device)(x)
@@ -50,5 +49,5 @@ def compute_a_little(device: str) -> None:
 
 
 def first_line(error: object) -> str:
-    """The first sentence of an error of PyTorch; what it adds is of no help."""
+    """The first sentence of an error of PyTorch; the rest does not help the user."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". ")[0].rstrip(".")

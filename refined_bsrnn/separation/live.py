@@ -1,9 +1,9 @@
-"""Causal networks live: block in, block out, everything they remember carried along.
+"""Causal networks live: block in, block out, with all state carried from block to block.
 
-Nothing of a network is written twice here: it runs as it is, on a few frames at a time, in a copy whose modules with a
-memory over time (recurrent and convolutional cells, cumulative norms) begin where they left off. The copy shares the
-weights, so that any number of live streams may run on one network. Together the blocks are what the network makes of
-the whole signal at once.
+No part of a network is written twice. The network runs unchanged on a few frames at a time, in a copy whose modules
+with a state over time (recurrent and convolutional cells, cumulative norms) continue from that state. The copy shares
+the weights, so any number of live streams may use one network. The blocks together equal the result for the whole
+signal.
 """
 
 import copy
@@ -33,7 +33,7 @@ BLOCK_SECONDS = 0.1
 
 
 class LiveNorm(CumulativeNorm):
-    """A `CumulativeNorm` that has seen the sequence up to here; sums in float64, which hours do not exhaust."""
+    """A `CumulativeNorm` that continues its statistics; the sums are in float64, which is exact enough for hours."""
 
     def __init__(self, norm: CumulativeNorm):
         nn.Module.__init__(self)
@@ -51,7 +51,7 @@ class LiveNorm(CumulativeNorm):
 
 
 class LiveRNN(nn.Module):
-    """A recurrent cell that goes on from its last state."""
+    """A recurrent cell that continues from its last state."""
 
     def __init__(self, cell: nn.RNNBase):
         super().__init__()
@@ -65,7 +65,7 @@ class LiveRNN(nn.Module):
 
 
 class LiveConvolution(nn.Module):
-    """A causal `Convolution` that keeps as many positions as it looks back."""
+    """A causal `Convolution` that stores as many past positions as it reads."""
 
     def __init__(self, convolution: Convolution):
         super().__init__()
@@ -81,16 +81,17 @@ class LiveConvolution(nn.Module):
 
 
 class LiveConvCell(LiveConvolution):
-    """The same where else a recurrent layer is."""
+    """The same for a `ConvCell`."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         return super().forward(x), None
 
 
 class LiveCore(nn.Module):
-    """The network between STFT and iSTFT with modules that remember, beginning at silence; it shares the weights.
+    """The network between STFT and iSTFT with modules that keep their state, beginning at silence; it shares the
+    weights.
 
-    Raises `RecipeError` for a network that is not causal, and for one that must keep all of its input.
+    Raises `RecipeError` for a network that is not causal, and for one that must store all of its input.
     """
 
     def __init__(self, model: BSRNN, heads: list[str]):
@@ -129,7 +130,7 @@ class LiveCore(nn.Module):
 
 
 class LiveSTFT:
-    """`STFT` of a signal that is not yet there as a whole: the same frames, the ends reflected likewise."""
+    """`STFT` of a signal that arrives in blocks: the same frames, with the ends reflected in the same way."""
 
     def __init__(self, stft: STFT):
         self.stft, self.half = stft, stft.n_fft // 2
@@ -171,7 +172,7 @@ class LiveSTFT:
 
 
 class LiveInverse:
-    """The inverse, piece by piece: frames in, samples out as soon as no later frame reaches them."""
+    """The inverse, block by block: frames in, samples out as soon as no later frame changes them."""
 
     def __init__(self, stft: STFT):
         self.stft = stft
@@ -212,8 +213,8 @@ class LiveInverse:
 class Live:
     """One live stream through a separator's causal network: `push` blocks, `finish` at the end.
 
-    At the network's rate. A sample comes out once ``latency_samples`` more have gone in. Raises `RecipeError` for a
-    network that cannot run live.
+    All audio is at the network's rate. A sample comes out once ``latency_samples`` more have gone in. Raises
+    `RecipeError` for a network that cannot run live.
     """
 
     def __init__(self, separator: Separator, heads: Iterable[str] | None = None):
@@ -227,9 +228,9 @@ class Live:
         self.ended = False
 
     def push(self, block: Tensor | np.ndarray) -> Tensor:
-        """The next (channels, n) → what is ready of the estimates, (heads, channels, m).
+        """The next (channels, n) → the finished part of the estimates, (heads, channels, m).
 
-        Raises `AudioError` for other shapes, integers, NaN or infinite samples, and behind the end.
+        Raises `AudioError` for other shapes, integers, NaN or infinite samples, and after `finish`.
         """
         block = self._checked(block)
         self.n_in += block.shape[1]
@@ -238,7 +239,7 @@ class Live:
             return self._give(self._estimate(self.analysis.push(items)))
 
     def finish(self) -> Tensor:
-        """What is left, (heads, channels, m); the stream has ended then."""
+        """The rest of the estimates, (heads, channels, m); this ends the stream."""
         if self.n_in == 0 or self.ended:
             raise AudioError("there is nothing to finish; expected blocks first, and one end.")
         self.ended = True
@@ -280,7 +281,7 @@ class Live:
 
 @dataclass
 class LiveEstimates:
-    """In place of `Separator.estimates`: live, with how long each block took."""
+    """Replaces `Separator.estimates` with live estimates, and measures the time of each block."""
 
     block_seconds: float = BLOCK_SECONDS
     seconds: list[float] = field(default_factory=list)
@@ -311,7 +312,7 @@ class LiveEstimates:
         return result
 
     def line(self) -> str:
-        """What it cost, for a person."""
+        """A message about the time it took."""
         if not self.seconds:
             return "Live: no block was complete."
         mean, worst = sum(self.seconds) / len(self.seconds), max(self.seconds)

@@ -2,8 +2,8 @@
 
     file ──> blocks ──> network's rate ──> overlapping chunks ──> heads ──> cross-fade ──> input's rate ──> blocks
 
-Long signals are cut into chunks whose estimates are cross-faded; the weights sum to one at every sample. No more than a
-few chunks are in memory at a time.
+Long signals are cut into chunks whose estimates are cross-faded; the weights add up to one at every sample. Only a few
+chunks are in memory at a time.
 """
 
 import os
@@ -44,7 +44,7 @@ class Separator:
     """Heads on one backbone, ready to separate; may be used from several threads at once.
 
     Attributes: ``heads`` (names), ``model`` (eval mode), ``device``. ``options`` are the fields of `InferenceOptions`:
-    ``chunk_seconds`` and ``overlap`` (by default as the recipe's ``separation`` says), ``shifts``, ``batch``,
+    ``chunk_seconds`` and ``overlap`` (by default those of the recipe's ``separation``), ``shifts``, ``batch``,
     ``precision``.
     """
 
@@ -95,15 +95,16 @@ class Separator:
     ) -> "Separator":
         """A separator from a run's name or folder, an exported folder, a public model's name or ``hf:owner/name``.
 
-        Without a name the model that comes with the package is used, and a line says what to expect of it. A public
-        model (`refined-bsrnn models list`) is fetched when it is not here yet, unless ``local_files_only``; ``best`` is
-        the best one for ``heads``.
+        Without a name the model that comes with the package is used, and a message describes its quality. A public
+        model (`refined-bsrnn models list`) is downloaded if it is not on this machine, unless ``local_files_only`` is
+        set; ``best`` is the best one for ``heads``.
 
         ``revision``: a branch, tag or commit of the hub model; ``token``, ``cache_dir``, ``local_files_only`` and
-        ``force_download`` as in `huggingface_hub`. ``options`` are those of `Separator`; one that is unknown or cannot
-        be used is an error before anything is loaded.
+        ``force_download`` as in `huggingface_hub`. ``options`` are those of `Separator`; an unknown or unusable option
+        is an error before anything is loaded.
 
-        ``heads`` loads only those, unless the run's targets are tied together: then all are needed for each.
+        With ``heads`` only these are loaded, unless the run's targets are tied together, because then each needs all
+        heads.
         """
         InferenceOptions.of(options)
         if device != "auto":
@@ -123,13 +124,13 @@ class Separator:
         return self.model.targets
 
     def add_head(self, name: str, spec: HeadSpec | None = None) -> nn.Module:
-        """Attach an untrained head, by default of the recipe's kind; to be trained by code of one's own."""
+        """Attach an untrained head, by default of the recipe's kind, to be trained by your own code."""
         return self.model.add_head(check_target_name(name), spec or self.model.recipe.head).to(self.device).eval()
 
     def load_head(self, path: str | os.PathLike[str], as_name: str | None = None) -> str:
         """Attach the head in a file, under the name in it or ``as_name``; returns the name.
 
-        Raises `CheckpointError` where the head belongs to another backbone or one of that name is there.
+        Raises `CheckpointError` if the head belongs to another backbone or if there is already a head of that name.
         """
         name = check_target_name(as_name or head_facts(Path(path)).name)
         load_head(Path(path), self.model, name)
@@ -137,22 +138,22 @@ class Separator:
         return name
 
     def save_head(self, name: str, path: str | os.PathLike[str]) -> None:
-        """Write a head into a file of its own, which `load_head` attaches to the same backbone anywhere."""
+        """Write a head to a file, which `load_head` attaches to any copy of the same backbone."""
         self.model.check_targets([name])
         save_head(Path(path), self.model, name)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write backbone and heads as they are into a new folder, with a model card; `from_pretrained` reads it."""
+        """Write the current backbone and heads to a new folder, with a model card; `from_pretrained` reads it."""
         return save_model(self.model, Path(folder)).path
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-        """Put backbone and heads as they are on the Hugging Face hub as ``owner/name``; returns the address."""
+        """Upload the current backbone and heads to the Hugging Face hub as ``owner/name``; returns the address."""
         with tempfile.TemporaryDirectory() as folder:
             saved = self.save_pretrained(Path(folder) / repo_id.rpartition("/")[2])
             return push_to_hub(saved, repo_id, private=private, token=token)
 
     def remove_head(self, name: str) -> None:
-        """Take a head off; the estimates of all others stay what they were."""
+        """Remove a head; the estimates of all others do not change."""
         self.model.remove_head(name)
 
     def separate(
@@ -181,9 +182,9 @@ class Separator:
         duration_seconds: float | None = None,
         progress: Progress = lambda share: None,
     ) -> Iterator[Block]:
-        """As `separate`, block by block at constant memory: successive {head: (channels, n)}.
+        """As `separate`, block by block in constant memory: successive {head: (channels, n)}.
 
-        A file is read as it is needed. What cannot be decoded of it is silence, with a warning at the end. Raises
+        A file is read when needed. Parts that cannot be decoded are silence, with a warning at the end. Raises
         `AudioError` and `UserError` as `separate` does.
         """
         wanted = self.model.check_targets([heads] if isinstance(heads, str) else heads)
@@ -208,7 +209,7 @@ class Separator:
     def stream_source(
         self, source: Source, heads: list[str], progress: Progress = lambda share: None
     ) -> Iterator[Block]:
-        """`stream` of what `open_source` gave."""
+        """`stream` for a result of `open_source`."""
         return self._named(self.estimates(source, source.blocks(), heads), heads, source, progress)
 
     @staticmethod
@@ -224,7 +225,7 @@ class Separator:
         progress(1.0)
 
     def estimates(self, source: Source, blocks: Iterable[Tensor], heads: list[str]) -> Iterator[Tensor]:
-        """Blocks (heads, channels, n) for the blocks of a source, at its rate and of its length."""
+        """Blocks (heads, channels, n) for the blocks of a source, at its rate and with its length."""
         level = self._track_level(source)
 
         def run(inner: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -237,7 +238,9 @@ class Separator:
     def at_network_rate(
         self, source: Source, blocks: Iterable[Tensor], run: Callable[[Iterable[Tensor]], Iterator[Tensor]]
     ) -> Iterator[Tensor]:
-        """Blocks (C, n) at a source's rate through ``run`` at the network's; (heads, C, n), as long as they came."""
+        """Blocks (C, n) at a source's rate, processed by ``run`` at the network's; (heads, C, n) with the same
+        lengths.
+        """
         inner_hz, n_read, n_given = self.model.sample_rate_hz, 0, 0
 
         def counted() -> Iterator[Tensor]:
@@ -336,9 +339,9 @@ class Separator:
     ) -> Tensor:
         """The universal features (B, K, T, N) of (B, C, L), (C, L) or (L,), on the separator's device.
 
-        B is 1 where there was none. ``channels``: the backbone reads each channel by itself (or with its neighbours,
-        as the recipe says): ``mean`` is the mean of what it says of them, ``apart`` gives all, (B, C, K, T, N), which
-        is what heads read. All in one piece: memory grows with the length.
+        B is 1 if the waveform has no such axis. The backbone reads each channel separately (or with its neighbours, as
+        the recipe says). ``channels="mean"`` gives the mean of the channels' features; ``apart`` gives all of them, (B,
+        C, K, T, N), as the heads read them. Everything is computed in one piece, so memory grows with the length.
         """
         if channels not in ("mean", "apart"):
             raise RecipeError(f"channels {channels!r}; expected 'mean' or 'apart'.")

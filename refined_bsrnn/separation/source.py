@@ -1,4 +1,4 @@
-"""Where audio comes from: files, open files and arrays, as blocks that can be read more than once."""
+"""Sources of audio: files, open files and arrays, as blocks that can be read more than once."""
 
 import io
 import os
@@ -58,8 +58,8 @@ def open_source(
 ) -> Source:
     """A file, open or not, or (channels, samples) or (samples,) at ``sample_rate_hz``; or a part of it.
 
-    ``stream`` and ``strict`` are those of `open_audio`. What is left of an open file is kept on the disk as long as the
-    source is in use. Raises `AudioError` for what cannot be read or used, and where nothing is left of it.
+    ``stream`` and ``strict`` are those of `open_audio`. The rest of an open file is stored on the disk as long as the
+    source is in use. Raises `AudioError` for audio that cannot be read or used, and if nothing is left of it.
     """
     if isinstance(audio, bytes | bytearray | memoryview):
         audio = io.BytesIO(audio)
@@ -123,7 +123,7 @@ class _Kept:
             raise AudioError(f"{self.label} has no bytes left to read. Go to its beginning first: file.seek(0).")
 
     def named(self, error: AudioError) -> AudioError:
-        """The error with the name that the user knows."""
+        """The error with the name that the user gave."""
         return AudioError(str(error).replace(str(self.path), self.label))
 
     def blocks(self, source: Source) -> Iterator[Tensor]:
@@ -135,7 +135,7 @@ class _Kept:
 
 
 def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:
-    """Where to begin and how many samples to take (None: all); `RecipeError` for what lies before the beginning."""
+    """The first sample and the number of samples (None: all); `RecipeError` for a place before the beginning."""
     if not 0 <= start_seconds < float("inf"):
         raise RecipeError(f"start {start_seconds:g} s; expected 0 or more.")
     if duration_seconds is not None and not 0 < duration_seconds < float("inf"):
@@ -147,7 +147,7 @@ def as_samples(rate_hz: int, start_seconds: float, duration_seconds: float | Non
 def read_blocks(
     reader: AudioReader, start: int = 0, n_samples: int | None = None, size: int = BLOCK
 ) -> Iterator[Tensor]:
-    """Samples from ``start`` on, (channels, ``size``) each, the last fewer; then the file is closed."""
+    """Samples from ``start`` on, (channels, ``size``) each, the last one shorter; then the file is closed."""
     with reader:
         reader.skip(start)
         left = n_samples
@@ -166,7 +166,7 @@ def cut_blocks(waveform: Tensor, start: int, n_samples: int | None) -> Iterator[
 
 
 def as_float32(audio: Tensor | np.ndarray) -> Tensor:
-    """A float32 tensor on the CPU; `AudioError` for integers, whose full scale nobody knows."""
+    """A float32 tensor on the CPU; `AudioError` for integers, whose full scale is unknown."""
     if not isinstance(audio, Tensor):
         try:
             audio = np.asarray(audio)

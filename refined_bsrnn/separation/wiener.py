@@ -1,8 +1,9 @@
-"""A multichannel Wiener filter that makes several estimates agree with the mixture.
+"""A multichannel Wiener filter that makes several estimates consistent with the mixture.
 
-Every source is modelled per bin as a Gaussian with a power of its own in every frame and a spatial covariance (Duong et
-al., 2010; Nugraha et al., 2016), both fitted to the estimates by expectation maximisation, as the norbert package does.
-What the estimates leave of the mixture is one more source, so that all of it together is the mixture.
+Every source is modelled per bin as a Gaussian with its own power in every frame and a spatial covariance (Duong et al.,
+2010; Nugraha et al., 2016). Both are fitted to the estimates by expectation maximisation, as in the norbert package.
+The difference between the mixture and the sum of the estimates is one more source, so that all sources add up to the
+mixture.
 """
 
 import torch

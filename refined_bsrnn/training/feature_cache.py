@@ -109,7 +109,7 @@ class FeatureCache:
 
     @property
     def n_bytes(self) -> int:
-        """What the whole cache takes on the disk."""
+        """The size of the whole cache on the disk."""
         return self.pool * sum(array.n_bytes for array in self.arrays.values())
 
     def others_bytes(self) -> int:
@@ -261,7 +261,7 @@ def fill(
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Compute and write these blocks; ``features`` is from mixtures (B, C, L) to (B, C, K, T, N)."""
+    """Compute and write these blocks; ``features`` maps mixtures (B, C, L) to (B, C, K, T, N)."""
     indices = [list(cache.block(number)) for number in blocks]
     loader = DataLoader(examples, batch_sampler=indices, num_workers=workers, generator=torch.Generator())
     at_once = 1 if device.type == "cpu" else BLOCK  # larger batches only leave a processor's caches
