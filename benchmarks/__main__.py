@@ -1,4 +1,4 @@
-"""Measure speeds side by side: one kind per line of `KINDS`, each with arguments of its own.
+"""Measure speeds side by side: one kind per line of `KINDS`, each with its own arguments.
 
 python -m benchmarks step --out docs/results
 """

@@ -1,4 +1,4 @@
-"""Parameters and speed of every variant of the network beside the default at equal sizes.
+"""Parameters and speed of every variant of the network, compared with the default at equal sizes.
 
 python -m benchmarks architecture --out docs/results
 """
@@ -24,7 +24,7 @@ from .measure import Job, Kind, Speed, interleaved, machine
 
 @dataclass(frozen=True)
 class Variant:
-    """One network: what it is called, where it was published, and the words of a recipe that make it."""
+    """One network: its name, its publication, and the overrides of a recipe that make it."""
 
     name: str
     published: str
@@ -114,7 +114,7 @@ def measure_architecture(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def variant_recipe(variant: Variant, features: int, repeats: int) -> Recipe:
-    """The recipe of a variant at the sizes asked for."""
+    """The recipe of a variant at the given sizes."""
     return load_recipe(
         variant.recipe, [f"backbone.features={features}", f"backbone.repeats={repeats}", *variant.words.split()]
     )

@@ -1,11 +1,11 @@
-"""What other programs cost: the same commands on a quiet and on a busy machine, in turns.
+"""The cost of other programs: the same commands on a quiet and on a busy machine, in turns.
 
     python -m benchmarks busy --out docs/results
     python -m benchmarks busy --job train --setting GOMP_SPINCOUNT=300000 --setting OMP_NUM_THREADS=1
 
-Busy means one endless loop per processor beside the command. A command does the same work both times: quiet processor
-seconds over busy ones are the share of the audio per processor second that is left. The commands are those that a user
-types, their start included; ``--setting`` runs them with environment variables too, beside those without.
+On the busy machine one endless loop per processor runs at the same time. A command does the same work both times: quiet
+processor seconds over busy ones give the remaining share of the audio per processor second. The commands are those that
+a user types, including their start; ``--setting`` also runs them with environment variables.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def setting_of(text: str) -> dict[str, str]:
 
 @contextmanager
 def loops(count: int) -> Iterator[None]:
-    """So many endless loops, each in a process of its own, until the block ends."""
+    """That many endless loops, each in a separate process, until the block ends."""
     processes = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(count)]
     try:
         yield
@@ -146,7 +146,7 @@ def _once(job: Callable[[Path, int], list[str]], steps: int, setting: Mapping[st
 
 
 def summary(pairs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Medians of the seconds, and median and range over the pairs of the share that is left on the busy machine."""
+    """Medians of the seconds, and median and range, over the pairs, of the remaining share on the busy machine."""
     shares = [pair["quiet processor"] / pair["busy processor"] for pair in pairs]
     medians = {name: round(statistics.median(pair[name] for pair in pairs), 2) for name in pairs[0]}
     share = {"median": statistics.median(shares), "low": min(shares), "high": max(shares)}

@@ -1,4 +1,4 @@
-"""How long the checker takes for a whole data set: songs made of pieces of others, in MUSDB18-HQ's layout.
+"""The time that the checker takes for a whole data set: songs made of pieces of others, in MUSDB18-HQ's layout.
 
 python -m benchmarks check --data corpus --songs 150 --seconds 240
 """

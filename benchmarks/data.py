@@ -1,9 +1,9 @@
-"""How fast training examples are made, beside the same partial reads with bare soundfile and beside training.
+"""The speed of making training examples, compared with the same reads by bare soundfile and with training.
 
     python -m benchmarks data --data /data/musdb18hq
 
-All of it in one process, in turns, so that what else the machine does falls on all alike; one process is one worker of
-the loader. The reads are those of the examples: the same files and places.
+All measurements run in one process, in turns, so that other work on the machine affects all alike; one process is one
+worker of the loader. The reads are those of the examples: the same files and places.
 """
 
 import argparse
@@ -122,7 +122,9 @@ def _converted(tracks: Sequence[Track], folder: Path, suffix: str, subtype: str)
 
 
 def _jobs(recipe: Recipe, tracks: Sequence[Track]) -> tuple[Job, Job]:
-    """The bare reads of the next examples, and the making of these; each call takes the examples behind the last."""
+    """The bare reads of the next examples, and the making of these; each call uses the examples after the previous
+    ones.
+    """
     mixes = RandomMixes(make_parts(tracks, recipe.targets, recipe.data), recipe, 1 << 30)
     place = {"bare": 0, "loader": 0}
 

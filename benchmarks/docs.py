@@ -1,8 +1,8 @@
-"""The generated tables of README and docs/: all that stands between `<!-- table: NAME -->` and its end.
+"""The generated tables of README and docs/: everything between `<!-- table: NAME -->` and its end marker.
 
     make docs
 
-writes them anew from the results in docs/results and the code; a test compares them.
+writes them again from the results in docs/results and the code; a test compares them.
 """
 
 import json

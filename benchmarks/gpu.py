@@ -1,9 +1,9 @@
-"""A GPU in at most nine minutes: training and separation speed against batch size, measure by measure.
+"""A GPU in at most nine minutes: training and separation speed against batch size, setting by setting.
 
     python -m benchmarks gpu --out docs/results
-    python -m benchmarks gpu --device cpu --size micro --batch 1 --batch 2 --seconds 0.3 --minutes 1   # a rehearsal
+    python -m benchmarks gpu --device cpu --size micro --batch 1 --batch 2 --seconds 0.3 --minutes 1   # a test run
 
-The measurements stand in the order of `plan`, the most telling first. When the time is up, the rest is listed as not
+The measurements are in the order of `plan`, the most important first. When the time is up, the rest is listed as not
 measured. A batch that does not fit is a row that says so, and no larger one is tried. All audio is stereo noise, all
 weights are random: bfloat16 is compared with float32 by the ratio of the estimate to the difference, in dB.
 """
@@ -233,10 +233,10 @@ def precision_row(size: str, seconds: float, device: torch.device) -> dict[str, 
 
 
 def floor_row(size: str, seconds: float, device: torch.device) -> dict[str, Any]:
-    """What no batch can pass: steps of the LSTMs that depend on each other, and the arithmetic.
+    """The limits for any batch: dependent steps of the LSTMs, and the arithmetic.
 
-    ``lstm_step_us`` is measured on one LSTM of the network's size with batch 1; a forward pass has R × (T + K) of them
-    one after the other (both directions at once), a training step three times as many (backward counts twice).
+    ``lstm_step_us`` is measured on one LSTM of the network's size with batch 1. A forward pass has R × (T + K)
+    dependent steps (both directions at once), a training step three times as many (backward counts twice).
     """
     recipe = _recipe(size)
     info, n = describe(recipe), recipe.backbone.features
@@ -330,7 +330,7 @@ def gpu_markdown(values: Mapping[str, Any]) -> str:
 
 
 def _series(rows: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> Iterator[tuple[list[str], list[str]]]:
-    """What a line is of, and its cells."""
+    """The description of a line, and its cells."""
     keys = ("what", "size", "precision", "measure")
     for series in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
         own_rows = {row["batch"]: row for row in rows if tuple(row[key] for key in keys) == series}

@@ -1,4 +1,4 @@
-"""Speeds measured side by side, in rounds that take turns: only ratios of one run mean something on a shared machine.
+"""Speeds measured side by side, in rounds with turns: on a shared machine only ratios of one run are meaningful.
 
 `interleaved` measures; a kind of benchmark is one `Kind` in the dict of `benchmarks/__main__.py`.
 """
@@ -26,7 +26,7 @@ Job = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """One benchmark: its arguments, what measures (values for JSON), and those values as Markdown."""
+    """One benchmark: its arguments, its measurement (values for JSON), and those values as Markdown."""
 
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
@@ -81,9 +81,9 @@ class Speed:
 def run_measured(
     words: Sequence[str], environment: Mapping[str, str], cwd: str | None = None, output: Any = None
 ) -> tuple[int, float, Any]:
-    """A command in a process of its own: its exit status, seconds from start to end, and `resource.struct_rusage`.
+    """A command in a separate process: its exit status, seconds from start to end, and `resource.struct_rusage`.
 
-    What it says goes to the file ``output`` (default: to this process's own).
+    Its output goes to the file ``output`` (default: to this process's own).
     """
     started = time.perf_counter()
     errors = None if output is None else subprocess.STDOUT
@@ -94,7 +94,7 @@ def run_measured(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where it was measured."""
+    """The machine and the versions of a measurement."""
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     return {"device": device_name(device), "threads": torch.get_num_threads(), **versions}
 

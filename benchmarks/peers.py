@@ -1,10 +1,10 @@
-"""Separation beside other systems: the networks alone, random weights, stereo noise, in turns.
+"""Separation by this and other systems: the networks alone, random weights, stereo noise, in turns.
 
     pip install -e '.[benchmark]'     # openunmix and demucs
     python -m benchmarks peers --out docs/results
 
-Every network sees chunks of its own usual length, without overlap; seconds are per second of audio. Speed does not
-depend on the weights, and quality is not compared here.
+Every network gets chunks of its usual length, without overlap; seconds are per second of audio. Speed does not depend
+on the weights, and quality is not compared here.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""A plain Band-Split RNN as the paper draws it: one target, float32, a loop over the bands, nothing clever.
+"""A plain Band-Split RNN as in its paper: one target, float32, a loop over the bands, no optimisations.
 
-Made to be read beside Luo and Yu, 2022 (arXiv 2209.15174), section III, and to be compared with: it uses the bands of
-the package and nothing else. `Reference.load` takes the weights of a trained or fresh `BSRNN`; the estimate is then
-equal.
+It is meant to be read together with Luo and Yu, 2022 (arXiv 2209.15174), section III, and to be compared with the
+package: it uses only the bands of the package. `Reference.load` loads the weights of a trained or new `BSRNN`; the
+estimates are then equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ class Reference(nn.Module):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> "Reference":
-        """A fresh network of a recipe's bands, STFT, N and R; all else is the paper's."""
+        """A new network with a recipe's bands, STFT, N and R; everything else is as in the paper."""
         stft, bands = recipe.stft, recipe.bands
         split = band_split(bands.kind, sample_rate_hz=stft.sample_rate_hz, n_fft=stft.n_fft, **bands.options)
         return cls(list(split.ranges), recipe.backbone.features, recipe.backbone.repeats, stft.n_fft, stft.hop)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling
 
-The formula and every assumption stand in docs/scaling.md; the constants below are those assumptions.
+docs/scaling.md explains the formula and every assumption; the constants below are those assumptions.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ TRANSFER_STEPS = 10_000  # of recipes/transfer.yaml, here with PER_GPU excerpts 
 
 @dataclass(frozen=True)
 class Size:
-    """What `refined-bsrnn info` says of a network with four heads."""
+    """The counts of `refined-bsrnn info` for a network with four heads."""
 
     name: str
     parameters: int

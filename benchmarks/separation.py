@@ -1,4 +1,4 @@
-"""What separation needs: memory of the whole command by network and length, and time of live blocks.
+"""The cost of separation: memory of the whole command by network and length, and time of live blocks.
 
 python -m benchmarks separation --memory small:1:120 --memory 4x1:1:10800 --live tiny:1
 """
@@ -72,7 +72,7 @@ def _recipe(name: str, network: str, n_heads: int) -> Recipe:
 
 
 def _peak(overlap: float, network: str, heads: str, seconds: str) -> dict[str, Any]:
-    """One song through the command in a process of its own."""
+    """One song through the command in a separate process."""
     say(f"memory: {network}, {heads} heads, {seconds} s")
     torch.manual_seed(0)
     recipe = _recipe("mtl_generic", network, int(heads))

@@ -1,9 +1,9 @@
-"""What a training step costs, and that it computes the same: this checkout against another one, in turns.
+"""The cost of a training step, and whether it computes the same: this checkout against another one, in turns.
 
     git worktree add --detach ../before v0.1.0
     python -m benchmarks step --against ../before --out docs/results
 
-Each side is a process of its own. The first side's weights are loaded by the second; before anything is measured, loss,
+Each side runs in a separate process. The second side loads the first side's weights; before anything is measured, loss,
 estimates and gradients of one step on the same data must agree.
 """
 
@@ -50,7 +50,7 @@ PROFILED_STEPS = 3
 
 
 class Side:
-    """The steps of one checkout, in a process of its own."""
+    """The steps of one checkout, in a separate process."""
 
     def __init__(self, checkout: Path, threads: int, settings: Mapping[str, Any]):
         self.checkout = checkout
@@ -60,7 +60,7 @@ class Side:
         self.questions, self.answers = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
 
     def ask(self, *words: str | int) -> dict[str, float]:
-        """What the method of that name returns; `UserError` if the process ended."""
+        """The result of the method of that name; `UserError` if the process ended."""
         try:
             self.questions.write(json.dumps(words) + "\n")
             self.questions.flush()

@@ -1,4 +1,4 @@
-"""What a transfer step costs: with the backbone frozen, and from cached features, against steps of the base.
+"""The cost of a transfer step, with a frozen backbone and with cached features, compared with steps of the base.
 
 python -m benchmarks transfer --size tiny --size small
 """

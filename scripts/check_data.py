@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Read every file of a data set and say what is wrong with it: exit code 1 where training cannot go on.
+"""Read every file of a data set and report all problems: exit code 1 if training cannot start.
 
 scripts/check_data.py RECIPE|ROOT [key=value ...] [--json]
 """

@@ -16,7 +16,7 @@ from refined_bsrnn.data.synth import builtin_root
 
 
 def free_folder(wanted: Path) -> Path:
-    """The folder itself, or with the first free number behind it: nothing is overwritten."""
+    """The folder itself, or with the first free number appended: nothing is overwritten."""
     names = [wanted, *(wanted.with_name(f"{wanted.name}-{i}") for i in range(2, 1000))]
     return next(path for path in names if not path.exists())
 

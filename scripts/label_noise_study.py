@@ -3,7 +3,7 @@
 
 scripts/label_noise_study.py --model runs/mtl --data /data/musdb18hq --share 0.2
 
-With --write DIR the spoilt set is written (as links) with DIR/suspects.csv, to train on: see docs/augmentation.md.
+With --write DIR the corrupted set is written (as links) with DIR/suspects.csv, for training: see docs/augmentation.md.
 """
 
 import argparse

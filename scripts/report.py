@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare evaluated runs: tables, figures, and a page to look at and listen to.
+"""Compare evaluated runs: tables, figures, and a page with players.
 
 scripts/report.py RUN... --out DIR [--published] [--group NAME=PATTERN] [--wandb]
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Freeze the backbone of a base and learn fresh heads for new sources.
+"""Freeze the backbone of a base and train new heads for new sources.
 
 scripts/transfer.py --base drums --target bass [key=value ...]
 """

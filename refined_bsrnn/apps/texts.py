@@ -1,4 +1,4 @@
-"""How a text that a person typed becomes a value."""
+"""Conversion of typed texts to values."""
 
 import os
 from argparse import ArgumentTypeError
@@ -15,7 +15,7 @@ def names(text: str, separator: str = ",") -> list[str]:
 
 
 def whole(text: str) -> list[str]:
-    """One text, whatever commas it has."""
+    """One text, including its commas."""
     return [text]
 
 
@@ -30,7 +30,7 @@ def place(text: str) -> str:
 
 
 def runs(text: str) -> list[str]:
-    """Names or folders of runs; a folder whose name has a comma in it is one run."""
+    """Names or folders of runs; a folder whose name contains a comma is one run."""
     return [str(expand_home(name)) for name in ([text] if os.path.lexists(expand_home(text)) else names(text))]
 
 

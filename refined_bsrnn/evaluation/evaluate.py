@@ -1,10 +1,10 @@
-"""Evaluation: tracks × targets → results.json. The one place that opens the test split.
+"""Evaluation: tracks × targets → results.json. Only this module opens the test split.
 
-Every number stands beside what doing nothing (estimate = mixture), silence and ideal masks score on the same track.
-Definitions: `metrics`, `scores`, `oracle`. A stem that is silent over the whole track has no defined score: it is
-counted and left out of the means. Each track's scores are written when it is done (``evaluation/<split>/``), with a
-key of the weights and the audio they belong to: an interrupted evaluation goes on, a changed one starts again. Under
-``accelerate launch`` the processes share the tracks.
+Every score is given together with the scores of the mixture, of silence and of ideal masks on the same track.
+Definitions: `metrics`, `scores`, `oracle`. A stem that is silent over the whole track has no defined score; it is
+counted and left out of the means. Each track's scores are written when it is done (``evaluation/<split>/``), with a key
+of the weights and the audio: an interrupted evaluation continues, a changed one starts again. Under ``accelerate
+launch`` the processes share the tracks.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ QUICK_SOURCES = SOURCES[:3]
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to evaluate; the defaults score every track of the test split in full."""
+    """Options of an evaluation; by default every track of the test split is scored in full."""
 
     split: str = "test"
     tracks: tuple[str, ...] = ()  # globs on names; none: all
@@ -118,7 +118,7 @@ class Evaluation:
         return self.folder / "evaluation" / self.options.split / f"{name}{end}"
 
     def key(self, track: Track) -> str:
-        """A hash of all that a track's scores depend on: definitions, weights or files, audio, options."""
+        """A hash of everything that a track's scores depend on: definitions, weights or files, audio, options."""
         estimates = self.estimates.key(track)
         audio = [track.name, track.n_samples, track.sample_rate_hz, track.content, track.written]
         read = {t: [asdict(file) for file in track.files.get(t, ())] for t in self.targets}
@@ -162,12 +162,12 @@ def evaluate(
     out: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Score every track of the split, write ``results.json`` into ``out`` (default: the run's folder) and return it.
+    """Score every track of the split, write ``results.json`` to ``out`` (default: the run's folder) and return it.
 
-    Only in the run's own folder the scores are noted in the heads' files, too. ``options``: further fields of
-    `EvaluationOptions`. Under ``accelerate launch`` each process takes a share of the tracks and all of them return
-    the results. Raises `DataError` where no track of the split has any of the run's targets, for audio that does not
-    fit together and for estimates that hold NaN.
+    Scores are noted in the heads' files only in the run's own folder. ``options``: further fields of
+    `EvaluationOptions`. Under ``accelerate launch`` each process scores a share of the tracks and all of them return
+    the results. Raises `DataError` if no track of the split has any of the run's targets, if audio does not fit
+    together, and for estimates with NaN.
     """
     chosen = EvaluationOptions(split=split, **options)
     recipe = run.load_recipe()
@@ -189,7 +189,7 @@ def evaluate(
 
 
 def note_scores(run: RunFolder, results: Mapping[str, Any]) -> None:
-    """Write into each head's file how well it does, so that the file can be handed on alone."""
+    """Write the scores of each head to its file, so that the file can be shared alone."""
     for name in run.head_names():
         if results["summary"].get(name, {}).get("estimate", {}).get("usdr"):  # scored on a track at least
             estimate, data = results["summary"][name]["estimate"], results["data"]
@@ -199,9 +199,10 @@ def note_scores(run: RunFolder, results: Mapping[str, Any]) -> None:
 
 
 def evaluate_estimates(folder: Path, data_root: str | None = None, **options: Any) -> dict[str, Any]:
-    """Score estimates that lie in a folder as ``<track>/<target>.wav``; ``results.json`` is written there.
+    """Score the estimates in a folder, ``<track>/<target>.wav``; ``results.json`` is written there.
 
-    Raises `DataError` for a track without an estimate, and an estimate of another length or rate or with NaN samples.
+    Raises `DataError` for a track without an estimate, and for an estimate with another length or rate or with NaN
+    samples.
     """
     chosen = EvaluationOptions(**options)
     files = EstimateFiles(folder)
@@ -232,9 +233,10 @@ def shared_tracks(device: str) -> Iterator[tuple[int, int, str, Callable[[], Non
 def tracks_to_score(
     targets: Sequence[str], tracks: Sequence[Track], sources: Sources, options: EvaluationOptions
 ) -> list[Track]:
-    """Those whose name fits and that have at least one target; with ``quick`` at most eight, spread over the list.
+    """The tracks whose name matches and that have at least one target; with ``quick`` at most eight, spread over the
+    list.
 
-    Says which have none; `DataError` where all have none.
+    Reports the tracks without any target; `DataError` if all are without.
     """
     available = {stem for track in tracks for stem in track.files}
     for name, listed in options.define.items():
@@ -260,7 +262,7 @@ def tracks_to_score(
 
 
 def named(tracks: Sequence[Track], options: EvaluationOptions) -> list[Track]:
-    """The tracks whose name fits; `DataError` where none does."""
+    """The tracks whose name matches; `DataError` if there is none."""
     fitting = [t for t in tracks if not options.tracks or fits(t.name, options.tracks)]
     if not fitting:
         names = ", ".join(t.name for t in tracks[:5])
@@ -299,7 +301,7 @@ def _evaluate(
 
 
 def results_path(folder: Path, partial: bool) -> Path:
-    """``results.json``; for a part of the tracks ``results-part.json`` where that would replace a whole evaluation."""
+    """``results.json``; for a part of the tracks ``results-part.json`` if the former is a full evaluation."""
     whole = folder / "results.json"
     if partial and whole.is_file() and not read_json(whole).get("partial"):
         return folder / "results-part.json"
@@ -318,7 +320,7 @@ def _is_done(evaluation: Evaluation, track: Track) -> bool:
 
 
 def _read_stored(path: Path) -> dict[str, Any]:
-    """What an earlier evaluation wrote; nothing where it is unreadable: the track is scored again."""
+    """The scores of an earlier evaluation; empty if they are unreadable, so that the track is scored again."""
     try:
         stored = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -429,7 +431,7 @@ def _checked(
 
 
 def _read_parts(track: Track, parts: Mapping[str, Sequence[str]], start: int, n_samples: int) -> Signals:
-    """Every part that some target is projected on, each read once."""
+    """Every part on which some target is projected, each read once."""
     names = dict.fromkeys(name for of_target in parts.values() for name in of_target)
     return {name: read_known(track, name, start, n_samples) for name in names}
 

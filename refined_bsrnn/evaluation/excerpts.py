@@ -1,7 +1,7 @@
-"""Excerpts of a track, kept at evaluation for people to listen to: mixture, reference and estimate of each target.
+"""Excerpts of a track that an evaluation stores for listening: mixture, reference and estimate of each target.
 
-The ten seconds in which the reference is loudest, so that every run keeps the same ones; Opus, since a report must
-stay small enough to send.
+An excerpt is the ten seconds in which the reference is loudest, so every run stores the same ones. The format is Opus,
+because a report must stay small enough to send.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a base's own heads lose when its backbone is trained on: the price of methods that are not `frozen`."""
+"""Forgetting: the loss of a base's own heads when its backbone is trained further, as by all methods but `frozen`."""
 
 import statistics
 from typing import Any
@@ -17,9 +17,9 @@ from ..system import write_json
 def forgetting(
     run: RunFolder, data_root: str | None = None, split: str = "test", device: str = "auto"
 ) -> dict[str, Any]:
-    """Mean uSDR of the base's heads on its own backbone and on the run's, written into ``forgetting.json``.
+    """Mean uSDR of the base's heads on its own backbone and on the run's, written to ``forgetting.json``.
 
-    Where the run keeps the base's backbone the change is zero, and nothing but its hash needs to be looked at.
+    If the run uses the base's backbone, the change is zero, and only the hash is compared.
     """
     recipe = run.load_recipe()
     if recipe.base is None:
@@ -41,7 +41,7 @@ def forgetting(
 
 
 def _on_other_backbone(base: RunFolder, run: RunFolder) -> BSRNN:
-    """The base's network, adapters too, with the run's backbone under its heads: what loading refuses, on purpose."""
+    """The base's network and adapters with the run's backbone under its heads, which loading normally refuses."""
     model = load_model(base)
     load_backbone(run.backbone, model)
     return model

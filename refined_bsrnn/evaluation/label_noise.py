@@ -1,9 +1,9 @@
-"""Stems that hold something else than their name says, found with a trained model: `check-data --model RUN`.
+"""Finds stems whose content differs from their name, with a trained model: `check-data --model RUN`.
 
-A stem by itself is given to the network, in windows. A clean stem goes to the head of its name; where much of it goes
-to another head, it holds, or is, something else. Networks leak, and each target in its own way: what counts is how far
-a stem lies below the others of its name, in robust deviations of the log-odds of its share. The suspicious ones go into
-a CSV that `data.stem_weights` reads, and onto a page to listen to.
+The network separates each stem alone, in windows. Most of a clean stem goes to the head of its name. If much of it goes
+to another head, it contains that source, or is it. Networks leak, and each target leaks differently; so the score is
+the distance of a stem from the others of its name, in robust deviations of the log-odds of its share. The suspicious
+stems are written to a CSV that `data.stem_weights` reads, and to a page with players.
 """
 
 import base64
@@ -43,7 +43,7 @@ WINDOWS = 6  # per stem, evenly spread
 
 @dataclass(frozen=True)
 class StemShares:
-    """What the network makes of one stem: per audible window, the share of each head."""
+    """The network's result for one stem: per audible window, the share of each head."""
 
     track: Track
     stem: str
@@ -58,7 +58,7 @@ class StemShares:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A stem and how far it is from the others of its name."""
+    """A stem and its distance from the others of its name."""
 
     track: str
     stem: str
@@ -69,7 +69,7 @@ class Suspect:
     seconds: tuple[float, ...]  # where the worst windows begin
 
     def is_suspicious(self, threshold: float = SUSPICIOUS) -> bool:
-        """Whether it is so far from the others, and not clean by itself."""
+        """Whether the stem is far enough from the others, and not clean by itself."""
         return self.deviations > threshold and self.share < CLEAN
 
     @property
@@ -85,7 +85,7 @@ class Suspect:
 
 
 def measure_stem(separator: Separator, track: Track, stem: str, windows: int) -> StemShares | None:
-    """The shares of a stem's audible windows, at most so many, evenly spread; None for one that is silent."""
+    """The shares of a stem's audible windows, at most that many, evenly spread; None for a silent stem."""
     rate_hz, n_channels = separator.model.sample_rate_hz, separator.model.recipe.data.channels
     length = round(WINDOW_SECONDS * track.sample_rate_hz)
     places = range(0, max(1, track.n_samples - length + 1), length)
@@ -104,14 +104,14 @@ def measure_stem(separator: Separator, track: Track, stem: str, windows: int) ->
 
 @torch.inference_mode()
 def shares(separator: Separator, audio: Tensor) -> np.ndarray:
-    """Of each window (B, C, L) the share of every head in the energy of all estimates, (B, heads)."""
+    """For each window (B, C, L), the share of every head in the energy of all estimates, (B, heads)."""
     estimates = separator.model(audio.to(separator.device))
     energies = torch.stack([estimates[head].square().mean((1, 2)) for head in separator.heads], dim=1)  # (B, heads)
     return (energies / energies.sum(1, keepdim=True).clamp_min(1e-20)).cpu().double().numpy()
 
 
 def measure_stems(separator: Separator, tracks: Sequence[Track], windows: int = WINDOWS) -> list[StemShares]:
-    """Every stem that has a head. Raises `DataError` where there is none, or a model with a single head."""
+    """Measures every stem that has a head. Raises `DataError` if there is none, or if the model has a single head."""
     heads = separator.heads
     if len(heads) < 2:
         raise DataError(f"the model has the head {', '.join(heads)} alone; to tell stems apart it needs two or more.")
@@ -160,7 +160,9 @@ def rank(measured: Sequence[StemShares], heads: Sequence[str]) -> list[Suspect]:
 
 
 def write_suspects(path: Path, suspects: Sequence[Suspect], threshold: float = SUSPICIOUS, weight: float = 0.0) -> int:
-    """The suspicious ones as the CSV that ``data.stem_weights`` reads, each with that weight; returns how many."""
+    """Write the suspicious stems as the CSV that ``data.stem_weights`` reads, each with that weight; returns their
+    number.
+    """
     chosen = [suspect for suspect in suspects if suspect.is_suspicious(threshold)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -172,7 +174,7 @@ def write_suspects(path: Path, suspects: Sequence[Suspect], threshold: float = S
 
 
 def write_page(path: Path, suspects: Sequence[Suspect], tracks: Sequence[Track], shown: int = 20) -> Path:
-    """The most suspicious stems to listen to: their worst windows, in one file that needs nothing else."""
+    """Write a page with the most suspicious stems: their worst windows, in one self-contained file."""
     by_name = {track.name: track for track in tracks}
     rows = []
     for suspect in suspects[:shown]:
@@ -203,7 +205,7 @@ def _sound(track: Track, stem: str, second: float) -> str:
 
 
 def unmeasured(tracks: Sequence[Track], heads: Sequence[str], measured: Sequence[StemShares]) -> str:
-    """Which stems were not scored, and why, in one sentence; empty where all were."""
+    """A message with the stems that were not scored, and why; empty if all were."""
     available = {(one.track.name, one.stem) for one in measured}
     left = [(track, stem) for track in tracks for stem in track.stems if (track.name, stem) not in available]
     without = Counter(stem for _, stem in left if stem not in heads)
@@ -242,11 +244,11 @@ def corrupted(
     seed: int,
     silent: Collection[tuple[str, str]] = (),
 ) -> tuple[list[Track], set]:
-    """Tracks of which so many stems are wrong, and which: {(track, stem)}.
+    """Tracks with that many wrong stems, and the list of these: {(track, stem)}.
 
-    By turns two stems of a track have each other's names, or one holds another too. No audio is written: a stem is the
-    sum of files, and here it is of others. Adding one of the ``silent`` stems would leave a stem as right as before: it
-    is not done. Raises `DataError` where there are too few stems.
+    Alternately, two stems of a track swap their names, or another stem is added to a stem. No audio is written: a stem
+    is a sum of files, and here it is the sum of others. Adding a ``silent`` stem would change nothing, so that is not
+    done. Raises `DataError` if there are too few stems.
     """
     random = np.random.default_rng(seed)
     wrong: set[tuple[str, str]] = set()
@@ -279,10 +281,10 @@ def corrupted(
 
 
 def link_tracks(tracks: Sequence[Track], folder: Path) -> Path:
-    """Links to the tracks' own files as a training set of its own: corrupted labels without new audio.
+    """Links to the tracks' own files as a separate training set: corrupted labels without new audio.
 
-    ``folder/<split>/<track>/<stem>.wav``, or a folder of that name where a stem is the sum of several files. Raises
-    `DataError` where the folder is there already, and for tracks that are pieces of longer files.
+    ``folder/<split>/<track>/<stem>.wav``, or a folder of that name if a stem is the sum of several files. Raises
+    `DataError` if the folder exists already, and for tracks that are parts of longer files.
     """
     if folder.exists():
         raise DataError(f"{folder} is there already; choose another folder, or remove it.")
@@ -302,7 +304,9 @@ def link_tracks(tracks: Sequence[Track], folder: Path) -> Path:
 def precision_and_recall(
     suspects: Sequence[Suspect], wrong: set[tuple[str, str]], threshold: float = SUSPICIOUS
 ) -> Mapping[str, float]:
-    """Of the ranking: among as many as are wrong, above the threshold, and over all cuts (average precision)."""
+    """Precision and recall of the ranking: among as many as are wrong, above the threshold, and over all cuts
+    (average precision).
+    """
     hits = np.array([(suspect.track, suspect.stem) in wrong for suspect in suspects])
     total = len(wrong)
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)

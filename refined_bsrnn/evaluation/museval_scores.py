@@ -1,8 +1,8 @@
-"""museval on whole tracks, in processes of its own, and its own files.
+"""Scores by museval on whole tracks, in separate processes, and museval's own files.
 
-museval scores the targets of a track together, over minutes and gigabytes: one process per track, a few at a time.
-A target alone is scored together with the accompaniment (mixture − target), as museval itself does with one estimate,
-since interference needs something to come from.
+museval scores the targets of a track together, which takes minutes and gigabytes: one process per track, a few at a
+time. A single target is scored together with the accompaniment (mixture − target), as museval itself does with one
+estimate, because interference needs a second source.
 """
 
 import json
@@ -47,9 +47,9 @@ def _finite(values: np.ndarray) -> list[float | None]:
 
 
 class MusevalPool:
-    """At most ``jobs`` tracks at a time, in processes of their own; ``jobs=1`` stays in this one.
+    """At most ``jobs`` tracks at a time, in separate processes; ``jobs=1`` stays in this process.
 
-    ``done(result)`` is called in the main process with what was handed to `submit`, and the frames.
+    ``done(result)`` is called in the main process with the arguments of `submit` and the frames.
     """
 
     def __init__(self, jobs: int, done: Callable[[Any, Frames], None]):
@@ -85,7 +85,7 @@ class MusevalPool:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Processes started in here use one thread each: the cores are for the tracks."""
+    """Processes started in this block use one thread each, so that the cores are free for the tracks."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -100,7 +100,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def write_museval_json(path: Path, frames: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Path:
-    """One track as museval writes it: five decimals, NaN where undefined.
+    """Write one track as museval writes it: five decimals, NaN if undefined.
 
     Its `EvalStore` and `MethodStore` read ``<folder>/test/<track>.json``.
     """

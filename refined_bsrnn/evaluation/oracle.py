@@ -1,12 +1,12 @@
-"""The ceiling of masking: what a mask made from the true stem itself would score.
+"""The upper limit of masking: the scores of masks made from the true stem.
 
-Two masks on the same STFT (Hann, 2048 samples, 512 apart, at the track's own rate, whatever the network's), for a stem
-S and the rest of the mixture N = X − S:
+Two masks on the same STFT (Hann, 2048 samples, hop 512, at the track's own rate, independent of the network), for a
+stem S and the rest of the mixture N = X − S:
 
-- ``ratio_mask``: |S|² / (|S|² + |N|²), the power ratio mask; real, so the mixture's phase stays.
+- ``ratio_mask``: |S|² / (|S|² + |N|²), the power ratio mask; it is real, so the phase of the mixture is kept.
 - ``complex_mask``: S / X, its magnitude limited to 10 (as the bounded cIRM of Williamson et al., 2016).
 
-Both need only the stem and the mixture, so that a ceiling does not depend on which other targets a run has.
+Both need only the stem and the mixture, so the limit does not depend on the other targets of a run.
 """
 
 import torch
@@ -23,7 +23,7 @@ STATED = f"STFT Hann {N_FFT}, hop {HOP}, at the track's rate"
 
 
 def context_bounds(start: int, stop: int, length: int) -> tuple[int, int]:
-    """What must be read around samples ``start`` to ``stop`` so that masks do not depend on the cut into blocks."""
+    """The samples around ``start`` to ``stop`` that must be read so that masks do not depend on the cut into blocks."""
     return max(0, (start - CONTEXT) // HOP * HOP), min(length, stop + CONTEXT)
 
 

@@ -1,14 +1,14 @@
-"""Scores of one track, collected block by block: what is kept per second of audio is a handful of numbers.
+"""Scores of one track, collected block by block; only a few numbers are stored per second of audio.
 
-Every metric but the bandwidth follows from inner products of signals within each second (the last, shorter piece is a
-second of its own), so memory does not depend on how long a song is. Definitions: `metrics`; and here
+Every metric but the bandwidth follows from inner products of signals within each second (a shorter rest at the end
+counts as a second), so memory does not depend on the length of a song. Definitions: `metrics`; and here
 
 - **leakage** of part j into an estimate: within each second the estimate is projected on all known parts together
   (least squares, one gain per part); 10 log10(Σ ‖g_j s_j‖² / Σ ‖s_j‖²) over the seconds. 0 dB: the part passes
-  unchanged, as in the mixture; −∞: none of it is there. Parts that are silent throughout have none.
-- **silent_dbfs**: the estimate's RMS level over the whole seconds in which the reference lies below −70 dBFS, never
-  below −120. 0 dBFS is an RMS of 1.
-- **bandwidth_hz**: the frequency below which 99 % of the energy lies (Hann windows of 2048 samples, side by side).
+  unchanged, as in the mixture; −∞: it is removed completely. Parts that are silent throughout have no leakage.
+- **silent_dbfs**: the estimate's RMS level over the whole seconds in which the reference is below −70 dBFS; at least
+  −120. 0 dBFS is an RMS of 1.
+- **bandwidth_hz**: the frequency below which 99 % of the energy lies (Hann windows of 2048 samples without overlap).
 """
 
 import math
@@ -34,8 +34,8 @@ Signals = Mapping[str, Tensor]  # name → (channels, samples)
 class TrackScores:
     """Scores of estimates of one track.
 
-    ``parts[target]`` are the names of the known parts (the target among them) on which its estimates are projected.
-    ``quick`` keeps to uSDR.
+    ``parts[target]`` are the names of the known parts (including the target) on which its estimates are projected. With
+    ``quick`` only uSDR is computed.
     """
 
     def __init__(self, rate_hz: int, parts: Mapping[str, Sequence[str]], sources: Sequence[str], quick: bool = False):
@@ -141,9 +141,9 @@ class TrackScores:
         return (self.s[:, reference] | self.s[:, estimate])[: self.n_whole]
 
     def _excluded_together(self, source: str) -> np.ndarray:
-        """museval's rule: a frame counts for no target when any target is silent in it. (whole seconds,) bool.
+        """museval's rule: a frame counts for no target if any target is silent in it. (whole seconds,) bool.
 
-        Targets that are silent throughout stay out, since museval refuses them.
+        Targets that are silent throughout are ignored, because museval refuses them.
         """
         silent = [self._silent(target, source) for target in self.parts]
         return np.any([x for x in silent if not x.all()] or [np.zeros(self.n_whole, bool)], axis=0)
@@ -199,7 +199,7 @@ class TrackScores:
 
 
 def _check(signals: Mapping[str, np.ndarray]) -> None:
-    """`DataError` for signals of different shapes and for NaN: what cannot be scored."""
+    """`DataError` for signals that cannot be scored: different shapes, or NaN."""
     first = next(iter(signals.values()))
     for name, x in signals.items():
         what = name.replace("part/", "reference/")

@@ -1,8 +1,8 @@
-"""What many tracks say together: averages, spread, how sure they are, and whether two runs differ.
+"""Statistics over many tracks: averages, spread, intervals, and the comparison of two runs.
 
-Tracks are the sample: intervals come from drawing tracks again with replacement (bootstrap, percentile method, 10,000
-draws, fixed seed: the same scores give the same interval). They say how the figure would move with other songs of the
-same kind, not with another training.
+The sample is the set of tracks: intervals come from drawing tracks again with replacement (bootstrap, percentile
+method, 10,000 draws, fixed seed: the same scores give the same interval). They describe how the figure would change
+with other songs of the same kind, not with another training.
 """
 
 import math
@@ -17,14 +17,14 @@ MIN_TRACKS = 3  # an interval from fewer would be a play on words
 
 
 def defined(values: Sequence[float | None]) -> np.ndarray:
-    """The values that are numbers; None and NaN (undefined) and infinity are left out."""
+    """The values that are finite numbers; None, NaN (undefined) and infinity are left out."""
     return np.array([v for v in values if v is not None and math.isfinite(v)], dtype=np.float64)
 
 
 def spread(values: Sequence[float | None], intervals: bool = True) -> dict[str, object]:
     """Mean, median and quartiles (numpy's) with 95 % intervals of the first two, over the defined values.
 
-    ``n`` values are defined, ``n_undefined`` are left out. None where there is nothing to say.
+    ``n`` values are defined, ``n_undefined`` are left out. None if no value is defined.
     """
     x = defined(values)
     counts: dict[str, object] = {"n": len(x), "n_undefined": len(values) - len(x)}
@@ -61,10 +61,10 @@ class Comparison:
 
 
 def compare(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> Comparison | None:
-    """The paired comparison of two runs' scores per track; None where they share no scored track.
+    """The paired comparison of two runs' scores per track; None if they share no scored track.
 
-    The test asks whether the differences lie symmetrically about zero; it takes tracks as independent and says nothing
-    about other seeds.
+    The test asks whether the differences are symmetric about zero. It assumes independent tracks and says nothing about
+    other seeds.
     """
     both = [name for name in a if len(defined([a[name], b.get(name)])) == 2]
     if not both:
@@ -82,9 +82,9 @@ def compare(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> Com
 
 
 def signed_rank_p(differences: np.ndarray) -> float | None:
-    """Two-sided p of Wilcoxon's signed-rank test; zero differences are left out. None without any other.
+    """Two-sided p of Wilcoxon's signed-rank test; zero differences are left out. None if no difference is left.
 
-    They are left out before scipy is called: some of its versions give no exact p beside zeros.
+    They are left out before scipy is called, because some of its versions give no exact p with zeros.
     """
     from scipy.stats import wilcoxon  # takes half a second to import
 
@@ -93,6 +93,6 @@ def signed_rank_p(differences: np.ndarray) -> float | None:
 
 
 def nan_median(values: Sequence[float] | np.ndarray) -> float:
-    """numpy's median of what is not NaN; NaN where nothing is left."""
+    """numpy's median of the values that are not NaN; NaN if there is none."""
     kept = [v for v in values if not math.isnan(v)]
     return float(np.median(kept)) if kept else math.nan

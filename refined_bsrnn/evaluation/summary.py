@@ -1,4 +1,4 @@
-"""The scores of all tracks in a few numbers, and what results.json says about the run that made them."""
+"""A summary of the scores of all tracks, and the description of the run for results.json."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ SOURCES = ("estimate", "mixture", "silence", *MASKS)
 
 
 def summarise(target: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`stats.spread` over the tracks in which the target sounds, of every metric, for estimate and baselines.
+    """`stats.spread` over the tracks in which the target is not silent, of every metric, for estimate and baselines.
 
-    The level in silence is over all tracks: those in which the target never sounds are its hardest.
+    The level in silence is over all tracks, because tracks without the target are its hardest cases.
     """
     scored = [row["targets"][target] for row in rows if target in row["targets"]]
     audible = [s for s in scored if not s["reference_silent"]]
@@ -47,7 +47,7 @@ def summarise(target: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def describe_run(run: RunFolder, recipe: Recipe, model: BSRNN) -> dict[str, Any]:
-    """What the table says about a run beside its scores."""
+    """The table's facts about a run besides its scores."""
     provenance = read_provenance(run)
     kind = "transfer" if recipe.base else "multi_target" if len(recipe.targets) > 1 else "single_target"
     return {
@@ -80,7 +80,7 @@ def describe_run(run: RunFolder, recipe: Recipe, model: BSRNN) -> dict[str, Any]
 
 
 def finite(value: Any) -> Any:
-    """The value with null for NaN and infinity, which JSON has not."""
+    """The value with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

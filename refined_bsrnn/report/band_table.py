@@ -1,8 +1,8 @@
-"""Band schemes side by side, in numbers: how fine, how redundant and how large a network each makes.
+"""A table of band schemes: their resolution, their redundancy and the size of the networks on them.
 
-Parameters are those of the published layout, by formula: per band of G bins, the encoder holds a norm and a linear
-layer from 2G to N; the head a norm, ``hidden_layers`` layers of 4N and a gated output of 2 · 2G. Tests hold the
-formulas against the network.
+Parameters are computed by formula for the published layout: per band of G bins, the encoder has a norm and a linear
+layer from 2G to N; the head has a norm, ``hidden_layers`` layers of 4N and a gated output of 2 · 2G. Tests compare the
+formulas with the network.
 """
 
 import math
@@ -49,7 +49,7 @@ def model_parameters(widths: Sequence[int], features: int, repeats: int) -> int:
 
 
 def match_features(widths: Sequence[int], n_parameters: int, repeats: int) -> int:
-    """The N with which a model on these bands comes nearest to ``n_parameters``."""
+    """The N with which a model on these bands is closest to ``n_parameters``."""
     features = 1
     while model_parameters(widths, features + 1, repeats) <= n_parameters:
         features += 1
@@ -61,10 +61,10 @@ def match_features(widths: Sequence[int], n_parameters: int, repeats: int) -> in
 
 
 def band_facts(split: BandSplit, sample_rate_hz: int = 44100, n_fft: int = 2048) -> dict[str, Any]:
-    """What the table says of a split.
+    """The table's facts about a split.
 
-    ``cents_below`` and ``cents_above`` are median widths of the bands centred below and from 1 kHz, a band that starts
-    at 0 Hz left out (None: there is no such band); ``redundancy`` is the sum of all widths over the number of bins.
+    ``cents_below`` and ``cents_above`` are median widths of the bands centred below and from 1 kHz, without a band that
+    starts at 0 Hz (None: there is no such band); ``redundancy`` is the sum of all widths divided by the number of bins.
     """
     hz = [(low, high) for low, high in ranges_hz(split, sample_rate_hz, n_fft) if low > 0]
     below = [1200 * math.log2(high / low) for low, high in hz if low * high < 1000.0**2]
@@ -99,7 +99,7 @@ COLUMNS = (
 
 
 def band_table(schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> Table:
-    """One row per scheme (default: all but ``custom``), a dash where a scheme is not defined.
+    """One row per scheme (default: all but ``custom``), with a dash if a scheme is not defined.
 
     All columns but K are at n_fft 2048; parameters at N = 64. Raises `RecipeError` for unknown schemes and options.
     """
@@ -109,10 +109,10 @@ def band_table(schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100)
 def matched_table(n_bands: int, schemes: Sequence[NamedScheme] = (), sample_rate_hz: int = 44100) -> Table:
     """The schemes that can have exactly ``n_bands`` bands at n_fft 2048, with the option that gives them.
 
-    ``schemes`` (default: all but ``custom``) may fix options; the others are left out without a word.
+    ``schemes`` (default: all but ``custom``) may fix options; schemes that cannot are left out without a message.
 
     The last column is the N with which the whole model (8 repeats, one head) is as large as that of the first row with
-    N = 64: the comparison in which neither K nor the number of parameters differs. Raises `RecipeError` where no scheme
+    N = 64: the comparison in which neither K nor the number of parameters differs. Raises `RecipeError` if no scheme
     has that many bands.
     """
     families = schemes or [(kind, {}) for kind, _ in TABLE_SCHEMES]

@@ -23,7 +23,7 @@ HATCHES = ("", "///", "...", "xxx", "---", "\\\\\\")
 def training_curves(runs: Sequence[Run]) -> tuple[dict[str, list[tuple[float, float]]], str, str, list[str]]:
     """Validation uSDR against training time: ``(curves, x label, y label, notes)``.
 
-    The mean over each run's targets, or the one target that all runs share. When no run has validated: the loss.
+    The mean over each run's targets, or the one target that all runs share. If no run has validated: the loss.
     """
     shared = [target for target in runs[0].targets if all(target in run.targets for run in runs)]
     y_label, keys = "validation uSDR, mean over targets (dB)", ["validation/usdr"]
@@ -56,10 +56,10 @@ def _curve(run: Run, keys: Sequence[str], shared: Sequence[str]) -> list[tuple[f
 
 
 def boxes_figure(runs: Sequence[Run], targets: Sequence[str], metric: str) -> Figure:
-    """Scores of single tracks, one panel per target, one box per run, as SiSEC shows them.
+    """Scores of single tracks, one panel per target, one box per run, as in SiSEC.
 
     Box: quartiles and median; whiskers: the last track within 1.5 box heights; circles: tracks beyond. The dashed line
-    is the median of doing nothing. Boxes differ in hatching too.
+    is the median of the unprocessed mixture. Boxes also differ in hatching.
     """
     n_boxes = sum(len(with_target(runs, target)) for target in targets)
     figure = Figure(figsize=(max(7.0, 1.6 + 0.75 * n_boxes + 0.5 * len(targets)), 4.8), layout="constrained")
@@ -86,7 +86,7 @@ def boxes_figure(runs: Sequence[Run], targets: Sequence[str], metric: str) -> Fi
 
 
 def scatter_figure(a: Run, b: Run, targets: Sequence[str], metric: str = "usdr") -> Figure:
-    """Every track both runs were scored on: a's score over b's. Above the diagonal a is better."""
+    """Every track on which both runs were scored: a's score over b's. Above the diagonal a is better."""
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
     seen = []
@@ -116,7 +116,7 @@ def scatter_figure(a: Run, b: Run, targets: Sequence[str], metric: str = "usdr")
 def heat_figure(runs: Sequence[Run], targets: Sequence[str], metric: str = "usdr") -> Figure | None:
     """Bases × targets: the mean score of a base's own heads and of those transferred to it; None without a transfer.
 
-    The best transfer of several to one target is shown. A star marks transfers.
+    If several transfers have the same target, the best is shown. A star marks transfers.
     """
     bases = [run for run in runs if any(base_of(other) == run.results["run"] for other in runs)]
     others = dict.fromkeys(b for run in runs if (b := base_of(run)) and b not in {x.results["run"] for x in bases})
@@ -137,7 +137,7 @@ def heat_figure(runs: Sequence[Run], targets: Sequence[str], metric: str = "usdr
 
 
 def band_schemes_figure(runs: Sequence[Run]) -> Figure | None:
-    """The band schemes of the runs, each once; None where no run says which it has."""
+    """The band schemes of the runs, each once; None if no run has one."""
     schemes: dict[str, tuple[BandSplit, dict[str, int]]] = {}
     for name, found in (each for run in runs for each in _bands(run)):
         schemes.setdefault(name, found)
@@ -160,7 +160,7 @@ def _bands(run: Run) -> Iterator[tuple[str, tuple[BandSplit, dict[str, int]]]]:
 
 
 def all_figures(runs: Sequence[Run], targets: Sequence[str]) -> tuple[dict[str, tuple[Figure, str]], list[str]]:
-    """{file name: (figure, what it shows)} and notes, of all figures that these runs have something for."""
+    """{file name: (figure, description)} and notes, for all figures that these runs have data for."""
     curves, x_label, y_label, notes = training_curves(runs)
     scored_targets = [t for t in targets if any(scored(run, t) for run in with_target(runs, t))]
     figures: dict[str, tuple[Figure | None, str]] = {}

@@ -1,7 +1,7 @@
-"""Which evaluated runs may be compared, on which tracks, and what they score there.
+"""Which evaluated runs may be compared, on which tracks, and their scores there.
 
-Runs are ranked against each other only where that is fair: the same data (by fingerprint), split, protocol, and for
-each target the same scored tracks.
+Runs are ranked only if the comparison is fair: the same data (by fingerprint), split, protocol, and for each target the
+same scored tracks.
 """
 
 import fnmatch
@@ -27,12 +27,12 @@ CSV_SCORES = ("usdr_mean", "csdr_median", "n_tracks", "usdr_low", "usdr_high", "
 
 
 def matching(run: Run, pattern: str | None) -> list[Mapping[str, Any]]:
-    """The run's tracks whose name fits the glob; all of them without one."""
+    """The run's tracks whose name matches the pattern; all of them without a pattern."""
     return [track for track in run.results["tracks"] if pattern is None or fnmatch.fnmatchcase(track["track"], pattern)]
 
 
 def scored(run: Run, target: str, pattern: str | None = None) -> dict[str, Mapping[str, Any]]:
-    """Track name → scores for the tracks on which the target sounds (nothing can be scored on a silent reference)."""
+    """Track name → scores, for the tracks on which the target is not silent (a silent reference has no score)."""
     entries = {track["track"]: track["targets"].get(target) for track in matching(run, pattern)}
     return {name: entry for name, entry in entries.items() if entry and not entry.get("reference_silent")}
 
@@ -44,7 +44,8 @@ def with_target(runs: Iterable[Run], target: str) -> list[Run]:
 def same_ground(runs: Sequence[Run], target: str, pattern: str | None = None) -> bool:
     """Whether runs on the same data were scored on the same tracks and the same references of a target.
 
-    "Everything else" differs with a run's other targets, and then so do the mixture's scores against it.
+    The reference "everything else" depends on a run's other targets, and then the mixture's scores against it differ
+    too.
     """
     grounds = [(scored(run, target, pattern).keys(), usdr_of(run, target, "mixture", pattern) or 0) for run in runs]
     return all(tracks == grounds[0][0] and abs(usdr - grounds[0][1]) < 0.005 for tracks, usdr in grounds)
@@ -56,14 +57,16 @@ def usdr_of(run: Run, target: str, source: str, pattern: str | None = None) -> f
 
 
 def rivals(runs: Sequence[Run]) -> list[tuple[Run, Run, list[str]]]:
-    """Pairs of runs that may be compared, in the order given, with the targets they share on the same ground."""
+    """Pairs of runs that may be compared, in the given order, with the targets that both estimate under equal
+    conditions.
+    """
     pairs = [(a, b) for i, a in enumerate(runs) for b in runs[i + 1 :] if a.conditions == b.conditions]
     shared = [[t for t in a.targets if t in b.targets and same_ground([a, b], t)] for a, b in pairs]
     return [(a, b, targets) for (a, b), targets in zip(pairs, shared, strict=True) if targets]
 
 
 def data_letters(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by what they were evaluated on, as A, B, ... in order of appearance; one common ground needs no letter."""
+    """Letters A, B, ... for the data of the runs, in order of appearance; none if all runs have the same data."""
     grounds: list[list[Run]] = []
     for run in runs:
         same = next((members for members in grounds if members[0].conditions == run.conditions), None)
@@ -93,7 +96,7 @@ def scores_of(run: Run, target: str, source: str, pattern: str | None) -> dict[s
 
 
 def base_of(run: Run) -> str:
-    """The name of the run it was transferred from; empty where there is none."""
+    """The name of the run's base; empty if there is none."""
     return Path(str(run.results["base"])).name if run.results.get("base") else ""
 
 

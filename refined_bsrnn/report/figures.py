@@ -1,8 +1,8 @@
-"""One set of charts for runs and studies: band schemes, curves, numbers in fields.
+"""One set of charts for runs and studies: band schemes, curves, heat maps.
 
 Every figure is made by a function that returns a `Figure` and saved by one that takes a path, so nothing depends on
-pyplot's global state or on a display. Curves differ in colour, marker and line style: they survive a black-and-white
-print. The same data give the same file, byte for byte.
+pyplot's global state or on a display. Curves differ in colour, marker and line style, so they can be told apart in
+black and white. The same data give the same file, byte for byte.
 """
 
 import math
@@ -59,7 +59,7 @@ def curve_style(i: int) -> dict[str, Any]:
 
 
 def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
-    """Write a figure as PNG or SVG, by the suffix; the file appears whole or not at all.
+    """Write a figure as PNG or SVG, by the suffix; the file appears completely or not at all.
 
     Raises `UserError` for another suffix or a folder that cannot be written.
     """
@@ -199,9 +199,9 @@ def curves_figure(
 ) -> Figure:
     """``panels[title][name]`` are curves ``[(x, y), ...]``, one per seed; the names are the legend.
 
-    Of several seeds each is thin, their mean thick and its standard deviation a band. Non-finite points are left out,
-    on a logarithmic axis also those at zero; with nothing to draw the axes say so. ``styles[title][name]`` are options
-    of matplotlib's `plot`; without them a name has the same style in all panels.
+    With several seeds, each is thin, their mean thick and its standard deviation a band. Non-finite points are left
+    out, on a logarithmic axis also points at zero; without data the axes say so. ``styles[title][name]`` are options of
+    matplotlib's `plot`; without them a name has the same style in all panels.
     """
     columns = len(panels) if len(panels) <= 3 else math.ceil(len(panels) / 2)
     n_rows = math.ceil(len(panels) / columns)
@@ -257,7 +257,7 @@ def _draw_seeds(axes: Axes, name: str, seeds: Sequence[Points], style: Mapping[s
 def heat_map(
     cells: Mapping[tuple[int, int], tuple[float, str]], bases: Sequence[str], targets: Sequence[str], label: str
 ) -> Figure:
-    """Bases × targets: every field with its number and what stands behind it, a dash where there is none."""
+    """Bases × targets: every field with its number and its uncertainty, a dash if there is none."""
     table = [[cells.get((i, j), (math.nan, ""))[0] for j in range(len(targets))] for i in range(len(bases))]
     figure = Figure(figsize=(1.9 + 1.15 * len(targets), 1.5 + 0.75 * len(bases)), layout="constrained")
     axes = figure.subplots()

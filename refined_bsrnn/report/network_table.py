@@ -1,4 +1,4 @@
-"""What a network is made of, for a terminal: a view of the values that `network.info` finds."""
+"""The table of a network's parts for a terminal, from the values of `network.info`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ INNER = {
 
 
 def network_table(info: Mapping[str, Any]) -> Group:
-    """The parts, equal blocks in a row as one line; above them the sums, below them what the network sees."""
+    """The parts, with equal consecutive blocks as one line; above them the sums, below them the receptive field."""
     records, total = [], info["parameters"]
     for name, block, times in _grouped(info["parts"]):
         inner = [(f"  {INNER.get(part['name'], part['name'])}", part) for part in block["parts"]]

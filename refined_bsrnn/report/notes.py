@@ -1,4 +1,4 @@
-"""What the numbers of a report are, in sentences: data, metrics, what was left out, what may not be compared."""
+"""Notes that explain the numbers of a report: data, metrics, left-out items, limits of comparison."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,7 +29,7 @@ def notes_on(runs: Sequence[Run], targets: Sequence[str], data: Data) -> list[st
 
 
 def n_without(run: Run, target: str) -> int:
-    """How many tracks were to be scored and have no such stem."""
+    """The number of tracks that were to be scored and have no such stem."""
     return len((run.results.get("tracks_without") or {}).get(target, ()))
 
 
@@ -62,7 +62,7 @@ def _data_note(letter: str, runs: Sequence[Run]) -> str:
 
 
 def _metrics_notes(data: Data) -> list[str]:
-    """The definitions of the metrics: once, or per data set where they differ."""
+    """The definitions of the metrics: once, or per data set if they differ."""
     worded = {letter: _each(members[0].results["protocol"]) for letter, members in data.items()}
     if len(set(worded.values())) == 1:
         worded = {"": next(iter(worded.values()))}
@@ -88,7 +88,7 @@ def _target_notes(letter: str, members: Sequence[Run], targets: Sequence[str]) -
 
 
 def _left_out(run: Run) -> Iterable[str]:
-    """What a run's scores do not include: tracks, silent references, frames."""
+    """The tracks, silent references and frames that a run's scores do not include."""
     partial = run.results.get("partial")
     if partial:
         how = "QUICK EVALUATION, uSDR alone, on" if partial.get("quick") else "scored on"

@@ -1,7 +1,7 @@
 """The report as one static web page: tables, figures and players in a single file that needs no network.
 
-``page/page.html`` is the template; here are the tables that stand on the page alone. Every number comes from `Report`
-and the runs' results.
+``page/page.html`` is the template; this module contains the tables that only the page has. Every number comes from
+`Report` and the runs' results.
 """
 
 import base64
@@ -100,7 +100,7 @@ def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_table(report: Report, section: Section, metric: str) -> Table:
-    """One metric of a section, rows in groups; published scores in this metric below, none of them ever best."""
+    """One metric of a section, rows in groups; published scores in this metric are below, never marked as best."""
     keys = {target: f"{target}_{metric}_{METRICS[metric]}" for target in report.targets}
     ends = {target: (f"{target}_{metric}_low", f"{target}_{metric}_high") for target in report.targets}
     frame, columns = _grouped(section.frame), [Column(t, keys[t], ".2f", ends[t]) for t in report.targets]
@@ -124,14 +124,14 @@ def _published(report: Report, metric: str, keys: Mapping[str, str]) -> pd.DataF
 
 
 def _otherwise(report: Report) -> Table:
-    """Published scores by measures that are not computed here."""
+    """Published scores by metrics that are not computed here."""
     columns = [Column("system", "label"), *(Column(target, target, ">") for target in report.targets)]
     frame = _published(report, "other", {target: target for target in report.targets})
     return Table(frame, columns, "dB; comparable within a group at most", "published otherwise")
 
 
 def runs_table(report: Report) -> Table:
-    """What the runs are and what they cost."""
+    """The settings and the cost of the runs."""
     frame = report.sections[0].frame
     columns = [
         Column("run", lambda r: f"{r['label']} ({r['kind in words']})" if r["base"] else r["label"]),
@@ -154,7 +154,7 @@ COUNTS = {
 
 
 def counts_table(runs: Sequence[Run]) -> Table:
-    """What the scores do not include."""
+    """The items that the scores do not include."""
     records = []
     for run, target in ((each, target) for each in runs for target in each.targets):
         summary = run.results["summary"].get(target, {})
@@ -168,7 +168,7 @@ def counts_table(runs: Sequence[Run]) -> Table:
 
 
 def further_tables(report: Report) -> Iterator[tuple[str, Table]]:
-    """(what, table) of every other measurement that some run has, estimates before the baselines."""
+    """(title, table) of every other measurement that some run has, estimates before the baselines."""
     figures = summaries(report.runs)
     figures = figures[figures["source"].isin(["estimate", *REFERENCES])]
     for metric, (name, statistic, unit, decimals) in MORE.items():

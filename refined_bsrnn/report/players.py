@@ -1,4 +1,4 @@
-"""The players of a report: kept excerpts of mixture, reference and every run's estimate, of chosen tracks."""
+"""The players of a report: stored excerpts of mixture, reference and every run's estimate, for chosen tracks."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Item = dict[str, Any]  # excerpts of one track and target that start at the same
 
 
 def choose(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """(which, track) of the best, the median and the worst track; fewer where there are fewer tracks."""
+    """(kind, track) of the best, the median and the worst track; fewer if there are fewer tracks."""
     ranked = sorted(scores, key=lambda name: (-scores[name], name))
     if not ranked:
         return []
@@ -44,7 +44,7 @@ def listening_items(runs: Sequence[Run], targets: Sequence[str]) -> tuple[list[I
 
 
 def excerpts(run: Run, target: str) -> dict[str, Mapping[str, Any]]:
-    """Track → what results.json says about its excerpt, of those whose files are all there."""
+    """Track → the facts about its excerpt in results.json, for excerpts whose files all exist."""
     kept = {name: entry["excerpt"] for name, entry in scored(run, target).items() if entry.get("excerpt")}
     return {
         name: excerpt

@@ -1,6 +1,6 @@
 """Evaluated runs as read from their files: ``results.json`` and ``metrics.jsonl``, checked.
 
-Numbers in a report come from here and from nowhere else. Reads results of formats 1 and 2.
+All numbers in a report come from here. Results of formats 1 and 2 are read.
 """
 
 import math
@@ -21,7 +21,7 @@ AGAIN = "Evaluate the run again."
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluated run: its results and its training log as read, and the name it goes by in the table."""
+    """One evaluated run: its results, its training log, and its name in the table."""
 
     folder: Path
     name: str
@@ -36,7 +36,7 @@ class Run:
     def conditions(self) -> dict[str, Any]:
         """Everything that must agree before two runs may be compared.
 
-        Not the model's sample rate: estimates are scored at the rate of the tracks.
+        The model's sample rate is not part of it, because estimates are scored at the rate of the tracks.
         """
         data = self.results["data"]
         return {
@@ -51,7 +51,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in the order given; a folder given twice is read once."""
+    """The runs in the given order; a folder that is given twice is read once."""
     if not folders:
         raise UserError("There is nothing to report on: give the folder of at least one evaluated run.")
     distinct: dict[Path, Path] = {}
@@ -82,7 +82,7 @@ def _runs_in(folder: Path) -> list[str]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What is in a results file; `UserError` for one that is damaged, of a newer program, or of another."""
+    """The content of a results file; `UserError` for a file that is damaged, from a newer or another program."""
     results = read_json(path, lambda problem: UserError(f"{problem} {AGAIN}"))
     if not isinstance(results, dict) or type(results.get("format")) is not int:
         raise UserError(f"{path} is not an evaluation of this program: it has no format number.")
@@ -95,7 +95,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
-    """The lines of a training log; empty without a file. A crash may have cut off the last line: it is left out.
+    """The lines of a training log; empty without a file. A last line that a crash cut off is left out.
 
     A resumed run starts again from its last saved state, so lines from that step on replace the earlier ones.
     """
@@ -122,7 +122,7 @@ def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _distinct_names(runs: Sequence[Run]) -> list[str]:
-    """Each run's own name, with as much of its folder behind it as tells it from others of that name."""
+    """Each run's own name, followed by as much of its folder as is needed to distinguish runs of that name."""
     names = []
     for run in runs:
         parts = run.folder.resolve().parts

@@ -1,9 +1,9 @@
-"""What a study found: one table, mean ± standard deviation over seeds, and its figures.
+"""The results of a study: one table, mean ± standard deviation over seeds, and its figures.
 
-<study>/report/study.json      every number, the source of what stands below
+<study>/report/study.json      every number, the source of the other files
                study.md, study.csv
-               curves, curves_audio, compute_seconds, compute_macs, songs, matrix, forgetting (.png, .svg), where there
-               is something to draw
+               curves, curves_audio, compute_seconds, compute_macs, songs, matrix, forgetting (.png, .svg), if there
+               are data for them
 """
 
 import json
@@ -30,7 +30,7 @@ from .table import MISSING, Column, Record, Table
 
 @dataclass(frozen=True)
 class StudyRun:
-    """An evaluated run of a study, as its report reads it.
+    """An evaluated run of a study, for its report.
 
     ``macs`` are the multiply-accumulates of its training: before the first step, and of each step.
     """
@@ -84,7 +84,7 @@ def collect(runs: Sequence[StudyRun]) -> list[Row]:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    """Of one run; `UserError` where something is wrong that a row needs."""
+    """The results of one run; `UserError` if a value for the table is missing or wrong."""
     results = read_results(path)
     missing = [target for target in results["targets"] if target not in results["summary"]]
     if missing:
@@ -93,7 +93,7 @@ def _results(path: Path) -> dict[str, Any]:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """Of one run's training; `UserError` where something is wrong that a row needs."""
+    """The facts of one run's training; `UserError` if a value for the table is missing or wrong."""
     return read_document(StudyTraining, path, remedy="Restore it, or train the run again.")
 
 
@@ -127,7 +127,7 @@ def _row(label: str, runs: Sequence[StudyRun], results: Sequence[Mapping[str, An
 
 
 def _score(summary: Mapping[str, Any], metric: str, statistic: str) -> float:
-    """NaN for a target that sounds on no track."""
+    """The score; NaN for a target that is silent on all tracks."""
     value = number(summary, "estimate", metric, statistic)
     return math.nan if value is None else value
 
@@ -144,7 +144,7 @@ def _training_macs(run: StudyRun, provenance: Mapping[str, Any]) -> float | None
 
 
 def _training_kwh(provenance: Mapping[str, Any]) -> float | None:
-    """The sum over all starts of the training; what was done with the run later is not in it."""
+    """The sum over all starts of the training, without later work on the run."""
     measured = [entry["kwh"] for entry in provenance.get("energy", []) if entry["what"] in ("train", "transfer")]
     return sum(measured) if measured else None
 
@@ -225,7 +225,7 @@ FULL_COLUMNS = (
 
 
 def against_full(rows: Sequence[Row]) -> Table:
-    """What every other method reaches of `full` from the same base on the same songs, and for what.
+    """The share of `full`'s uSDR and of its cost for every other method on the same base and songs.
 
     uSDR is itself the gain over silence, which scores 0 dB: a stricter measure than the gain over the mixture.
     """
@@ -257,7 +257,7 @@ FULL_TEXT = (
 
 
 def markdown(study: Study, rows: Sequence[Row]) -> str:
-    """The tables with what they are about above them."""
+    """The tables with explanations above them."""
     about = (
         f"Seeds {', '.join(map(str, study.seeds))}; scores in dB on the {study.split} split, mean ± standard deviation "
         f"over seeds of the mean over tracks (cSDR: median over tracks). "
@@ -289,10 +289,10 @@ AXES = {
 
 
 def curve_of(run: StudyRun, target: str, against: str = TIME) -> list[tuple[float, float]]:
-    """Validation uSDR over training time without validation, hours of audio seen or compute, from metrics.jsonl.
+    """Validation uSDR over training time without validation, hours of audio or compute, from metrics.jsonl.
 
-    Logs that are older than ``training_seconds`` know the time with validation alone. Compute is the run's own: that
-    of the base of a transfer is not in it.
+    Logs from before ``training_seconds`` contain only the time with validation. Compute is the run's own, without that
+    of the base of a transfer.
     """
     key, train = f"validation/{target}/usdr", run.recipe.train
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -382,7 +382,7 @@ def plot_forgetting(rows: Sequence[Row]) -> Figure:
 
 
 def report_study(study: Study, runs: Sequence[StudyRun], out: Path) -> list[Row]:
-    """Write table and figures of the evaluated runs into ``out``; returns the rows."""
+    """Write table and figures of the evaluated runs to ``out``; returns the rows."""
     rows = collect(runs)
     values = {"study": study.study, "split": study.split, "rows": [_finite(asdict(row)) for row in rows]}
     write_json(out / "study.json", values)
@@ -395,7 +395,7 @@ def report_study(study: Study, runs: Sequence[StudyRun], out: Path) -> list[Row]
 
 
 def study_figures(runs: Sequence[StudyRun], rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of everything that there is something to draw of."""
+    """(name, figure) of every figure that there are data for."""
     bands = {run.label: run.recipe.bands.kind for run in runs}
     for name, (against, _) in AXES.items():
         curves = curves_of(runs, against)

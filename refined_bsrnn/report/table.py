@@ -26,7 +26,7 @@ def text_of(value: Any, form: str = "") -> str:
 
 
 class Cell(NamedTuple):
-    """What is printed: one text, or two; which of them are the best; and what stands below in small print."""
+    """The text of a cell: one text, or two; which of them are the best; and small print below."""
 
     texts: tuple[str, ...]
     best: tuple[bool, ...]
@@ -35,10 +35,10 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: values of the frame under ``key`` (several: side by side), or a text made of a record.
+    """A column of a table: values of the frame under ``key`` (several: side by side), or a text made from a record.
 
-    ``form`` formats numbers; a column without one holds text and is aligned to the left. ``interval`` names the ends
-    of the interval of a value. Records say under ``best`` which of their keys hold the best value.
+    ``form`` formats numbers; a column without one holds text and is aligned to the left. ``interval`` names the ends of
+    the interval of a value. The value ``best`` of a record lists the keys with the best value.
     """
 
     title: str
@@ -62,7 +62,7 @@ class Column:
 
 
 def interval_text(low: float | None, high: float | None) -> str:
-    """``low to high``; empty where there is none, or where all tracks score the same (silence)."""
+    """``low to high``; empty if there is no interval, or if all tracks score the same (silence)."""
     both = low is not None and high is not None and low < high
     return f"{text_of(low, '.2f')} to {text_of(high, '.2f')}" if both else ""
 

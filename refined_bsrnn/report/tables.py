@@ -1,4 +1,4 @@
-"""The results of evaluated runs side by side: data frames, and the tables that show them."""
+"""Tables that compare evaluated runs: data frames, and the tables that show them."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,7 +110,7 @@ DETAIL_TEXTS = ("kind in words", "bands (K)")
 
 
 def group_of(run: Run) -> str:
-    """Which of `GROUPS` a run stands in."""
+    """The group in `GROUPS` that a run belongs to."""
     kind, bands = run.results["kind"], str(run.results["model"].get("bands"))
     if kind == "single_target":
         return GROUPS[0] if bands == "v7" else GROUPS[1] if bands.startswith("tet") else GROUPS[2]
@@ -195,7 +195,7 @@ class Report:
     files: tuple[Path, ...] = ()
 
     def scores(self, section: Section, details: bool) -> Table:
-        """uSDR and cSDR of a section side by side, with what the runs are beside them or without."""
+        """uSDR and cSDR of a section side by side, with or without the details of the runs."""
         pairs = [(t, tuple(f"{t}_{m}_{s}" for m, s in METRICS.items())) for t in self.targets]
         columns = [Column(f"{target}\n{CELL}", keys, ".2f") for target, keys in pairs]
         return Table(section.frame, [Column("run", "label"), *columns, *(DETAILS if details else ())])
@@ -252,7 +252,9 @@ class Report:
         return self.frame.to_csv(index=False, float_format="%.2f", lineterminator="\n")
 
     def rich_table(self) -> Group:
-        """For a terminal: the scores, below them what the runs are (side by side would be too wide), the notes."""
+        """For a terminal: the scores, below them the details of the runs (next to them would be too wide), the
+        notes.
+        """
         first, *others = self.sections
         titled = [s.frame.assign(group=f"{s.label}: {s.counts}") for s in others]
         frame = pd.concat([first.frame.assign(group=""), *titled])
@@ -295,7 +297,7 @@ def comparisons(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def track_counts(runs: Sequence[Run], targets: Sequence[str], pattern: str | None) -> str:
-    """How many tracks there are and, where not all of them could be scored, how many were."""
+    """The number of tracks and, if not all of them could be scored, the number of scored ones."""
     n_tracks = span(len(matching(run, pattern)) for run in runs)
     counts = {t: span(len(scored(run, t, pattern)) for run in with_target(runs, t)) for t in targets}
     fewer = [f"{target} scored on {n}" for target, n in counts.items() if n != n_tracks]

@@ -1,4 +1,4 @@
-"""A report's tables and figures to wandb, as one run of its own."""
+"""Sends a report's tables and figures to wandb, as a separate run."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from .tables import Report
 
 
 def send(report: Report, out: Path, spec: LogSpec | None = None) -> str:
-    """Log what `report` wrote into ``out``; returns where it is. Offline where no account is set up."""
+    """Log the files that `report` wrote to ``out``; returns the address. Offline if no account is set up."""
     spec = spec or LogSpec()
     mode: Any = wandb_mode(spec)
     name = f"report-{out.resolve().name}"

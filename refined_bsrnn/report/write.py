@@ -1,7 +1,7 @@
-"""Many evaluated runs side by side: a web page to look at and listen to, Markdown, CSV and figures.
+"""The comparison of many evaluated runs: a web page with players, Markdown, CSV and figures.
 
-Numbers come from each run's ``results.json`` and ``metrics.jsonl`` alone (`results`); which may be ranked is decided in
-`tables`.
+All numbers come from each run's ``results.json`` and ``metrics.jsonl`` (`results`); `tables` decides which runs may be
+ranked.
 """
 
 from collections.abc import Mapping, Sequence

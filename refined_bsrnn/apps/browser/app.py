@@ -1,10 +1,10 @@
-"""Separation in a browser, with Gradio: a song goes up, waits its turn and comes back as stems in a mixer.
+"""Separation in a browser, with Gradio: a song is uploaded, waits in the queue and comes back as stems in a mixer.
 
     page ──song──> queue ──one at a time──> stems in a temporary folder ──> mixer, downloads ──> deleted
 
-`studio.Studio` knows what lies on the disk and for whom, and nothing of pages; `Page` is what a browser shows; `App`
-serves it. What is uploaded lies in a temporary folder only: it goes when the page is left, when the page has sent
-no request for a while, and all of it when the server ends.
+`studio.Studio` manages the files on the disk and their owners and is independent of pages; `Page` is the page in the
+browser; `App` serves it. Uploads are in a temporary folder only. They are deleted when the page is closed, when the
+page has sent no request for a while, and when the server ends.
 """
 
 import html
@@ -58,7 +58,7 @@ def _errors_shown() -> Iterator[None]:
 def make_mixer(archive: Callable[[str], dict[str, str]]) -> gr.HTML:
     """Stems that play from one clock, each through its own gain, with their waveforms; its parts are in `page`.
 
-    Its value is None, or what `facts` gives. ``archive``: a song's key → ``{"path": ...}`` or ``{"problem": ...}``.
+    Its value is None, or the result of `facts`. ``archive``: a song's key → ``{"path": ...}`` or ``{"problem": ...}``.
     """
 
     def archive_of(key: str) -> dict[str, str]:  # Gradio marks what a page may call: no bound method can be
@@ -69,7 +69,7 @@ def make_mixer(archive: Callable[[str], dict[str, str]]) -> gr.HTML:
 
 
 def facts(song: Upload) -> dict[str, Any]:
-    """What the mixer must know of a song that is separated."""
+    """The mixer's facts about a separated song."""
     assert song.result is not None
     return {
         "key": song.key,
@@ -82,7 +82,7 @@ def facts(song: Upload) -> dict[str, Any]:
 
 
 class Page:
-    """The page and what its parts do; ``blocks``: as Gradio serves it."""
+    """The page and the actions of its parts; ``blocks``: as Gradio serves it."""
 
     def __init__(self, studio: Studio):
         self.studio = studio
@@ -258,7 +258,7 @@ def _session(request: gr.Request) -> str:
 
 
 class Guard:
-    """Answers no more than a page asks for, to no other than this server's pages, and each error with a sentence."""
+    """Answers only requests that a page needs, only from this server's own pages, and each error with a message."""
 
     def __init__(self, app: Any, host: str, public: str = ""):
         self.app, self.host, self.public = app, host, public
@@ -316,7 +316,7 @@ class Guard:
 
 
 def site(address: str) -> tuple[str, str, int]:
-    """(scheme, name, port) of an address: names have no case, ports that are usual are 0."""
+    """(scheme, name, port) of an address: names in lower case, default ports as 0."""
     parts = urlsplit(address)
     port = parts.port or 0
     return parts.scheme, (parts.hostname or "").rstrip("."), 0 if port in (80, 443) else port
@@ -334,17 +334,18 @@ def check_public_url(url: str | None) -> str:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches that host."""
+    """Whether only this machine can reach that host."""
     with suppress(ValueError):
         return ip_address(host).is_loopback
     return host == "localhost"
 
 
 class App:
-    """A studio's page on a port, as long as the context lasts; ``url``: where; ``public_url``: where a proxy shows it.
+    """A studio's page on a port, for the duration of the context; ``url``: its address; ``public_url``: its address
+    behind a proxy.
 
-    Raises `RecipeError` where none can be had, or where another is open in this process: Gradio keeps uploads in one
-    place for all.
+    Raises `RecipeError` if no port is free, or if another app is open in this process, because Gradio stores the
+    uploads of all apps in one place.
     """
 
     only_one = threading.Lock()
@@ -406,7 +407,7 @@ class App:
 
 
 def free_port(host: str, port: int) -> int:
-    """That port, or for 0 any that is free; `RecipeError` where the host is not this machine or the port is taken."""
+    """That port, or for 0 any free port; `RecipeError` if the host is not this machine or the port is taken."""
     if not host:
         raise RecipeError("--host is empty; expected an address of this machine, such as 127.0.0.1.")
     try:

@@ -1,4 +1,4 @@
-"""The songs of a page's users on the disk, for as long as they are wanted; nothing of pages. See `app`."""
+"""The users' songs on the disk, for as long as they are needed; independent of pages. See `app`."""
 
 import math
 import os
@@ -34,12 +34,12 @@ NO_SONG = "there is no song yet. Drop one first."
 
 
 class _Dropped(Exception):
-    """Nobody wants the song any more."""
+    """The song is not wanted any more."""
 
 
 @dataclass
 class Upload:
-    """What becomes of one upload; ``folder``: of its stems, with a name that nobody can guess."""
+    """The state of one upload; ``folder``: the folder of its stems, with a name that cannot be guessed."""
 
     folder: Path
     track: str
@@ -55,7 +55,7 @@ class Upload:
 
 @dataclass
 class Visit:
-    """What an open page has here."""
+    """The songs of an open page."""
 
     seen: float = field(default_factory=time.monotonic)
     file: Path | None = None
@@ -63,11 +63,10 @@ class Visit:
 
 
 class Studio:
-    """The songs of all users and where they lie; a context manager.
+    """The songs of all users and their places on the disk; a context manager.
 
-    ``label``: what the model is called; ``max_mb``: how large an upload may be; ``keep_seconds``: for how long what a
-    page has here is kept without any request from the page. Raises `RecipeError` where one of them is not above 0, or
-    not finite.
+    ``label``: the name of the model; ``max_mb``: the largest upload; ``keep_seconds``: the time after which the songs
+    of a page without requests are deleted. Raises `RecipeError` if one of them is not above 0, or not finite.
     """
 
     def __init__(self, separator: Separator, label: str, max_mb: float = 500.0, keep_seconds: float = 3600.0):
@@ -299,7 +298,7 @@ class Studio:
 
 
 def plain(error: BaseException, *folders: Path) -> str:
-    """A message without temporary folders, of which the user knows nothing."""
+    """A message without temporary folders, which the user does not know."""
     text = str(error)
     for folder in folders:
         text = text.replace(f"{folder}{os.sep}", "")

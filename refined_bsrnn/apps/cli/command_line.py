@@ -2,8 +2,9 @@
 
 Positional parameters are words, keyword-only parameters are options: ``*, out: Path = Path("x")`` is ``--out``. A bool
 is a switch, ``--no-NAME`` if it is on by default. A `Sequence` takes several values: as words, or as an option with
-commas or repeated. `Annotated` adds the function that reads the text. A parameter of a dataclass stands for its fields.
-The docstring explains each in a line ``name (METAVAR): help`` under ``Args:``; another heading makes a group.
+commas or repeated. `Annotated` adds the function that parses the text. A dataclass as a parameter is replaced by its
+fields. The docstring explains each parameter in a line ``name (METAVAR): help`` under ``Args:``; any other heading
+makes a group.
 """
 
 import argparse
@@ -38,7 +39,7 @@ SHARED = {
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given; the function below has the default of each other one."""
+    """The options that were given; the called function has the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -1,7 +1,7 @@
-"""The command line: parse, call one function, say where the result went.
+"""The command line: parse, call one function, report where the result is.
 
-Exit codes: 0 done, 1 the work failed (said why), 2 the command line or recipe is wrong, 130 interrupted. Messages for
-people go to standard error, results for programs to standard output with ``--json``.
+Exit codes: 0 done, 1 the work failed (with a message), 2 the command line or recipe is wrong, 130 interrupted. Messages
+for people go to standard error, results for programs to standard output with ``--json``.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Public models by name: list, show, pull, remove, say where one is; and the model of a command that names none."""
+"""Public models by name: list, show, download, remove, path; and the model of a command that names none."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
@@ -117,9 +117,9 @@ COMMANDS = {"list": list_models, "show": show, "pull": pull, "remove": remove, "
 def chosen_models(
     names: Sequence[str], heads: Collection[str] | None, root: str, say: Callable[[str], None]
 ) -> list[str]:
-    """The models that a command means: those named, ``best`` by its name, or the package's own.
+    """The models of a command: the named ones, ``best`` by its name, or the package's own.
 
-    Beside the package's own stand the runs in ``root`` whose heads were learnt on it and are asked for.
+    The package's own model comes with the runs in ``root`` that have a requested head trained on it.
     """
     from ...runs.exchange.catalogue import BEST, read_catalogue
     from ...runs.exchange.library import default_model, introduction
@@ -135,7 +135,7 @@ def chosen_models(
 
 
 def learnt_on(run: "RunFolder", root: str) -> "list[tuple[RunFolder, list[str]]]":
-    """The runs in ``root`` with heads that were learnt on a run's frozen backbone, and those heads."""
+    """The runs in ``root`` with heads that were trained on a run's frozen backbone, and those heads."""
     from ...runs.folder import RunFolder, backbone_file, read_metadata
 
     digest, found = read_metadata(backbone_file(run)).get("sha256"), []
@@ -153,7 +153,7 @@ def learnt_on(run: "RunFolder", root: str) -> "list[tuple[RunFolder, list[str]]]
 
 
 def add_learnt(separator: "Separator", run: "RunFolder", root: str) -> list[str]:
-    """Attach the heads that were learnt on a run to a separator of it; returns what to say about each."""
+    """Attach the heads that were trained on a run to a separator of it; returns a message about each."""
     lines = []
     for other, names in learnt_on(run, root):
         for name in names:

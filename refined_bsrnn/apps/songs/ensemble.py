@@ -1,4 +1,4 @@
-"""Which heads of which runs are estimated: a backbone that several runs share runs once.
+"""The heads of several runs in one separation: a backbone that several runs share runs once.
 
 runs ──> separators ──> passes (one per backbone) ──> heads
 """
@@ -26,7 +26,7 @@ class HeadRef:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Separators that each run once, and the heads that are made of their estimates."""
+    """Separators that each run once, and the heads computed from their estimates."""
 
     passes: list[tuple[Separator, list[str]]]
     refs: list[HeadRef]
@@ -46,7 +46,7 @@ def load_ensemble(
 ) -> tuple[Ensemble, list[str]]:
     """The heads of those names (default: all) of all runs; a backbone that several runs share runs once.
 
-    ``averaged``: a head that every run has becomes one, their mean. Also returns what to say about it. Raises
+    ``averaged``: a head that every run has becomes one, their mean. Also returns messages about it. Raises
     `RecipeError` for a head that is in no run.
     """
     only = list(heads) if heads is not None and len(runs) == 1 else None
@@ -87,7 +87,7 @@ def load_ensemble(
 
 
 def _labels(runs: Sequence[str]) -> list[str]:
-    """The last part of each path or id; with those before it, as many as needed, where that is not enough."""
+    """The last part of each path or id, with as many parts before it as are needed to make them distinct."""
     paths = [Path(run).resolve() if Path(run).exists() else Path(run) for run in runs]
 
     def label(path: Path, n: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""The files of one song, written together: in the end all of them are in their places, or none."""
+"""The files of one song, written together: in the end all of them exist, or none."""
 
 import errno
 import math
@@ -25,7 +25,7 @@ HIDDEN = ".stems-"  # begins the names of the folders in which stems are made
 
 @contextmanager
 def no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
-    """What fails leaves no empty folders in ``out``, and no empty ``out`` where there was none."""
+    """After a failure no empty folders are left in ``out``, and no empty ``out`` if it did not exist."""
     new = not out.exists()
     try:
         yield
@@ -41,7 +41,7 @@ def no_empty_folders(paths: Sequence[Path], out: Path) -> Iterator[None]:
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
-    """What a file is known by under all its names; None where there is none."""
+    """An identifier of a file under all its names; None if it does not exist."""
     try:
         status = path.stat()
     except (OSError, ValueError):  # ValueError: a name with a zero byte
@@ -50,7 +50,7 @@ def file_id(path: Path) -> tuple[int, int] | None:
 
 
 class StemFiles:
-    """The files of one song, written together: all of them are there in the end, at one level, or none."""
+    """The files of one song, written together: in the end all of them exist, at one level, or none."""
 
     def __init__(
         self,
@@ -117,11 +117,11 @@ class StemFiles:
 
     @property
     def cut_db(self) -> float:
-        """How far samples reached beyond full scale that were cut there."""
+        """How far clamped samples were above full scale, in dB."""
         return 20 * math.log10(self.peak) if self.clip == "clamp" and self.peak > 1 else 0.0
 
     def finish(self) -> float:
-        """Write what was kept, lowered where it must be, and complete all files; returns by how many dB."""
+        """Write the stored samples, lowered if necessary, and complete all files; returns the reduction in dB."""
         gain = 1.0
         if self.kept:
             self.keeping.close()
@@ -134,9 +134,9 @@ class StemFiles:
         return -20 * math.log10(gain) if gain < 1 else 0.0
 
     def _publish(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Move all files to their places; where one cannot be, those before it are taken back.
+        """Move all files to their places; if one cannot be moved, those before it are moved back.
 
-        A file that has come to a place since is never replaced without --overwrite.
+        A file that has appeared there in the meantime is never replaced without --overwrite.
         """
         if kind is not None:
             return

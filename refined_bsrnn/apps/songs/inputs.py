@@ -1,8 +1,8 @@
-"""Which songs a command's inputs mean: files, folders, patterns; and which files in a folder are no songs.
+"""The songs for a command's inputs: files, folders, patterns; and the files in a folder that are no songs.
 
     inputs ──> files and folders ──> songs, each with the name of its track
 
-What cannot be found or read becomes a song that fails when its turn comes. What is left out is counted and named.
+An input that cannot be found or read becomes a song that fails in its turn. Left-out files are counted and listed.
 """
 
 import glob
@@ -61,12 +61,12 @@ class InputSong:
 def find_songs(
     inputs: Sequence[str | Path], out: Path, tell: Callable[[str], None] = lambda sentence: None
 ) -> list[InputSong]:
-    """Files, the songs in folders, what patterns match, and ``-`` for standard input, each once.
+    """Files, the songs in folders, the matches of patterns, and ``-`` for standard input, each once.
 
-    A track is named as its file is, in a folder with the path from there; where several would share a name, they keep
-    their suffixes, or, where that does not tell them apart, the folder's name comes before it. In folders and of
-    patterns stems that `separate` made, and what lies in the folder ``out``, are no songs. ``tell`` gets a sentence for
-    each input of which something is left out.
+    The name of a track is that of its file, in a folder with the path from there. If several would have the same name,
+    they keep their suffixes, or, if that is not enough, get the folder's name before it. Stems that `separate` made and
+    files in the folder ``out`` are no songs when they come from folders and patterns. ``tell`` gets a message for each
+    input of which something is left out.
     """
     by_place: dict[str | None, InputSong] = {}  # by where a file really is, however it was named
     for text in map(str, inputs):
@@ -108,7 +108,7 @@ def _songs_of(text: str, out: Path, left_out: Counter[str]) -> Iterator[InputSon
 
 
 def look_up(path: Path) -> str:
-    """Why a path cannot be looked at, in a sentence; nothing where it can be, or where nothing is there."""
+    """A message why a path cannot be read; empty if it can, or if nothing is there."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
@@ -153,7 +153,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def left_out_as(path: Path) -> str:
-    """As which kind a file in a folder is left out; nothing for a song."""
+    """The kind under which a file in a folder is left out; empty for a song."""
     suffix = path.suffix.lower()
     if is_hidden(path):
         return "hidden"
@@ -180,7 +180,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def is_own_stem(path: Path) -> bool:
-    """Whether `separate` wrote a file, by the name of the program in it."""
+    """Whether `separate` wrote a file, by the program's name in its tags."""
     try:
         with path.open("rb") as file:
             return MARK.search(file.read(MARK_WITHIN)) is not None
@@ -189,10 +189,9 @@ def is_own_stem(path: Path) -> bool:
 
 
 def expand(text: str) -> list[Path]:
-    """The file or folder of that name, or what it matches as a pattern (``*``, ``?``, ``[...]``, ``**``), sorted.
+    """The file or folder of that name, or its matches as a pattern (``*``, ``?``, ``[...]``, ``**``), sorted.
 
-    A part of a path that is there as it is written is no pattern: ``Album [2020]/*.flac``. Where nothing matches, the
-    path itself.
+    A part of a path that exists literally is no pattern: ``Album [2020]/*.flac``. If nothing matches, the path itself.
     """
     path = expand_home(text)
     if os.path.lexists(path):
@@ -214,7 +213,7 @@ def _matches(base: Path, part: str) -> Iterable[Path]:
 
 
 def safe_track(track: str) -> str:
-    """A track's name of which no part leads out of the folder of its stems, as ``..`` does."""
+    """A track's name without parts, such as ``..``, that lead out of the folder of its stems."""
     return "/".join(part if part.strip(". ") else "_" * len(part) or "_" for part in track.split("/"))
 
 

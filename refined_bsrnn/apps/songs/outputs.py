@@ -1,4 +1,4 @@
-"""What is written of the estimates: heads, sums, accompaniments and residuals; in exact numbers, then rounded."""
+"""The written outputs: heads, sums, accompaniments and residuals of the estimates; computed exactly, then rounded."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ WIENER_WINDOW_SECONDS = 0.093
 
 @dataclass(frozen=True)
 class Output:
-    """One file: the mixture's share in it, the heads' shares, and whether it takes up what rounding leaves."""
+    """One file: the shares of the mixture and of the heads in it, and whether it contains the rounding errors."""
 
     model: str
     name: str
@@ -73,7 +73,7 @@ def estimate(
     wanted: SeparationOptions,
     of: Callable[..., Iterator[Tensor]] = Separator.estimates,
 ) -> Iterator[Tensor]:
-    """Blocks (1 + heads, C, n) of a source: the mixture, then every head. ``of``: how a separator estimates."""
+    """Blocks (1 + heads, C, n) of a source: the mixture, then every head. ``of``: the function that estimates."""
     mixture, *copies = tee(source.blocks(), 1 + len(ensemble.passes))
     streams = [
         of(separator, source, blocks, heads) for (separator, heads), blocks in zip(ensemble.passes, copies, strict=True)
@@ -105,7 +105,7 @@ def filtered(blocks: Iterator[Tensor], ensemble: Ensemble, source: Source, itera
 
 
 def subtype_for(path: Path | None, wanted: SeparationOptions) -> tuple[str, str]:
-    """(suffix, libsndfile's subtype) for the stems of an input: as asked for, else the input's where it is lossless."""
+    """(suffix, libsndfile's subtype) for the stems of an input: as requested, else the input's if it is lossless."""
     bits, format_ = None, ""
     if path is not None:
         with open_audio(path, wanted.stream, wanted.strict) as reader:
@@ -118,9 +118,9 @@ def subtype_for(path: Path | None, wanted: SeparationOptions) -> tuple[str, str]
 
 
 def rounded(block: Sequence[Tensor], parts: Sequence[Output], subtype: str) -> list[Tensor]:
-    """What is written of exact outputs: integers rounded, and their rounding put into the residual.
+    """The samples to write: integers rounded, with the rounding errors added to the residual.
 
-    So that in the files, too, estimates and residual add up to the mixture.
+    So estimates and residual add up to the mixture in the files, too.
     """
     if subtype not in INTEGER_BITS:
         return list(block)

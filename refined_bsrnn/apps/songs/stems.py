@@ -1,8 +1,8 @@
-"""Songs on disk → stems on disk: which files, which heads of which runs, under which names, in which format.
+"""Songs on disk → stems on disk: the files, heads, runs, names and formats.
 
-    inputs ──> songs ──> one stream each: backbones once each ──> heads, sums, residual ──> level ──> files
+    inputs ──> songs ──> one stream each: each backbone once ──> heads, sums, residual ──> level ──> files
 
-A song that fails leaves nothing behind and does not stop the others.
+A song that fails leaves no files and does not stop the others.
 """
 
 import shutil
@@ -35,7 +35,7 @@ from .outputs import Output, estimate, outputs, subtype_for
 
 @dataclass
 class Result:
-    """What became of a song."""
+    """The result of one song."""
 
     song: InputSong
     paths: dict[str, Path] = field(default_factory=dict)  # by head, or model/head where several have one of that name
@@ -91,7 +91,7 @@ class Result:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """One paragraph about many songs, with what failed."""
+    """One paragraph about many songs, with the failures."""
     done = [result for result in results if not result.problem and not result.skipped]
     seconds, took = sum(r.seconds for r in done), sum(r.took_seconds for r in done)
     text = f"Separated {len(done)} of {len(results)}: {seconds / 60:.1f} min of audio in {took / 60:.1f} min"
@@ -111,7 +111,7 @@ def separate_song(
     source: Source | None = None,
     inputs: Collection[tuple[int, int] | None] = (),
 ) -> Result:
-    """Separate one song into files; raises `UserError`, and then nothing of it is left.
+    """Separate one song into files; raises `UserError`, and then no file of it is left.
 
     ``inputs``: other songs, by `file_id`, which are not overwritten either.
     """
@@ -232,10 +232,10 @@ def separate_all(
     bar: Callable[[str, float | None], Any],
     of: Callable[..., Iterator[Tensor]] | None = None,
 ) -> Iterator[Result]:
-    """One result per song, in order; one that failed says why. ``bar(text, seconds)`` is entered around each.
+    """One result per song, in order; a failed one has the reason. ``bar(text, seconds)`` is entered around each.
 
-    ``of`` replaces how a separator estimates, and then standard input is taken as it comes.
-    Raises `RecipeError` for outputs of the same name.
+    ``of`` replaces the function that estimates; standard input is then read live. Raises `RecipeError` for outputs of
+    the same name.
     """
     parts = outputs(ensemble, wanted)
     names = [(part.model, part.name) for part in parts]

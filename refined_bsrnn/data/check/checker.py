@@ -1,9 +1,9 @@
-"""What is wrong with the data, said before training: every file of every track is read to its end, once.
+"""Checks the data before training: every file of every track is read to its end, once.
 
     scan (names, headers) ──> facts (levels, spectrum, fingerprints; cached) ──> findings, hours, duplicates
 
-A `Finding` is one sentence of one kind (`KINDS`); some stop training. Training reads what was not read yet before its
-first step (`read_all`; off by `data.check`) and says the same sentences.
+A `Finding` is one message of one kind (`KINDS`); some kinds stop training. Before its first step, training reads the
+files that no check has read yet (`read_all`; off by `data.check`) and gives the same messages.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,9 +37,9 @@ from .findings import (
 
 
 def read_all(tracks: Sequence[Track]) -> None:
-    """Read before a training what no check has read yet; of several processes one reads while the others wait.
+    """Read the files that no check has read yet, before a training; one process reads while the others wait.
 
-    Raises `DataError` that names every file with which training would stop sooner or later.
+    Raises `DataError` with every file that would stop training sooner or later.
     """
     facts: list[TrackFacts] | None = None
     if not all(facts_file(track).is_file() for track in tracks):
@@ -52,7 +52,7 @@ def read_all(tracks: Sequence[Track]) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """All that was found about the data of a recipe or a root."""
+    """All findings about the data of a recipe or a root."""
 
     scan: Scan
     facts: list[TrackFacts]
@@ -92,7 +92,7 @@ class Check:
         }
 
     def tables(self) -> list[Table]:
-        """For people: what there is, and what was found, by kind."""
+        """Tables for the user: the data, and the findings by kind."""
         stock, splits = Table(title=self.scan.sources.name), self.splits()
         stock.add_column("target" if self.targets else "stem")
         for split in splits:
@@ -125,9 +125,9 @@ def hours(tracks: Iterable[Track]) -> float:
 
 
 def check(data: Recipe | DataSpec, jobs: int | None = None) -> Check:
-    """Read all of the data and say what is wrong with them; nothing is left out unsaid.
+    """Read all of the data and report all problems.
 
-    With a recipe its targets, its rate and its validation tracks are checked too. Raises `DataError` where there are no
+    With a recipe its targets, its rate and its validation tracks are checked too. Raises `DataError` if there are no
     tracks at all.
     """
     spec = data.data if isinstance(data, Recipe) else data
@@ -152,9 +152,9 @@ def unchecked(where: str, error: UserError) -> dict[str, Any]:
 
 
 def recipe_findings(recipe: Recipe, found: Scan, unreadable: Collection[tuple[str, str]] = ()) -> list[Finding]:
-    """What is wrong with these data for this recipe: what training would say.
+    """The problems of these data for this recipe, as training would report them.
 
-    ``unreadable`` are the (split, name) of tracks of which that is said already.
+    ``unreadable`` are the (split, name) of tracks that are already reported as unreadable.
     """
     findings = [*rate_findings(recipe, found.tracks), *name_findings(found.tracks, recipe.targets, recipe.data)]
     try:
@@ -174,7 +174,7 @@ def recipe_findings(recipe: Recipe, found: Scan, unreadable: Collection[tuple[st
 
 
 def opening(recipe: Recipe, found: Scan, train: Sequence[Track], divided: Split) -> list[str]:
-    """The first lines of a training: what it trains on, and the known problems of that.
+    """The first lines of a training: its data and their known problems.
 
     Raises `DataError` if an earlier check of the same files found a problem that stops training.
     """

@@ -1,4 +1,4 @@
-"""The frequency above which a recording has nothing, as lossy coding or a lower rate leave it."""
+"""The sharp upper frequency limit that lossy coding or a lower rate leaves in a recording."""
 
 import numpy as np
 from scipy import fft
@@ -22,7 +22,9 @@ def peak_spectrum(mono: np.ndarray) -> np.ndarray:
 
 
 def sharp_edge(spectrum: np.ndarray, sample_rate_hz: int) -> float | None:
-    """The frequency above which a power spectrum has nothing, where it falls there as no instrument does; else None."""
+    """The frequency above which a power spectrum is empty, if it drops more sharply than with any instrument; else
+    None.
+    """
     hz_per_bin = sample_rate_hz / 2 / (len(spectrum) - 1)
     width = max(2, round(EDGE_HZ / hz_per_bin))
     db = 10 * np.log10(spectrum + 1e-20)

@@ -1,4 +1,4 @@
-"""The facts of a track: every file is read to its end, once; facts are kept until a file changes."""
+"""The facts of a track: every file is read to its end, once; facts are stored until a file changes."""
 
 import base64
 import hashlib
@@ -42,7 +42,7 @@ LAG_SECONDS, LAG_EXCERPT_SECONDS = 1.0, 20.0
 
 @dataclass(frozen=True)
 class StemFacts:
-    """What the samples of a stem tell."""
+    """Facts from the samples of a stem."""
 
     seconds: float
     n_channels: int  # of the widest of its files
@@ -61,7 +61,7 @@ class StemFacts:
 
 @dataclass(frozen=True)
 class TrackFacts:
-    """What reading a track to its end tells."""
+    """Facts from reading a track to its end."""
 
     track: str
     split: str
@@ -81,7 +81,7 @@ class TrackFacts:
 
 
 def track_facts(track: Track) -> TrackFacts:
-    """Read all files of a track block by block, at constant memory."""
+    """Read all files of a track block by block, in constant memory."""
     names = [*(name for name in track.files if name == MIXTURE), *track.apart]
     gathered: dict[str, _Stem] = {}
     summed = _Stem(track, 0)  # for a track without a mixture
@@ -117,7 +117,9 @@ def track_facts(track: Track) -> TrackFacts:
 
 
 def _groups(track: Track) -> list[tuple[str, ...]]:
-    """What a mixture may be the sum of: the four stems of MUSDB18, all, all but `other`, which may hold finer ones."""
+    """The sets of stems that may sum to a mixture: the four stems of MUSDB18, all, all but `other`, which may
+    contain finer ones.
+    """
     if MIXTURE not in track.files:
         return []
     stems = tuple(track.apart)

@@ -1,4 +1,4 @@
-"""Facts → findings: what is wrong with the data, each problem one sentence of one kind."""
+"""Facts → findings: the problems of the data, each as one message of one kind."""
 
 import math
 from collections import Counter
@@ -47,7 +47,7 @@ IN_IT_DB = 0.25
 
 
 def findings_of(facts: TrackFacts) -> list[Finding]:
-    """What the samples of one track say, in sentences."""
+    """The findings from the samples of one track."""
     where = f"{facts.split}/{facts.track}"
     found = [Finding(kind, where, text) for kind, text in facts.problems]
     found += [Finding(damage_kind(text), where, text, stops=False) for text in facts.damage]
@@ -166,9 +166,10 @@ def validation_findings(recipe: Recipe, validation: Sequence[Track]) -> list[Fin
 
 
 def name_findings(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> list[Finding]:
-    """Stems whose names may be misspelt ones, and names in ``data.define`` that no track has.
+    """Stems whose names may be misspelt, and names in ``data.define`` that no track has.
 
-    A name is suspected where it is close to a target's or a commoner one that its track lacks, and no track has both.
+    A name is suspicious if it is close to the name of a target, or to a more common one, that its track lacks, and no
+    track has both.
     """
     summed = {stem for name in spec.define for stem in spec.stems_of(name)}
     count = Counter(stem for track in tracks for stem in track.stems if stem in summed or stem not in spec.define)
@@ -209,7 +210,7 @@ def rate_findings(recipe: Recipe, tracks: Sequence[Track]) -> list[Finding]:
 
 
 def mixed_rates(tracks: Sequence[Track]) -> list[Finding]:
-    """Tracks at another rate than most, where no recipe says which is right."""
+    """Tracks whose rate differs from most tracks', if no recipe sets the rate."""
     rates = Counter(t.sample_rate_hz for t in tracks)
     usual = max(rates, key=lambda rate: (rates[rate], rate), default=0)
     findings = []

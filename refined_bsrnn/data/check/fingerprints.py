@@ -1,4 +1,4 @@
-"""Fingerprints: whether two recordings are the same audio, whatever their format, level, rate or cut."""
+"""Fingerprints: detect the same audio in two recordings of any format, level, rate or cut."""
 
 import base64
 from collections.abc import Sequence

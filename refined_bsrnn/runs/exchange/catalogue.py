@@ -1,6 +1,6 @@
-"""The catalogue of public networks: names, what each separates, where it is published, under which licence.
+"""The catalogue of public networks: their names, heads, places of publication and licences.
 
-`catalogue.yaml` comes with the package; a file of the user's (`user_file`) extends it, and an entry there replaces the
+`catalogue.yaml` comes with the package. A file of the user's (`user_file`) extends it; an entry there replaces the
 package's entry of the same name. Nothing here uses the network.
 """
 
@@ -77,7 +77,7 @@ class Catalogue:
     best: Sequence[str] = ()
 
     def find(self, name: str) -> Entry:
-        """The entry of that name; `RecipeError` that lists all names where there is none."""
+        """The entry of that name; `RecipeError` with a list of all names if there is none."""
         if name not in self.entries:
             raise RecipeError(
                 f"the catalogue has no model {name!r}.{nearest(name, self.entries)} Models: {', '.join(self.entries)}."
@@ -102,7 +102,7 @@ class Catalogue:
 
 
 def user_file() -> Path:
-    """The user's own catalogue, which need not be there."""
+    """The user's own catalogue, which need not exist."""
     if named := os.environ.get(VARIABLE):
         return expand_home(named)
     return expand_home(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "refined_bsrnn" / "models.yaml"

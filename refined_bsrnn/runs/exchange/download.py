@@ -1,11 +1,11 @@
-"""One file from the network: with progress, resumed where it was broken off, verified before it has its name.
+"""Downloads one file: with progress, resumed after an interruption, verified before it gets its name.
 
-The files have up to 2 GB, so a download must go on where an earlier call ended. Neither pooch nor huggingface_hub does
-that: both delete what has arrived when a call fails. So httpx makes the requests and this module keeps the part; of
-huggingface_hub it takes the address and the token of the hub.
+The files have up to 2 GB, so a download must continue where an earlier call ended. Neither pooch nor huggingface_hub
+does that: both delete the received part when a call fails. So httpx makes the requests and this module keeps the part;
+the address and the token of the hub come from huggingface_hub.
 
-What has arrived of FILE is FILE.part; FILE.part.json keeps the server's mark of that version, without which a part is
-only continued if a checksum is listed. FILE itself is always complete.
+The received part of FILE is FILE.part. FILE.part.json stores the server's version of the file; without a version, a
+part is only continued if a checksum is listed. FILE itself is always complete.
 """
 
 import hashlib
@@ -36,9 +36,9 @@ OFFLINE = "HF_HUB_OFFLINE"
 
 
 class RemoteFile(NamedTuple):
-    """A file to fetch. ``size`` and ``checksum`` (algorithm, digest) as listed, None where they are not.
+    """A file to download. ``size`` and ``checksum`` (algorithm, digest) as listed, None if they are not listed.
 
-    ``advice``: how a person gets the file where this program cannot.
+    ``advice``: how the user gets the file if this program cannot.
     """
 
     url: str
@@ -50,7 +50,7 @@ class RemoteFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Received:
-    """A file that is here: ``verified`` says by which listed facts."""
+    """A downloaded file: ``verified`` names the listed facts that it was checked against."""
 
     path: Path
     bytes: int
@@ -63,15 +63,16 @@ class _Broken(Exception):
 
 
 def is_offline() -> bool:
-    """Whether the environment forbids the network, as it does to the hub's library."""
+    """Whether the environment forbids the network, with the same variables as for the hub's library."""
     return os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def download(wanted: RemoteFile, room: int = 0) -> Received:
-    """Fetch a file to its path, unless it is there, and verify it. ``room``: bytes that must be free besides its own.
+    """Download a file to its path, unless it exists, and verify it. ``room``: bytes that must be free besides its own
+    size.
 
-    Raises `UserError` where the network or the disk does not permit it, or the file is not the one that is listed; what
-    has arrived of a broken download stays for the next call.
+    Raises `UserError` if the network or the disk does not permit it, or if the file differs from the listed one; the
+    received part stays for the next call.
     """
     path = wanted.path
     if path.is_file():
@@ -90,7 +91,7 @@ def download(wanted: RemoteFile, room: int = 0) -> Received:
 
 
 def verify(path: Path, wanted: RemoteFile) -> Received:
-    """Compare a file with what is listed; `UserError` with both values where they differ."""
+    """Compare a file with the listed facts; `UserError` with both values if they differ."""
     size = path.stat().st_size
     if wanted.size is not None and size != wanted.size:
         raise UserError(_differs(path, wanted, f"{size} bytes", f"{wanted.size}"))
@@ -131,7 +132,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def check_room(folder: Path, n_bytes: int, what: str) -> None:
-    """`UserError` where the disk of a folder has not so many bytes free."""
+    """`UserError` if the disk of a folder has less free space than that."""
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise UserError(
@@ -154,7 +155,7 @@ def _note(path: Path) -> Path:
 
 
 def _fetch(wanted: RemoteFile, room: int) -> Path:
-    """The file by http: what is here already is continued, as often as something arrives in between."""
+    """The file by http: continues the received part, as often as something arrives in between."""
     part, failures = _part(wanted.path), 0
     with (
         httpx.Client(timeout=SECONDS, follow_redirects=True) as client,

@@ -1,11 +1,11 @@
-"""The network between STFT and iSTFT as one file for other runtimes: `torch.export` or ONNX.
+"""Writes the network between STFT and iSTFT as one file for other runtimes: `torch.export` or ONNX.
 
     refined-bsrnn export-onnx mtl --out mtl.onnx       (or mtl.pt2)
 
-What is exported is `MaskCore`: real in, real out, any number of items and frames (and of channels, where the network
-takes each by itself). STFT, iSTFT and the cutting into chunks stay outside; the file's metadata say how they are made.
-Where the recipe normalises the input's peak, that is done outside too: the mixture times the gain goes in, and the
-estimates come out with the gain.
+The exported module is `MaskCore`: real inputs and outputs, any number of items and frames (and of channels, if the
+network processes each separately). STFT, iSTFT and chunking are not exported; the file's metadata describe them. If the
+recipe normalises the input's peak, the caller does that too: the input is the mixture times the gain, and the estimates
+contain the gain.
 """
 
 import copy
@@ -33,7 +33,7 @@ AXES = ("batch", "channels", "planes", "bins", "frames")
 
 
 def facts(model: BSRNN, targets: Sequence[str]) -> dict[str, Any]:
-    """What a program needs to know to run an exported core."""
+    """The facts that a program needs to run an exported core."""
     return {
         "format": "refined_bsrnn/core/1",
         "targets": list(targets),
@@ -57,9 +57,9 @@ def export_core(
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> Path:
-    """Write the core in the format that the file's ending says; ``tell`` gets a sentence at each step.
+    """Write the core in the format of the file's suffix; ``tell`` gets a message at each step.
 
-    Raises `RecipeError` for another ending than .onnx and .pt2, and for a file that is there, without ``overwrite``.
+    Raises `RecipeError` for another suffix than .onnx and .pt2, and for an existing file without ``overwrite``.
     """
     writers = {".onnx": export_onnx, ".pt2": export_program}
     if path.suffix not in writers:
@@ -285,7 +285,7 @@ def _name_axes(graph: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about its insides, and about packages that have nothing to do with this."""
+    """Suppresses the exporter's messages about its internals and about unrelated packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -57,11 +57,11 @@ def find_model(
 ) -> RunFolder:
     """A run by its folder or its name under ``root``, a model of the catalogue by its name, or one of the hub.
 
-    The hub's models are called ``hf:owner/name``. A model of the catalogue (see `library`) is pulled when it is not
-    here yet, unless ``local_files_only``; ``best`` is the catalogue's best one for ``heads``. ``owner/name`` alone is
-    looked for on this machine, and on the hub only where nothing here is called ``owner``: a path with a typing mistake
-    never is a stranger's model. A hub model is downloaded once and kept in the hub's own cache. ``options``: those of
-    `huggingface_hub.snapshot_download`.
+    The hub's models are called ``hf:owner/name``. A model of the catalogue (see `library`) is downloaded if it is not
+    on this machine, unless ``local_files_only``; ``best`` is the catalogue's best one for ``heads``. ``owner/name``
+    alone is looked for on this machine first, and on the hub only if nothing here is called ``owner``, so that a
+    mistyped path never loads a stranger's model. A hub model is downloaded once and stored in the hub's own cache.
+    ``options``: those of `huggingface_hub.snapshot_download`.
     """
     text = str(path_or_id)
     name = text.removeprefix(HUB)
@@ -92,7 +92,7 @@ def find_model(
 
 
 def _also_models(error: RecipeError, name: str) -> RecipeError:
-    """What to say of a name that is neither a run nor a model."""
+    """A hint for a name that is neither a run nor a model."""
     models = read_catalogue().entries
     return RecipeError(
         f"{error} Nor is it a public model.{nearest(name, models)} `refined-bsrnn models list` shows them."
@@ -106,11 +106,11 @@ def _is_here(name: str, root: str) -> bool:
 
 
 def export(run: RunFolder, out: Path, heads: Sequence[str] = (), half: bool = False) -> RunFolder:
-    """Write the run's backbone and its heads (or those named) into the new folder ``out``, with a model card.
+    """Write the run's backbone and its heads (or the named ones) to the new folder ``out``, with a model card.
 
-    Written beside ``out`` first and renamed when it is whole. ``half``: weights in 16 bits, half the size, which are
-    read as float32 again. They are rounded, so the backbone is another one, to which only heads of this folder belong.
-    Raises `RecipeError` where ``out`` exists or a head does not, `CheckpointError` for weights beyond 16 bits.
+    The folder is written under a temporary name and renamed when it is complete. ``half``: weights in 16 bits, half the
+    size, which are read as float32 again. The rounded backbone has another hash, so only the heads of this folder fit
+    it. Raises `RecipeError` if ``out`` exists or a head does not, `CheckpointError` for weights too large for 16 bits.
     """
     if out.exists():
         raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
@@ -179,9 +179,9 @@ def _write_half_head(source: Path, path: Path, backbone_sha256: str) -> None:
 
 
 def save_model(model: BSRNN, out: Path) -> RunFolder:
-    """Write a network as it is in memory, with all of its heads, into the new folder ``out``, with a model card.
+    """Write a network in memory, with all of its heads, to the new folder ``out``, with a model card.
 
-    As `export`, for heads that were attached or trained by one's own code.
+    As `export`, for heads that were attached or trained by the user's own code.
     """
     if out.exists():
         raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
@@ -200,7 +200,7 @@ def save_model(model: BSRNN, out: Path) -> RunFolder:
 
 
 def _alone(recipe: Recipe, targets: tuple[str, ...], name: str) -> Recipe:
-    """The recipe of a network that needs no other run and names no place on a machine."""
+    """The recipe of a network that needs no other run and contains no path of this machine."""
     weights = {key: value for key, value in recipe.loss.target_weights.items() if key in targets}
     return replace(
         recipe,
@@ -213,7 +213,7 @@ def _alone(recipe: Recipe, targets: tuple[str, ...], name: str) -> Recipe:
 
 
 def _without_paths(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Nothing about the machine's folders goes to strangers."""
+    """The provenance without this machine's paths, which must not be shared."""
     data = {key: value for key, value in provenance.get("data", {}).items() if key != "root"}
     return {**{k: v for k, v in provenance.items() if k not in ("command", "wandb_id")}, "data": data}
 
@@ -269,9 +269,9 @@ def _card_facts(provenance: Mapping[str, Any], results: Mapping[str, Any] | None
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-    """Put an exported folder on the Hugging Face hub as ``repo_id``; returns its address.
+    """Upload an exported folder to the Hugging Face hub as ``repo_id``; returns its address.
 
-    Raises `UserError` with the hub's own words where it refuses.
+    Raises `UserError` with the hub's own message if it refuses.
     """
     if not re.fullmatch(HUB_ID, repo_id):
         raise RecipeError(f"{repo_id!r} is no hub model; expected owner/name.")

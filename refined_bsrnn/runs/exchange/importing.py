@@ -1,4 +1,4 @@
-"""Published checkpoints as ordinary runs, whatever their layout.
+"""Turns published checkpoints of any supported layout into ordinary runs.
 
 refined-bsrnn import CHECKPOINT... [--config YAML] --out RUN
 """
@@ -22,7 +22,7 @@ from .torchfile import TorchFile, open_checkpoint
 def read_network(file: TorchFile, config: Path | None = None) -> PublishedNetwork:
     """The network of an open checkpoint. ``config``: the YAML file that a RoFormer is published with.
 
-    Raises `CheckpointError` and `RecipeError` for what cannot be read as one.
+    Raises `CheckpointError` and `RecipeError` for files that cannot be read as one.
     """
     if is_roformer(file.names):
         if config is None:
@@ -37,11 +37,10 @@ def read_network(file: TorchFile, config: Path | None = None) -> PublishedNetwor
 
 
 def import_networks(paths: Sequence[Path], out: Path, config: Path | None = None) -> list[RunFolder]:
-    """Write each checkpoint as a run; one goes to ``out``, of several each to ``out``-<its file's name>.
+    """Write each checkpoint as a run: a single one to ``out``, several to ``out``-<the file's name>.
 
-    Every checkpoint has a backbone of its own. All names and shapes are checked before the first run is written, each
-    run appears when it is whole, and no folder that holds something is overwritten. Raises `CheckpointError` and
-    `RecipeError`.
+    Every checkpoint has its own backbone. All names and shapes are checked before the first run is written, each run
+    appears when it is complete, and no non-empty folder is overwritten. Raises `CheckpointError` and `RecipeError`.
     """
     folders = [out if len(paths) == 1 else out.with_name(f"{out.name}-{path.stem}") for path in paths]
     for folder in folders:

@@ -1,7 +1,7 @@
-"""Models by name: those that come with the package, and public ones that are fetched once and kept as runs.
+"""Models by name: those that come with the package, and public ones that are downloaded once and stored as runs.
 
-<cache>/models/NAME/                a run, as every other
-<cache>/models/downloads/NAME/      what is under way; also where a person puts files fetched by hand
+<cache>/models/NAME/                an ordinary run <cache>/models/downloads/NAME/      downloads in progress; also the
+place for files downloaded by hand
 
 catalogue ──download, verify──> checkpoint ──import──> run; the checkpoint is deleted
 """
@@ -48,7 +48,7 @@ def packaged_models() -> list[RunFolder]:
 
 
 def default_model() -> RunFolder:
-    """The model that is used where none is named; `RecipeError` where the package has none."""
+    """The model that is used if none is named; `RecipeError` if the package has none."""
     models = packaged_models()
     if not models:
         raise RecipeError(
@@ -67,19 +67,19 @@ def pulled(name: str) -> RunFolder | None:
 
 
 def is_model(name: str) -> bool:
-    """Whether a model is called so: in the package, pulled, or in a catalogue."""
+    """Whether a model has this name: in the package, downloaded, or in a catalogue."""
     return name == BEST or pulled(name) is not None or name in read_catalogue().entries
 
 
 def results_folder(run: RunFolder, root: str = ROOT) -> Path | None:
-    """Where an evaluation's results go: None for the run's own folder; a shared model is not written into."""
+    """The folder for an evaluation's results: None for the run's own folder; a shared model is not changed."""
     places = (PACKAGED, library_folder(), Path(HF_HUB_CACHE))
     shared = any(run.path.resolve().is_relative_to(place.resolve()) for place in places)
     return Path(root) / run.name if shared else None
 
 
 def introduction(run: RunFolder, heads: Collection[str] | None = None) -> str:
-    """One line on a packaged model: what it is, its training, what to expect, which public model is the best."""
+    """A message about a packaged model: its heads, training and quality, and the best public model."""
     facts = list_heads(run)
     chosen = [head for head in facts if heads is None or head.name in heads] or facts
     text = f"Model {run.name}, which comes with the package (heads {', '.join(head.name for head in facts)})"
@@ -110,7 +110,7 @@ def _expectation(heads: Collection[HeadFacts]) -> str:
 
 
 def named(name: str, heads: Collection[str] | None = None, offline: bool = False) -> RunFolder | None:
-    """The model of that name: in the library, in the package, or pulled now; None where no catalogue knows it.
+    """The model of that name: in the library, in the package, or downloaded now; None if no catalogue has it.
 
     ``best`` is the catalogue's best for ``heads``.
     """
@@ -126,10 +126,10 @@ def named(name: str, heads: Collection[str] | None = None, offline: bool = False
 
 
 def pull(entry: Entry, offline: bool = False) -> RunFolder:
-    """Fetch, verify and convert a public model, unless it is here; another process that does so is waited for.
+    """Download, verify and convert a public model, unless it is here; waits for another process that does so.
 
-    Raises `UserError` where the network, the disk or the files do not permit it; what has arrived is kept for the next
-    call, and a half-made run is never seen.
+    Raises `UserError` if the network, the disk or the files do not permit it; the received part is kept for the next
+    call, and no incomplete run is visible.
     """
     run = RunFolder(library_folder() / entry.name)
     if run.recipe.is_file():
@@ -237,7 +237,7 @@ def _member(path: Path, name: str) -> Path:
 
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
-    """Within the block no other process pulls or removes that model; one that does so is waited for."""
+    """Within the block no other process downloads or removes that model; waits for one that does."""
     folder = library_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def remove(name: str) -> Path:
-    """Delete a pulled model and what is left of its downloads; `RecipeError` where there is nothing of that name."""
+    """Delete a downloaded model and the rest of its downloads; `RecipeError` if there is nothing of that name."""
     run, downloads = library_folder() / name, library_folder() / "downloads" / name
     if not re.fullmatch(NAME, name) or not (run.is_dir() or downloads.is_dir()):
         raise RecipeError(f"there is no pulled model {name!r} in {library_folder()}.")

@@ -1,9 +1,9 @@
-"""Published oBSRNN checkpoints (magronp/bsrnn) as ordinary runs.
+"""Turns published oBSRNN checkpoints (magronp/bsrnn) into ordinary runs.
 
     refined-bsrnn import vocals.ckpt --out runs/obsrnn-vocals
 
-What the network is follows from the names and shapes of the tensors, every one of which must fit; nothing in the file
-is executed (see `torchfile`).
+The network follows from the names and shapes of the tensors, all of which must fit; nothing in the file is executed
+(see `torchfile`).
 """
 
 import re
@@ -48,7 +48,7 @@ class _Shapes:
 
 
 def _bands(shapes: _Shapes) -> tuple[str, int, int]:
-    """Scheme, n_fft and how many channels are taken together, by the widths found; edges floored as the authors do."""
+    """Scheme, n_fft and the number of channels per item, from the widths; edges are floored as the authors do."""
     widths = [shapes.size(f"BN.{i}.0.weight") // 2 for i in range(shapes.count(r"BN\.(\d+)\."))]
     for channels_per_item in (1, 2):
         n_fft = 2 * (sum(widths) // channels_per_item - 1)
@@ -226,7 +226,7 @@ def normalise(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
 
 
 def read_obsrnn(file: TorchFile) -> PublishedNetwork:
-    """A published oBSRNN, all names and shapes checked; its numbers are read from ``file`` when they are needed.
+    """A published oBSRNN with all names and shapes checked; its numbers are read from ``file`` when they are needed.
 
     Raises `CheckpointError` for another layout, or a missing, extra or misshapen tensor.
     """

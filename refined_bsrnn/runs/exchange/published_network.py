@@ -1,7 +1,7 @@
-"""A published checkpoint as this package sees it: the recipe of its network, and where each of its tensors comes from.
+"""A published checkpoint in this package's terms: the recipe of its network, and the origin of each tensor.
 
-What reads a layout (`obsrnn`, `roformer`) makes a `PublishedNetwork`; what it becomes, a network in memory or a run
-folder, is the same for all. A run is written tensor by tensor: a large checkpoint never lies in memory as a whole.
+The readers of a layout (`obsrnn`, `roformer`) make a `PublishedNetwork`; the conversion to a network in memory or a run
+folder is the same for all. A run is written tensor by tensor, so a large checkpoint is never in memory as a whole.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Translated(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """``model`` has shapes and no numbers; ``files``: what it was read from, by what each is."""
+    """``model`` has shapes and no numbers; ``files``: the files it was read from, by their role."""
 
     layout: str
     files: Mapping[str, Path]
@@ -105,7 +105,7 @@ def without_numbers(recipe: Recipe) -> BSRNN:
 
 
 def check_names(expected: Iterable[str], found: Iterable[str], path: Path) -> None:
-    """Raise `CheckpointError` for a name that is missing or that nothing in the network corresponds to."""
+    """Raise `CheckpointError` for a missing name or one without a counterpart in the network."""
     expected, found = set(expected), set(found)
     problems = [f"{name} is missing" for name in sorted(expected - found)]
     problems += [f"{name} is not part of the network" for name in sorted(found - expected)]

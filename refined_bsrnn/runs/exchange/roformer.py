@@ -1,11 +1,11 @@
-"""Published BS-RoFormer and Mel-Band RoFormer checkpoints (arXiv 2309.02612, 2310.01809) as MSST writes them.
+"""Published BS-RoFormer and Mel-Band RoFormer checkpoints (arXiv 2309.02612, 2310.01809) in MSST's format.
 
     refined-bsrnn import model.ckpt --config config.yaml --out runs/roformer
 
-The network is made from the configuration and the names and shapes of the tensors, which must agree and fit to the last
-one. They order a band's numbers by bin, then channel, then real and imaginary part; ours are ordered by real and
-imaginary part, then channel, then bin. The weights are brought into our order when they are read, and the network is
-the one that recipes train (`backbone.kind: rope_transformer`).
+The network follows from the configuration and from the names and shapes of the tensors, which must agree exactly. The
+published code orders a band's numbers by bin, then channel, then real and imaginary part; ours are ordered by real and
+imaginary part, then channel, then bin. The weights are reordered when they are read, so the network is the one that
+recipes train (`backbone.kind: rope_transformer`).
 """
 
 import re
@@ -46,7 +46,7 @@ def is_roformer(names: list[str]) -> bool:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the names and shapes of the tensors say."""
+    """The sizes in the names and shapes of the tensors."""
 
     layout: str
     features: int
@@ -66,7 +66,7 @@ class Sizes:
 def read_sizes(file: TorchFile) -> Sizes:
     """The sizes of the network in a checkpoint.
 
-    Raises `CheckpointError` where it is another network, by the name of what it has, or lacks a tensor to tell by.
+    Raises `CheckpointError` if it is another network, with the feature that shows it, or if a tensor is missing.
     """
     other = [what for pattern, what in FORMS if any(re.search(pattern, name) for name in file.names)]
     if other:
@@ -235,10 +235,10 @@ def _widths(stft: dict[str, Any], scheme: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _speeds(file: TorchFile, axis: int, sizes: Sizes) -> list[float]:
-    """The rotary speeds along an axis where they are not the usual ones; all its layers share them.
+    """The rotary speeds along an axis if they are not the usual ones; all layers of the axis share them.
 
-    In half precision the usual ones are rounded, by which a song's last positions would be turned too far: the usual
-    ones are meant. A checkpoint without any has the usual ones.
+    In half precision the usual speeds are rounded, which would rotate a song's last positions too far; they are
+    recognised and replaced by the exact ones. A checkpoint without speeds has the usual ones.
     """
     names = [name for name in _speed_names(file) if int(name.split(".")[2]) == axis]
     if not names:

@@ -1,6 +1,6 @@
-"""The YAML file that a RoFormer is published with, read with suspicion (MSST's form: audio, model, training, ...).
+"""Reads the YAML file of a published RoFormer safely (MSST's format: audio, model, training, ...).
 
-Plain values and ``!!python/tuple`` have a meaning; whatever else a tag asks for is refused, and nothing is executed.
+Only plain values and ``!!python/tuple`` are read; other tags are refused, and nothing is executed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,7 +109,7 @@ class RoformerConfig:
         return value
 
     def check_form(self, known: set[str]) -> None:
-        """`RecipeError` where the network has a part that is not supported, or a key that nothing is known of."""
+        """`RecipeError` if the network has an unsupported part or an unknown key."""
         for key, value in self.model.items():
             what, harmless = FORMS.get(key, ("", None))
             if what and value not in (harmless, None):
@@ -131,7 +131,9 @@ class RoformerConfig:
         return tuple(value)
 
     def targets(self) -> tuple[list[str], str | None]:
-        """Names in the order of the masks, and what the one mask of a target leaves of the mixture (None: nothing)."""
+        """Names in the order of the masks, and the name of the rest of the mixture for a single mask (None: no
+        rest).
+        """
         training = self.section("training")
         names, target = training.get("instruments"), training.get("target_instrument")
         if not isinstance(names, tuple | list) or not names or not all(isinstance(name, str) for name in names):
@@ -163,7 +165,7 @@ def _as_name(name: str) -> str:
 
 
 def agree(config: RoformerConfig, path: Path, found: Mapping[str, int | Sequence[int]]) -> None:
-    """`RecipeError` where the configuration says another size than the checkpoint's tensors have; by key of model."""
+    """`RecipeError` if the configuration has other sizes than the checkpoint's tensors; by key of model."""
     for key, ours in found.items():
         stated = config.model.get(key)
         stated = tuple(stated) if isinstance(stated, list) else stated

@@ -1,9 +1,9 @@
-"""Tensors out of a file that torch.save wrote, without running it.
+"""Reads tensors from a file that torch.save wrote, without executing it.
 
 Such a file is a zip with a pickle in it, and a pickle is a program. `torch.load` reads it with ``weights_only``, which
-knows tensors and plain values; every other name in the file becomes a class that does nothing, and only the tensors of
-the state dict are kept. torch.load trusts the zip around the pickle, so the zip is checked here first; and it maps the
-file to memory, of which each tensor is copied when it is wanted.
+accepts tensors and plain values; every other name in the file becomes a class that does nothing, and only the tensors
+of the state dict are kept. torch.load trusts the zip around the pickle, so the zip is checked here first. The file is
+mapped to memory, and each tensor is copied when it is needed.
 """
 
 import struct
@@ -22,7 +22,7 @@ from ...errors import CheckpointError
 
 
 class _Inert:
-    """Stands for a class or function that a pickle names: takes any treatment, does and keeps nothing."""
+    """Replaces a class or function that a pickle names: accepts any call and does nothing."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> "_Inert":
         return super().__new__(cls)
