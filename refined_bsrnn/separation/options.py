@@ -15,9 +15,9 @@ class InferenceOptions:
     """How a network is applied to a long signal; `RecipeError` for options that make no sense, whatever the network.
 
     How:
-        chunk_seconds (SECONDS): what the network sees at once (default: the recipe's)
+        chunk_seconds (SECONDS): length of a chunk (default: the recipe's)
         overlap (SHARE): share of a chunk that the next one repeats, cross-faded (default: the recipe's)
-        shifts (N): average the estimates over so many places of the chunks' borders
+        shifts (N): average the estimates over N positions of the chunks' borders
         batch (N): chunks at once (default: auto, found by trying)
         precision (WORD): float32, bf16, fp16
     """

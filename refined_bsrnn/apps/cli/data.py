@@ -26,7 +26,7 @@ def check_data(
     Args:
         data (RECIPE|ROOT): a recipe, or a folder or file of songs
         jobs (N): processes (default: one per processor)
-        model (RUN): also find stems that hold something else than their name says
+        model (RUN): also find stems whose content differs from their name
         out (DIR): --model: list and page
         windows (N): --model: of 3 s, per stem (default: 6)
         suspect_weight (W): --model: 0 (default) to 1, for the list

@@ -10,7 +10,7 @@ from .command_line import given, print_json
 
 
 def list_heads(run: str, *, root: Place | None = None, json: bool = False) -> None:
-    """What there is, how it was trained, how well it does."""
+    """List the heads: how each was trained, and its score."""
     from rich.table import Table
 
     from ...console import console
@@ -43,11 +43,11 @@ def list_heads(run: str, *, root: Place | None = None, json: bool = False) -> No
 
 
 def add(run: str, source: str, *, as_: str | None = None, overwrite: bool = False, root: Place | None = None) -> None:
-    """Put a head of the same backbone beside a run's own.
+    """Add a head of the same backbone to a run.
 
     Args:
         source (FILE|RUN:HEAD|RUN): where the head is
-        as_ (NAME): what it is called here (default: as there)
+        as_ (NAME): its name in this run (default: unchanged)
         overwrite: replace a head of that name
     """
     from ...console import say
@@ -101,8 +101,8 @@ def export(
         out (DIR): a new folder
         heads (NAME): these heads only
         half: weights in 16 bits: half the size, slightly rounded
-        push (OWNER/NAME): also put it on the Hugging Face hub
-        public: there for everybody to see (default: private)
+        push (OWNER/NAME): also upload it to the Hugging Face hub
+        public: visible to everybody (default: private)
     """
     from ...console import say
     from ...runs.exchange.hub import export, find_model, push_to_hub
@@ -140,7 +140,7 @@ def forgetting(
     root: Place | None = None,
     json: bool = False,
 ) -> None:
-    """What the base's own heads lost on this run's backbone.
+    """The loss of the base's own heads on this run's backbone.
 
     Args:
         data (ROOT): another data root than the base's

@@ -19,13 +19,13 @@ def learn(
     device: str | None = None,
     offline: bool = False,
 ) -> int:
-    """Teach a model a new instrument from folders of songs that have it as a stem.
+    """Train a head for a new instrument on folders of songs that have it as a stem.
 
     Args:
         target (TARGET): the instrument, as its stem is called, e.g. guitar (guitar.wav)
         folders (FOLDER): folders of songs with that stem, and recipe overrides, e.g. train.steps=8000 data.define={...}
         base (RUN): a run or a public model (default: the package's own model)
-        as_ (NAME): what the head is called (default: as the stem)
+        as_ (NAME): the name of the head (default: the stem's)
         device: for the score: auto, cpu, cuda, mps (default: auto)
     """
     from ...console import say

@@ -44,7 +44,7 @@ def _values(entry: Any) -> dict[str, Any]:
 
 
 def show(name: str, *, json: bool = False) -> None:
-    """All that is known of one."""
+    """Show all facts about a model."""
     from ...runs.exchange.catalogue import read_catalogue
     from ...runs.exchange.library import introduction, packaged_models
 
@@ -74,7 +74,7 @@ def _words(value: Any) -> str:
 
 
 def pull(models: Sequence[str], *, offline: bool = False) -> None:
-    """Fetch, verify and convert them."""
+    """Download, verify and convert models."""
     from ...console import say
     from ...runs.exchange.catalogue import BEST, read_catalogue
     from ...runs.exchange.library import pull, pulled
@@ -89,7 +89,7 @@ def pull(models: Sequence[str], *, offline: bool = False) -> None:
 
 
 def remove(name: str) -> None:
-    """Delete one."""
+    """Delete a downloaded model."""
     from ...console import say
     from ...runs.exchange.library import remove
 
@@ -97,7 +97,7 @@ def remove(name: str) -> None:
 
 
 def path(name: str) -> None:
-    """The folder of one that is here."""
+    """The folder of a downloaded model."""
     from ...runs.exchange.catalogue import read_catalogue
     from ...runs.exchange.library import pulled
 

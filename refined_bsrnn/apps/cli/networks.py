@@ -49,7 +49,7 @@ def export_onnx(
         run (RUN): a run's name or folder, or a model's name (see models list)
         out (FILE): ends in .onnx or .pt2
         head (NAME): heads to export (default: all)
-        overwrite: replace a file that is there
+        overwrite: replace an existing file
     """
     from ...console import say
     from ...runs.exchange.export import export_core

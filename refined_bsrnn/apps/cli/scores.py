@@ -45,7 +45,7 @@ def evaluate(
         museval_json (DIR): --museval, and museval's own files in DIR
         jobs (N): processes for museval (default: 1)
         define (NAME=STEM+STEM): score NAME on these stems
-        excerpts: keep no audio for the report to play
+        excerpts: store no audio for the report
         out (DIR): where results.json goes (default: into the run; for a model by name: runs/MODEL)
     """
     from ...console import console, is_main, say

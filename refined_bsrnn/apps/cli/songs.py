@@ -39,10 +39,10 @@ def separate(
         model (RUN): names or folders of runs, public models (models list), best, hf:owner/name (default: the package's
             model)
         ensemble (RUN): more runs: each head is averaged over all
-        quiet: say only what failed
+        quiet: print only failures
 
     How:
-        live: causal networks only: in blocks of 0.1 s, as it comes in
+        live: causal networks only: separate live, in blocks of 0.1 s
     """
     from ...console import say, work_bar
     from ...runs.energy import energy_recorded, energy_wanted
@@ -165,9 +165,9 @@ def app(
         model (RUN): a run, a public model, best (default: the package's own model)
         host (HOST): 0.0.0.0 lets others in (default: this machine alone)
         port (PORT): 0: any that is free (default: 7860)
-        max_mb (MB): how large a song may be (default: 500)
-        keep_minutes (M): delete what nobody asks for (default: 60)
-        public_url (URL): where a proxy shows it, e.g. https://stems.example.org/songs
+        max_mb (MB): largest song (default: 500)
+        keep_minutes (M): delete songs that nobody uses for that long (default: 60)
+        public_url (URL): its address behind a proxy, e.g. https://stems.example.org/songs
     """
     from ...console import say
     from ...runs.exchange.hub import find_model

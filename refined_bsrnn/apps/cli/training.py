@@ -73,7 +73,7 @@ def transfer(
     as_: Words = (),
     overwrite: bool = False,
 ) -> int:
-    """Learn heads for new targets on the backbone of a base.
+    """Train heads for new targets on the backbone of a base.
 
     Args:
         base (RUN): a run's name or folder, or a public model's name
@@ -84,12 +84,12 @@ def transfer(
         rank (N): lora: rank of the updates
         continue_: train the base's own heads on (all, or those of --target), each from its own weights
         init_from (HEAD): start the new heads from this head of the base
-        tracks (N): train on so many songs that have a target
-        minutes (M): train on so many minutes of such songs
+        tracks (N): train on that many songs that have a target
+        minutes (M): train on that many minutes of such songs
         data_fraction (SHARE): train on this share of such songs
         cache: compute the features once (cache.pool mixtures), then train fast
-        cache_max_gb (GB): how much of the disk the cache may take
-        as_ (NAME): what the new heads are called
+        cache_max_gb (GB): disk space that the cache may take
+        as_ (NAME): the name of the new heads
         overwrite: allow a head name that the base has too
     """
     from ...runs.exchange.hub import find_model
@@ -161,8 +161,8 @@ def compare(
         jobs (N): runs at a time (default: one per GPU or processor)
         only (PATTERN): only runs whose name matches
         here: one after the other in this process, no report
-        dry_run: list what is planned and how far it is
-        report_only: table and figures of what is done, no training
+        dry_run: list the planned runs and their progress
+        report_only: table and figures of the finished runs, no training
         out (DIR): where they go (default: STUDY/report)
     """
     from ...console import say

@@ -17,19 +17,19 @@ class SeparationOptions:
 
     What is written:
         head (NAME): heads to write (default: all, or only the sums asked for)
-        residual: also what these heads leave of the input
+        residual: also the input without all of these heads
         accompaniment: also the input without each of these heads
         sum (NAME+NAME): also the sum of these heads
         start_seconds (TIME): where to begin: seconds, m:ss or h:mm:ss
-        duration_seconds (TIME): how much of it (default: to the end)
+        duration_seconds (TIME): how much to separate (default: to the end)
         stream (N): audio stream of a video, from 0 (default: the one marked as default)
-        strict: refuse damaged files (default: silence for what is lost)
+        strict: refuse damaged files (default: silence for lost parts)
 
     Files:
         out (DIR): where the stems go
-        name (PATTERN): what a stem is called there
-        overwrite: replace files that are there
-        skip_existing: leave songs alone whose stems are all there
+        name (PATTERN): the path of a stem in that folder
+        overwrite: replace existing files
+        skip_existing: skip songs whose stems all exist
         format (FORMAT): wav, flac, mp3 or ogg (default: flac for flac, else wav)
         bits (BITS): 16, 24 or 32f (default: the input's where it is lossless, else the most)
         quality (Q): of mp3 and ogg, 0 to 10, the best (default: about 5)
