@@ -172,6 +172,11 @@ def test_tensors_of_any_kind_are_scored():
     assert usdr(x.bfloat16(), 0 * x) == 0.0
 
 
+def test_the_mean_that_si_sdr_leaves_out_is_that_of_each_channel():
+    s, means = noise(7, 2, 1000), np.array([[5.0], [-5.0]])
+    assert si_sdr(s, s + means, zero_mean=True) > 100 > si_sdr(s, s + means)
+
+
 def test_a_constant_has_no_si_sdr_without_its_mean():
     assert math.isnan(si_sdr(np.full((1, 1000), 0.1), noise(6, 1, 1000), zero_mean=True))
 

@@ -76,6 +76,10 @@ def test_single_target_recipes_differ_from_the_multi_target_one_as_their_names_s
         ({"loss": {"target_weights": {"drums": 0}}}, "nothing would be learned"),
         ({"loss": {"truncate_quantile": 1.0}}, "truncate_quantile is 1.0; expected less than 1"),
         ({"loss": {"truncate_quantile": 0.05}}, "0.05 of 8 examples .* drops none; expected more than 0.0625"),
+        (
+            {"train": {"batch_size": 8, "accumulate": 4}, "loss": {"truncate_quantile": 0.2}},
+            "0.2 of 2 examples .* drops none; expected more than 0.25",
+        ),
         ({"loss": {"wave_l1": "much"}}, "loss.wave_l1 is 'much'; expected a number"),
         ({"loss": {"weighting": "learned"}}, "loss.weighting is 'learned'; expected one of fixed, uncertainty"),
         ({"input": {"normalize": "peak"}}, "unknown recipe key 'input.normalize'. Did you mean 'normalise'"),
@@ -114,6 +118,11 @@ def test_size_sets_the_backbone_and_gives_way_to_what_is_said_after_it():
 def test_another_kind_leaves_the_options_of_the_old_one_behind():
     recipe = make_recipe({"targets": ["a"], "bands": {"kind": "tet", "divisions": 12}}, ["bands.kind=v7"])
     assert recipe.bands.options == {}
+
+
+def test_the_same_kind_keeps_its_options():
+    recipe = make_recipe({"targets": ["a"], "bands": {"kind": "tet", "divisions": 12}}, ["bands.kind=tet"])
+    assert recipe.bands.options == {"divisions": 12}
 
 
 @pytest.mark.parametrize(

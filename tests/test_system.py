@@ -1,11 +1,13 @@
-"""Memory kept within a block of work, and given back behind it."""
+"""Files that are whole or not there; memory kept within a block of work, and given back behind it."""
 
+import math
+import os
 import subprocess
 import sys
 
 import pytest
 
-from refined_bsrnn.system import big_blocks_kept, glibc
+from refined_bsrnn.system import big_blocks_kept, glibc, write_json, write_text
 
 PROGRAM = """
 import torch
@@ -37,3 +39,23 @@ def test_nothing_happens_withoutglibc(monkeypatch):
     monkeypatch.setattr("refined_bsrnn.system.glibc", lambda: None)
     with big_blocks_kept():
         pass
+
+
+def test_data_are_on_the_disk_before_a_file_has_its_name(tmp_path, monkeypatch):
+    path, synced = tmp_path / "a.txt", []
+    path.write_text("old")
+
+    def sync(descriptor):
+        synced.append((path.read_text(), os.fstat(descriptor).st_ino))
+
+    monkeypatch.setattr("refined_bsrnn.system.os.fsync", sync)
+    write_text(path, "new")
+    assert synced == [("old", path.stat().st_ino)]
+    assert path.read_text() == "new"
+
+
+def test_what_is_no_json_is_not_written(tmp_path):
+    write_json(tmp_path / "a.json", {"usdr": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"usdr": math.nan})
+    assert [p.read_text() for p in tmp_path.iterdir()] == ['{\n "usdr": 1.0\n}\n']

@@ -245,6 +245,30 @@ def test_heads_of_one_name_stay_apart(mtl, song, capsys):
         torch.testing.assert_close(stem("residual", model=run), read_audio(song)[0] - alone, atol=1e-6, rtol=0)
 
 
+def test_tied_heads_of_two_runs_on_one_backbone_are_not_mixed_up(song, capsys):
+    for seed, name in enumerate(("one", "two")):
+        make_run(name, ["vocals", "drums"], seed, backbone_of=name == "two" and "one", together="consistent")
+    separate(song, "--model", "one,two")
+    assert "runs once" not in capsys.readouterr().err
+    for run in ("one", "two"):
+        for head, alone in Separator.from_pretrained(run).separate(song).items():
+            torch.testing.assert_close(stem(head, model=run), alone, atol=1e-6, rtol=0)
+
+
+def test_a_head_on_the_backbone_of_another_run_brings_its_low_rank_updates(mtl, song):
+    model = Separator.from_pretrained("mtl").model
+    for up in model.add_adapter("lora", ["drums"], rank=2, alpha=4.0).up.values():
+        torch.nn.init.normal_(up)
+    run = RunFolder(Path("runs/bent"))
+    write_text(run.recipe, dump_recipe(model.recipe))
+    save_weights(run, model)
+    separate(song, "--model", "mtl,bent", "--head", "drums")
+    for name in ("mtl", "bent"):
+        alone = Separator.from_pretrained(name).separate(song)["drums"]
+        torch.testing.assert_close(stem("drums", model=name), alone, atol=1e-6, rtol=0)
+    assert (stem("drums") - stem("drums", model="bent")).abs().max() > 1e-3
+
+
 def test_an_ensemble_is_the_mean(mtl, song, capsys):
     make_run("second", ["drums", "vocals"], seed=5, stft={"sample_rate_hz": 2 * RATE, "n_fft": 256, "hop": 64})
     separate(song, "--model", "mtl", "--ensemble", "second")

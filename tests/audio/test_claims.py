@@ -501,6 +501,23 @@ def test_a_page_of_an_ogg_that_is_damaged(tmp_path, codec, where):
         remarks(path, strict=True)
 
 
+def test_damage_in_a_chain_is_in_place_also_behind_what_is_skipped(tmp_path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise(2 * LENGTH), RATE, format="OGG", subtype="VORBIS")
+    good, pages = ogg_pages(path)
+    bad, page = bytearray(good), pages[len(pages) // 2]
+    bad[(page.start + page.stop) // 2] ^= 0xFF
+    path.write_bytes(good + bytes(bad))
+    with open_audio(path) as reader:
+        whole = torch.cat(list(reader.blocks(10_000)), dim=1)
+        gaps = reader.gaps
+    assert 2 * LENGTH < gaps[0][0] < gaps[0][1] < 4 * LENGTH
+    with open_audio(path) as reader:
+        assert reader.skip(2 * LENGTH + 1000) == 2 * LENGTH + 1000
+        assert torch.equal(torch.cat(list(reader.blocks(10_000)), dim=1), whole[:, 2 * LENGTH + 1000 :])
+        assert reader.gaps == gaps
+
+
 def test_what_lies_around_an_ogg_is_no_damage(tmp_path):
     path = tmp_path / "a.ogg"
     soundfile.write(path, noise(), RATE, format="OGG", subtype="VORBIS")

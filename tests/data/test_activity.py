@@ -168,6 +168,15 @@ def test_excerpts_begin_in_the_active_segments_of_their_part(long_songs):
     assert all(together[i]["stems"].any() for i in range(20))
 
 
+def test_excerpts_end_in_the_active_segments_too(long_songs):
+    recipe = micro_recipe(long_songs, targets=["drums"], train={"chunk_seconds": 3.0})
+    planner = RandomMixes(parts_of(long_songs, ("drums",)), recipe, 40)
+    starts = [e.start for i in range(40) for e in planner.plan(i).excerpts if "drums" in e.parts]
+    assert len(starts) == 40
+    assert max(starts) <= 6 * RATE  # the last segment ends at 9 s
+    assert max(starts) > 5 * RATE
+
+
 def test_the_rest_of_a_mixture_has_segments_too(long_songs):
     for name in ("a", "b"):
         (long_songs / "train" / name / "drums.wav").unlink()

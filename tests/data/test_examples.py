@@ -8,9 +8,12 @@ import pytest
 import soundfile
 import torch
 
+from refined_bsrnn.audio import resample
 from refined_bsrnn.data.examples import RandomMixes
 from refined_bsrnn.data.names import REST
 from refined_bsrnn.data.parts import read_part
+from refined_bsrnn.data.plan import Format
+from refined_bsrnn.data.render import read_piece
 from refined_bsrnn.data.scan import track_table
 from refined_bsrnn.data.tracks import tracks_of, with_definitions
 from refined_bsrnn.data.training_parts import make_parts
@@ -235,6 +238,15 @@ def test_other_rates_are_resampled_in_place(tmp_path):
     assert len(example) == 2000
     assert np.hypot(*weights) == pytest.approx(0.5, abs=1e-3)
     assert residual[0] / len(example) < 1e-6  # a clean tone up to both ends
+
+
+@pytest.mark.parametrize("start", [0, 100, 4000])
+def test_a_piece_at_another_rate_is_that_piece_of_the_resampled_song(tmp_path, start):
+    write_song(tmp_path / "train" / "a", seed=0, rate=4 * RATE)
+    song = make_parts(tracks_in(tmp_path), ["drums"], DataSpec()).songs[0]
+    whole = resample(song.read("drums", 0, song.track.n_samples), 4 * RATE, RATE)
+    piece = read_piece(song, "drums", start, 500, Format(500, RATE, 2))
+    assert (piece - whole[:, start // 4 :][:, :500]).abs().max() < 1e-3 * whole.abs().max()
 
 
 # --- whole tracks

@@ -202,6 +202,17 @@ def test_a_stem_of_weight_zero_is_neither_heard_nor_counted(songs, tmp_path):
     assert {int(i) for i in remixed.pools.part("drums", parts.songs[0]).songs} == {0, 2}
 
 
+def test_in_a_remix_a_stem_counts_as_much_as_in_the_song_that_it_comes_from(songs, tmp_path):
+    spec = stem_weights(tmp_path, "track,stem,weight\nsong-2,drums,0.5\n")
+    parts = make_parts(tracks_of(track_table(songs, ["train"])), ["drums", "vocals"], spec)
+    mixes = RandomMixes(parts, micro_recipe(songs, targets=["drums", "vocals"]), 30)
+    seen = set()
+    for plan in map(mixes.plan, range(30)):
+        (name,) = (excerpt.song.track.name for excerpt in plan.excerpts if "drums" in excerpt.parts)
+        seen.add((name, plan.label_weights["drums"], plan.label_weights["vocals"]))
+    assert seen == {("song-0", 1.0, 1.0), ("song-1", 1.0, 1.0), ("song-2", 0.5, 1.0)}
+
+
 def test_beside_the_rest_of_a_mixture_a_bad_stem_goes_into_the_rest(songs, tmp_path):
     spec = stem_weights(tmp_path, "track,stem\nsong-1,drums\n")
     spec = DataSpec(stem_weights=spec.stem_weights, stems=("drums", "vocals", REST))

@@ -226,13 +226,15 @@ def test_an_interrupted_evaluation_goes_on(run, songs, separated, monkeypatch):
     assert len(separated) == 3
 
 
-@pytest.mark.parametrize("change", ["weights", "stem", "sample", "mixture", "broken", "excerpt"])
+@pytest.mark.parametrize("change", ["weights", "chunks", "stem", "sample", "mixture", "broken", "excerpt"])
 def test_what_has_changed_is_scored_again(run, songs, separated, change):
     write_song(songs / "test" / "song-1", seed=51)
     before = evaluate(run)
     if change == "weights":
         torch.manual_seed(1)
         save_weights(run, BSRNN.from_recipe(micro_recipe(songs)))
+    elif change == "chunks":
+        write_text(run.recipe, dump_recipe(micro_recipe(songs, separation={"chunk_seconds": 0.5})))
     elif change == "stem":
         soundfile.write(songs / "test" / "song-0" / "drums.wav", np.full((2 * RATE, 2), 0.1), RATE)
     elif change == "sample":  # one, in a file of the same size
@@ -245,7 +247,7 @@ def test_what_has_changed_is_scored_again(run, songs, separated, change):
         (run.path / "evaluation" / "test" / "song-0.drums.mixture.ogg").unlink()
     del separated[:]
     after = evaluate(run, mixture="sum" if change == "mixture" else "auto")
-    assert len(separated) == (2 if change in ("weights", "mixture") else 1)
+    assert len(separated) == (2 if change in ("weights", "chunks", "mixture") else 1)
     assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture", "excerpt"))
 
 

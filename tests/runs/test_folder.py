@@ -165,6 +165,21 @@ def test_changed_weights_are_noticed(run):
         load_model(run)
 
 
+@pytest.mark.parametrize("of_adapter", [False, True])
+def test_changed_weights_of_a_head_and_of_its_adapter_are_noticed(run, of_adapter):
+    model = load_model(run)
+    model.add_adapter("lora", ["drums"], rank=2, alpha=4.0)
+    save_weights(run, model)
+
+    def change(tensors, _):
+        tensors[next(name for name in tensors if name.startswith("adapter/") == of_adapter)] += 1
+
+    load_model(run)
+    rewrite(run.head("drums"), change)
+    with pytest.raises(CheckpointError, match=r"drums.safetensors holds other weights than it was written with"):
+        load_model(run)
+
+
 def test_other_band_edges_are_refused(run):
     text = run.recipe.read_text()
     run.recipe.write_text(text.replace("[500, 2000]", "[500, 2500]"))

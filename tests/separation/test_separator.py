@@ -26,6 +26,7 @@ from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.separation.chunks import BatchSize, cut_chunks, fade_weights, overlap_add
 from refined_bsrnn.separation.device import check_device, compute_a_little
 from refined_bsrnn.separation.separator import Separator
+from refined_bsrnn.separation.source import Source
 from tests.conftest import RATE, micro_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -322,6 +323,28 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 40, peaks  # MiB
+
+
+def test_a_network_that_was_in_training_is_in_eval_mode():
+    model = BSRNN.from_recipe(micro_recipe(None)).train()
+    ready = Separator(model)
+    assert not model.training
+    assert not ready.add_head("bass").training
+
+
+class Gain(BSRNN):
+    """Every head gives the gain that the mixture is normalised by."""
+
+    def forward(self, mixture, targets=None, level=None):
+        return {target: level.gain.expand_as(mixture) for target in self.check_targets(targets)}
+
+
+def test_the_level_of_a_track_is_that_of_its_loudest_block():
+    ready, audio = separator(Gain, {"input": {"normalise": "peak"}}, chunk_seconds=0.3), noise(2, RATE)
+    audio[:, RATE // 3] = 2.0
+    source = Source(RATE, 2, RATE, lambda: iter(audio.split(RATE // 4, 1)))
+    gain = joined(ready.stream_source(source, ["drums"]))["drums"]
+    torch.testing.assert_close(gain, torch.full((2, RATE), 0.1 / 2.0), atol=1e-6, rtol=0)
 
 
 def test_one_chunk_equals_the_model():

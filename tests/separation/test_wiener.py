@@ -53,6 +53,12 @@ def test_estimates_and_what_they_leave_are_the_mixture(channels, length):
     assert not silent.any()
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_nothing_of_the_mixture_is_lost(channels):
+    x, y = (a.to(torch.complex128) for a in spectra(3, channels))
+    torch.testing.assert_close(expectation_maximisation(x, y, 2).sum(0), x, atol=1e-12, rtol=0)
+
+
 def test_alike_channels_stay_alike():
     mono = 0.1 * torch.randn(3, 1, 5000, generator=torch.Generator().manual_seed(0))
     sources = mono.expand(3, 2, 5000)

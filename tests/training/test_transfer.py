@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.data.scan import track_table
@@ -18,6 +19,7 @@ from refined_bsrnn.recipe import BaseSpec
 from refined_bsrnn.runs.folder import RunFolder, backbone_file, load_model, read_provenance, read_tensors
 from refined_bsrnn.runs.heads import list_heads
 from refined_bsrnn.separation.separator import Separator
+from refined_bsrnn.training.optimiser import clip
 from refined_bsrnn.training.train import train
 from refined_bsrnn.training.transfer import METHODS, check_name_is_free, resume, transfer, transfer_recipe
 from refined_bsrnn.training.validation import Validation
@@ -132,6 +134,18 @@ def test_two_heads_trained_together_equal_two_trained_apart(base):
         expected, found = (read_tensors(run.head(target), "head")[0] for run in (apart, together))
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("base", "norms"), [(None, [0.6, 0.8]), ({"run": "runs/mtl"}, [1.0, 1.0])])
+def test_heads_on_a_frozen_backbone_are_clipped_each_by_itself(base, norms):
+    recipe = micro_recipe(None, base=base, train={"clip_norm": 1.0})
+    trained = {name: nn.Parameter(torch.zeros(1)) for name in ("heads.vocals.weight", "heads.drums.weight")}
+    for parameter, gradient in zip(trained.values(), (3.0, 4.0), strict=True):
+        parameter.grad = torch.tensor([gradient])
+    norm, norms_before = clip(trained, recipe)
+    assert norm == 5.0
+    assert list(norms_before.values()) == [3.0, 4.0]
+    assert [float(parameter.grad) for parameter in trained.values()] == pytest.approx(norms, abs=1e-5)
 
 
 def test_each_head_is_kept_at_its_own_best(base, monkeypatch):

@@ -51,6 +51,14 @@ def test_block_by_block_the_scores_are_those_of_whole_songs(model, tracks):
     assert scores["validation/usdr"] == pytest.approx(sum(both) / 2)
 
 
+def test_a_network_that_was_validated_is_in_training_again(model, tracks):
+    validated = Validation(micro_recipe(None), model.train(), tracks[2:], Accelerator(cpu=True))
+    validated.scores(lambda: False, lambda share: None)
+    assert model.training
+    validated.audio(1.0)
+    assert model.training
+
+
 def test_no_more_than_a_block_is_read_at_a_time(model, tracks, monkeypatch):
     lengths, read = [], validation.read_stem
 
