@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: messages and progress bars, on standard error."""
+"""Messages and progress bars for the user, on standard error."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Errors a user can cause and mend. Each message says what was found, what was expected and what to do.
+"""Errors that a user can cause and fix. Each message says what was found, what was expected and what to do.
 
 The command line prints the message alone and exits with the class's code; anything else is a bug and keeps its
 traceback.

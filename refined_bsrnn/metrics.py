@@ -1,4 +1,4 @@
-"""How good an estimate is, in dB. Signals are (channels, samples); sums run over channels; all arithmetic is float64.
+"""Scores of an estimate, in dB. Signals are (channels, samples); sums run over channels; all arithmetic is float64.
 
 - **uSDR** ("global", "new SDR", MDX): plain signal-to-noise ratio of the whole track; the mean over tracks is reported.
 - **cSDR** (BSSEval v4, museval): the SDR of every 1 s frame; the median over frames, then the median over tracks.

@@ -253,7 +253,7 @@ class FfmpegReader(AudioReader):
             packet.pts = packet.dts = packet.pts + late
 
     def _decode(self, packet: Any) -> list[Any] | None:
-        """The frames of a packet; None where it is damaged."""
+        """The frames of a packet; None if it is damaged."""
         try:
             if self.format in BARE and packet.size and packet.pos is not None:
                 rest = self._behind_tags(packet)

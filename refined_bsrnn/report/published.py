@@ -38,7 +38,7 @@ class Published:
     decimals: int = 2  # as many as were published
 
     def text(self, target: str) -> str:
-        """The score with as many decimals as were published; a dash where there is none."""
+        """The score with as many decimals as were published; a dash if there is none."""
         return f"{self.scores[target]:.{self.decimals}f}" if target in self.scores else "–"
 
 

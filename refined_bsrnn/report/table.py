@@ -16,7 +16,7 @@ Record = Mapping[str, Any]  # one line of a data frame
 
 
 def text_of(value: Any, form: str = "") -> str:
-    """A value by a format such as ``.2f`` or ``,.0f``: a dash where there is none, no minus before a zero."""
+    """A value by a format such as ``.2f`` or ``,.0f``: a dash if there is none, no minus before a zero."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if isinstance(value, str):

@@ -61,7 +61,7 @@ class Separator:
             self._try(how.precision)
 
     def _try(self, precision: str) -> None:
-        """`RecipeError` where this network cannot be computed like that on this device."""
+        """`RecipeError` if this network cannot be computed like that on this device."""
         level = None
         if self.model.recipe.input.normalise in OF_WHOLE_TRACKS:
             level = self.model.level(torch.ones(1, 1, 1, device=self.device), of_whole_track=True)

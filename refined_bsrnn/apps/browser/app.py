@@ -155,11 +155,11 @@ class Page:
         self.studio.visit(_session(request))
 
     def leave(self, request: gr.Request) -> None:
-        """The page is closed, or loaded again."""
+        """The page is closed, or reloaded."""
         self.studio.leave(_session(request))
 
     def arrived(self, songs: str | list[str] | None, request: gr.Request) -> tuple[Any, str]:
-        """An upload is complete; what cannot be separated is not kept, nor is more than one song."""
+        """An upload is complete; a file that cannot be separated is not kept, and neither is more than one song."""
         song, others = _first(songs)
         for other in others:
             self.studio.refuse(other)
@@ -187,7 +187,7 @@ class Page:
         return gr.CheckboxGroup(self.studio.separator.heads, value=[*chosen, head])
 
     def begin(self, request: gr.Request) -> tuple[Any, ...]:
-        """What was separated before goes; the page shows how far the next is."""
+        """Delete the previous stems of the page; show the progress of the next song."""
         self.studio.drop(_session(request))
         return *self._shown(working=True), None
 
@@ -199,7 +199,7 @@ class Page:
         request: gr.Request,
         progress: gr.Progress = PROGRESS,
     ) -> Any:
-        """A song whose turn it is."""
+        """Separate a song whose turn it is."""
         started = time.monotonic()
 
         def on(share: float) -> None:
@@ -216,17 +216,17 @@ class Page:
         return self._shown(has_song=self.studio.visit(_session(request)).song is not None)
 
     def cancel(self, request: gr.Request) -> tuple[Any, ...]:
-        """Neither the song that is separated nor the one that waits is wanted any more."""
+        """Cancel the song in progress and the waiting one."""
         self.studio.drop(_session(request))
         return self._shown()
 
     def forget(self, request: gr.Request) -> tuple[Any, ...]:
-        """All that this page has on the server is deleted."""
+        """Delete everything that this page has on the server."""
         self.studio.leave(_session(request))
         return *self._shown()[1:], None, gr.File(None, interactive=True), self.reads
 
     def archive(self, key: str) -> dict[str, str]:
-        """Where all stems of a song are as one file, or what is wrong."""
+        """The path of all stems of a song as one file, or the problem."""
         try:
             return {"path": self.studio.archive(str(key)).as_posix()}
         except UserError as error:

@@ -100,14 +100,16 @@ class Studio:
     # --- what pages ask for ------------------------------------------------------------------------------------------
 
     def visit(self, session: str) -> Visit:
-        """What the page of that session has here, which is there now."""
+        """The songs of the page with that session, which is open now."""
         with self.lock:
             visit = self.visits.setdefault(session, Visit())
             visit.seen = time.monotonic()
             return visit
 
     def arrived(self, session: str, path: Path | None) -> str:
-        """An upload, in words; raises `AudioError` for what cannot be separated, which is not kept."""
+        """Check an upload and describe it; raises `AudioError` for a file that cannot be separated, which is not
+        kept.
+        """
         if path is None:
             raise AudioError(NO_SONG)
         visit = self.visit(session)
@@ -130,9 +132,9 @@ class Studio:
     def separate(
         self, session: str, path: Path | None, heads: list[str], residual: bool, progress: Callable[[float], None]
     ) -> Upload | None:
-        """The stems of an upload; None where nobody wants them any more.
+        """The stems of an upload; None if it is not wanted any more.
 
-        Raises `UserError` for what cannot be separated.
+        Raises `UserError` for a song that cannot be separated.
         """
         if path is None:
             raise AudioError(NO_SONG)
@@ -209,7 +211,7 @@ class Studio:
                 self._delete(song)  # again, where it was dropped: the folder may have got a file since
 
     def drop(self, session: str) -> None:
-        """Forget the page's song and delete what there is of it, at the next chunk where it is worked on."""
+        """Forget the page's song and delete its files; a separation in progress ends at the next chunk."""
         song = self.visits.get(session, Visit()).song
         if song is not None:
             self._drop(song)
@@ -223,14 +225,14 @@ class Studio:
         self._delete(song)
 
     def leave(self, session: str) -> None:
-        """Forget all that a page has here."""
+        """Forget everything that a page has here."""
         self.drop(session)
         with self.lock:
             visit = self.visits.pop(session, Visit())
         self._forget_upload(visit)
 
     def forget_upload(self, session: str) -> None:
-        """Delete what a page has uploaded, not what was made of it."""
+        """Delete the upload of a page, but not the stems made from it."""
         self._forget_upload(self.visit(session))
 
     def refuse(self, path: Path) -> None:
@@ -266,7 +268,7 @@ class Studio:
             self.sweep()
 
     def sweep(self) -> None:
-        """Delete what belongs to pages that send no requests any more, and uploads that were broken off."""
+        """Delete the songs of pages that send no requests any more, and interrupted uploads."""
         long_ago = time.monotonic() - self.keep_seconds
         for session, visit in list(self.visits.items()):
             if visit.seen < long_ago:
@@ -280,7 +282,7 @@ class Studio:
                     self._unlink_upload(path)
 
     def _forget_upload(self, visit: Visit) -> None:
-        """The same file dropped by two users is one file here: it goes with the last of them."""
+        """If two users dropped the same file, it is one file here: it is deleted with the last of them."""
         with self.lock:
             path, visit.file = visit.file, None
             if path is not None and all(other.file != path for other in self.visits.values()):

@@ -37,7 +37,7 @@ DESCRIPTION = "Music source separation with Band-Split RNN: multi-task training,
 
 
 def parse(arguments: Sequence[str]) -> tuple[command_line.Command, dict[str, Any]]:
-    """The function that a command line calls, and its arguments."""
+    """The function that a command line calls and its arguments; `SystemExit` for an invalid command line."""
     return command_line.parse(COMMANDS, songs.plain_words(arguments), DESCRIPTION)
 
 

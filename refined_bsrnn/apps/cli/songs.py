@@ -98,7 +98,7 @@ def _no_bar(text: str, seconds: float | None) -> Iterator[Callable[[float], None
 
 
 def plain_words(words: Sequence[str]) -> list[str]:
-    """``--wiener`` may stand alone: what is no number behind it is a song. What stands behind ``--`` is no option."""
+    """Handle ``--wiener`` without a number (the next word is then a song) and ``--`` (no options after it)."""
     end = words.index("--") if "--" in words else len(words)
     result: list[str] = []
     for word, then in zip(words[:end], [*words[1:end], ""], strict=False):
@@ -108,7 +108,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
 
 
 def _without_runs(texts: Sequence[str], root: str, averaged: bool) -> tuple[list[str], list[str]]:
-    """(songs, runs): ``--model A B``, as it was written once: a run among the songs is meant as one."""
+    """(songs, runs): supports the older form ``--model A B``, in which a run among the songs counts as a run."""
     songs, runs = list(texts), []
     for text in texts:
         folders = [Path(text), Path(root) / text]

@@ -136,7 +136,7 @@ def sentences(findings: Iterable[Finding], shown: int) -> list[str]:
 
 
 def in_order(findings: Iterable[Finding], facts: Sequence[TrackFacts]) -> list[Finding]:
-    """By kind, as in `KINDS`; of what is cut off above a frequency the lowest first."""
+    """Sorted by kind, as in `KINDS`; findings about an upper frequency limit with the lowest first."""
     order = {kind: i for i, kind in enumerate(KINDS)}
     lowest = {f"{f.split}/{f.track}": min([s.highest_hz or math.inf for s in f.stems.values()] or [0.0]) for f in facts}
 

@@ -31,7 +31,7 @@ class Entry:
     """One public network. ``config``: the address of its MSST configuration, or the configuration itself.
 
     ``member``: the checkpoint's name in the zip at ``url``; ``bytes``, ``sha256`` and ``md5`` are those of the file at
-    ``url``, None where none is listed; ``published``: the score that its authors state, with test set and metric.
+    ``url``, None if none is listed; ``published``: the score that its authors state, with test set and metric.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Entry:
 
     @property
     def score(self) -> str:
-        """``vocals 10.98 dB (SDR, Multisong)``; empty where no score is published."""
+        """``vocals 10.98 dB (SDR, Multisong)``; empty if no score is published."""
         numbers = [f"{key} {value:.2f}" for key, value in self.published.items() if key not in ("set", "metric")]
         if not numbers:
             return ""
@@ -87,7 +87,7 @@ class Catalogue:
     def best_for(self, heads: Collection[str] | None = None) -> Entry:
         """The preferred entry that has all of these heads (default: vocals, drums, bass, other).
 
-        Raises `RecipeError` where no single entry has them all, with the best one for each of them.
+        Raises `RecipeError` if no single entry has them all, with the best one for each of them.
         """
         wanted = list(dict.fromkeys(heads or USUAL))
         order = [*self.best, *(name for name in self.entries if name not in self.best)]
@@ -193,6 +193,6 @@ def _check_published(where: str, published: Any) -> None:
 
 
 def file_name(url: str) -> str:
-    """The name that the file at an address has on this machine; empty where the address names none."""
+    """The name that the file at an address has on this machine; empty if the address names none."""
     name = unquote(urlsplit(url).path).replace("\\", "/").rpartition("/")[2]
     return "" if name in (".", "..") or "\0" in name else name

@@ -237,7 +237,7 @@ def export_onnx(
 ) -> Path:
     """Write the core as an ONNX file: input ``mixture`` (B, C, 2, F, T), one output per target, under its name.
 
-    Raises `RecipeError` where the packages for it are not installed.
+    Raises `RecipeError` if the packages for it are not installed.
     """
     try:
         import onnx

@@ -207,7 +207,7 @@ def normalise(tensors: Mapping[str, Tensor], path: Path) -> dict[str, str]:
     """One set of names for the tensors, each with the file's: older files' masks renamed, windows left out, and copies
     of TAC's slope.
 
-    Raises `CheckpointError` where the copies differ: in the published network they are one parameter.
+    Raises `CheckpointError` if the copies differ: in the published network they are one parameter.
     """
     kept = {re.sub(r"^mask\.", "maskers.0.mask.", name): name for name in tensors if name not in IGNORED}
     if len(kept) < len([name for name in tensors if name not in IGNORED]):

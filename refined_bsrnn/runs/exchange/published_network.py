@@ -95,7 +95,7 @@ class PublishedNetwork:
 
 
 def without_numbers(recipe: Recipe) -> BSRNN:
-    """The network of a recipe on the meta device: shapes and no numbers. `CheckpointError` where it is too large."""
+    """The network of a recipe on the meta device: shapes and no numbers. `CheckpointError` if it is too large."""
     try:
         with torch.device("meta"):
             return BSRNN.from_recipe(recipe).eval()

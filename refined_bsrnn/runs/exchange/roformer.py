@@ -110,7 +110,7 @@ def read_sizes(file: TorchFile) -> Sizes:
 
 
 def make_model(file: TorchFile, config: RoformerConfig) -> BSRNN:
-    """The network, without numbers. Raises `RecipeError` where configuration and checkpoint differ or are another's."""
+    """The network, without numbers. Raises `RecipeError` if configuration and checkpoint differ or are another's."""
     sizes = read_sizes(file)
     is_mel = sizes.layout == MEL
     config.check_form({"num_bands", "sample_rate"} if is_mel else {"freqs_per_bands"})

@@ -121,7 +121,7 @@ class RoformerConfig:
                 )
 
     def widths(self) -> tuple[int, ...] | None:
-        """``freqs_per_bands``, or None where it is not said."""
+        """``freqs_per_bands``, or None if it is not said."""
         value = self.model.get("freqs_per_bands")
         if value is None:
             return None

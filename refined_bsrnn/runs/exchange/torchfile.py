@@ -116,7 +116,7 @@ STATE_NAMES = ("state_dict", "state", "model_state_dict")
 
 
 def _find_tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of the state dict in a checkpoint; `CheckpointError` where there is none."""
+    """The tensors of the state dict in a checkpoint; `CheckpointError` if there is none."""
     for state in [*(content.get(name) for name in STATE_NAMES), content] if isinstance(content, dict) else []:
         tensors = {k: v for k, v in state.items() if isinstance(k, str)} if isinstance(state, dict) else {}
         if tensors and all(isinstance(tensor, Tensor) for tensor in tensors.values()):
