@@ -18,6 +18,7 @@ from refined_bsrnn.system import read_json, write_text
 from refined_bsrnn.training.study import load_study
 
 from .architecture import architecture_markdown
+from .peers import peers_markdown
 from .separation import separation_markdown
 from .step import profile_markdown, step_markdown
 from .transfer import transfer_markdown
@@ -38,14 +39,22 @@ def rows(name: str) -> list[study.Row]:
     return [study.Row(**row) for row in json.loads((RESULTS / name / "study.json").read_text())["rows"]]
 
 
+def claim() -> str:
+    """The runs of the study of the main claim that there are so far."""
+    made = report(sorted(path.parent for path in (RESULTS / "claim").glob("*/results.json")))
+    return made.scores(made.sections[0], details=True).markdown
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "architecture": lambda: architecture_markdown(read_json(RESULTS / "architecture.json")),
     "bands": lambda: band_table().markdown,
+    "claim": claim,
     "bands-41": lambda: matched_table(41).markdown,
     "compare-methods": lambda: study.table(rows("compare-methods")).markdown,
     "compare-methods-full": lambda: study.against_full(rows("compare-methods")).markdown,
     "compare-transfer": lambda: study.table(rows("compare-transfer")).markdown,
     "label-noise": lambda: study.table(rows("label-noise")).markdown,
+    "peers": lambda: peers_markdown(read_json(RESULTS / "peers.json")),
     "runs": lambda: runs(0, details=True),
     "runs-without-details": lambda: runs(0, details=False),
     "runs-on-real-recordings": lambda: runs(1, details=False),
