@@ -159,7 +159,8 @@ class RunState:
         self.is_closing = True
         if self.is_whole and self.progress.step:
             # The disk may be full, or the memory: the state that was saved last stays.
-            with suppress(UserError, MemoryError, torch.OutOfMemoryError):
+            # PyTorch reports a dead worker wherever the program is, even while its end is being handled.
+            with suppress(UserError, MemoryError, torch.OutOfMemoryError), children_may_end():
                 self.save()
 
     def is_busy(self) -> bool:

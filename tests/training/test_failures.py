@@ -218,6 +218,26 @@ def test_a_killed_worker_is_a_sentence(songs, recipe):
     assert load_state(RUN.state)[1]["step"] >= 2
 
 
+def test_a_worker_whose_end_is_reported_while_the_state_is_saved(songs, recipe, monkeypatch):
+    """PyTorch's handler of SIGCHLD raises an error at any place of the program."""
+
+    def report(*_):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    def die():
+        signal.signal(signal.SIGCHLD, report)
+        monkeypatch.setattr(state, "recipe_values", lambda r: os.kill(os.getpid(), signal.SIGCHLD) or values(r))
+        raise RuntimeError("DataLoader worker (pid not known) exited unexpectedly")
+
+    values, before = state.recipe_values, signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(TrainingStopped, match=r"reads the songs \(exited unexpectedly\)"):
+            train(recipe, at(2, die))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert load_state(RUN.state)[1]["step"] >= 2
+
+
 def test_a_drive_that_is_away_for_a_moment_is_tried_again(songs, recipe, monkeypatch, capsys):
     monkeypatch.setattr(loader, "RETRY_SECONDS", (0.1, 5.0))
     straight, _ = train(named(recipe, "straight"))
