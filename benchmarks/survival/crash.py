@@ -130,7 +130,9 @@ def _one_number(folder: Path) -> list[str]:
 
 
 def _saving() -> Subject:
-    work = lambda: _save(Path())  # noqa: E731
+    def work() -> None:
+        _save(Path())
+
     return Subject(lambda folder: None, work, lambda folder: work, _one_number)
 
 
