@@ -1,7 +1,7 @@
 """Detects the content of an audio file, independent of its name, header and tags, and so the way to read it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from mmap import ACCESS_READ, mmap
 from os import SEEK_END
@@ -46,6 +46,10 @@ def look(path: Path, size: int, modified_ns: int) -> Look:
             return Look("chain", ((place, size, _trusted(path, place, size)),))
         if head[:3] == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):  # mp3 and its like
             return Look("ffmpeg")
+        if re.match(WAV_KIN, head) and (several := _first_samples(file, size))[0]:
+            stop, unread = several
+            note = f"{path} has more than one chunk of samples: only the first is read, {unread} bytes are not."
+            return Look("chain", ((0, stop, _trusted(path, 0, stop)),), note=note)
         file.seek(0)
         try:
             with SoundFile(file) as sound:
@@ -57,7 +61,7 @@ def look(path: Path, size: int, modified_ns: int) -> Look:
             return _chain(path, starts, size) if len(starts) > 1 else Look("ffmpeg")
 
 
-BEHIND_ID3 = rb"RIFF|RIFX|RF64|BW64|FORM|caff"
+WAV_KIN = rb"RIFF|RIFX|RF64|BW64|FORM|caff"
 FILE_BEGINNING = re.compile(rb"RIFF.{4}WAVE|RIFX.{4}WAVE|(?:RF64|BW64).{4}WAVE|FORM.{4}AIF[FC]", re.DOTALL)
 
 
@@ -66,7 +70,7 @@ def _behind_id3(file: BinaryIO) -> int:
     file.seek(0)
     place = tag_size(file.read(10))
     file.seek(place)
-    return place if re.match(BEHIND_ID3, file.read(4)) else 0
+    return place if re.match(WAV_KIN, file.read(4)) else 0
 
 
 def _look_at_ogg(path: Path, file: BinaryIO) -> Look:
@@ -207,7 +211,8 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
     if not width or stop - start != sound.frames * width:  # coded in blocks
         return Look("whole" if sound.frames else "empty")
     announced = max(map(int, ANNOUNCED.findall(sound.extra_info)), default=-1)
-    if behind := _files_among_chunks(file, stop, size, "big" if sound.format == "AIFF" else "little"):
+    file.seek(0)
+    if behind := _files_among_chunks(file, stop, size, _order(file.read(4))):
         return _chain(path, [0, *behind], size)
     never_finished = f"{path} has a header that was never finished: all that follows it is read."
     if size - stop >= width and not _is_other(file, stop, size):
@@ -230,21 +235,49 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
     return look
 
 
-def _files_among_chunks(file: BinaryIO, place: int, size: int, order: Literal["big", "little"] = "little") -> list[int]:
-    """Where a wav or its kin begins among the chunks from a place on; ``order``: of the bytes of their lengths."""
-    found: list[int] = []
+SAMPLES = (b"data", b"SSND")
+Order = Literal["big", "little"]  # of the bytes of a length
+
+
+def _order(head: bytes) -> Order:
+    return "big" if head[:4] in (b"FORM", b"RIFX") else "little"
+
+
+def _chunks(file: BinaryIO, place: int, size: int, order: Order) -> Iterator[tuple[int, bytes]]:
+    """Where chunks, and beginnings of files, stand from a place on, and their first 12 bytes."""
     while (place := place + place % 2) + 12 <= size:
         file.seek(place)
         head = file.read(12)
         if FILE_BEGINNING.match(head):
-            found.append(place)
-            order = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
+            yield place, head
+            order = _order(head)
             place += 12
         elif CHUNK.match(head):
+            yield place, head
             place += 8 + int.from_bytes(head[4:8], order)
         else:
             break
-    return found
+
+
+def _files_among_chunks(file: BinaryIO, place: int, size: int, order: Order = "little") -> list[int]:
+    """Where a wav or its kin begins among the chunks from a place on."""
+    return [place for place, head in _chunks(file, place, size, order) if FILE_BEGINNING.match(head)]
+
+
+def _first_samples(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Where the first of several chunks of samples ends, and the bytes in the others; (0, 0): there are no others.
+
+    The formats allow one chunk; FFmpeg and libsndfile would read the last one, or none.
+    """
+    file.seek(0)
+    order, found = _order(file.read(4)), []
+    for place, head in _chunks(file, 12, size, order):
+        if FILE_BEGINNING.match(head):
+            break
+        length = int.from_bytes(head[4:8], order)
+        if head[:4] in SAMPLES and length:
+            found.append((place + 8 + length, length))
+    return (found[0][0], sum(length for _, length in found[1:])) if len(found) > 1 else (0, 0)
 
 
 def _is_other(file: BinaryIO, place: int, size: int) -> bool:

@@ -254,6 +254,25 @@ def test_a_chunk_behind_the_samples_is_no_sound(tmp_path):
     assert all_of(tmp_path / "a.wav", data + bytes(512)) == ""  # up to the end of a sector
 
 
+@pytest.mark.parametrize("kind", ["RIFF", "RIFX", "FORM"])
+def test_a_second_chunk_of_samples_is_named(tmp_path, kind):
+    """The formats allow one; FFmpeg alone would read the last, libsndfile none."""
+    order = "<" if kind == "RIFF" else ">"
+    if kind == "RIFX":
+        soundfile.write(tmp_path / "b.wav", noise(), RATE, "PCM_16", "BIG", "WAV")
+        data = bytearray((tmp_path / "b.wav").read_bytes())
+        assert data[:4] == b"RIFX"
+    else:
+        data = pcm("WAV" if kind == "RIFF" else "AIFF")
+    note = b"note" + struct.pack(order + "I", 3) + b"abc\0"
+    second = (b"SSND" if kind == "FORM" else b"data") + struct.pack(order + "I", 400) + bytes(400)
+    messages = all_of(tmp_path / "a.wav", data + note + second)
+    assert (
+        messages
+        == f"{tmp_path / 'a.wav'} has more than one chunk of samples: only the first is read, 400 bytes are not."
+    )
+
+
 @pytest.mark.parametrize("share", [0, 0.5])
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
 @pytest.mark.parametrize("format_", ["WAV", "WAVEX", "AIFF", "AU", "RF64", "W64"])
