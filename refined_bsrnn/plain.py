@@ -34,19 +34,35 @@ def _whole_letters(value: Any) -> Any:
 MOST_LETTERS = 500_000  # of a YAML file; recipes have some thousand
 MOST_NODES = 50_000  # with every alias written out: a few lines of aliases become gigabytes
 MOST_DEPTH = 50
+MOST_DIGITS = 1000  # of a number: one of many parts (1:30:30) takes the square of their count
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """YAML's safe loader, limited to the depth `MOST_DEPTH`, because PyYAML takes long for deep values."""
+    """YAML's safe loader within the bounds above, refused while it reads: PyYAML takes seconds for large values."""
 
-    depth = 0
+    depth = n_nodes = 0
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        super().fetch_flow_collection_start(token)
+        if self.flow_level > MOST_DEPTH:  # PyYAML reads up to 1,000 brackets ahead
+            raise yaml.YAMLError(f"it is nested deeper than {MOST_DEPTH} levels")
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
+        self.n_nodes += 1
         if self.depth > MOST_DEPTH:
             raise yaml.YAMLError(f"it is nested deeper than {MOST_DEPTH} levels")
+        if self.n_nodes > MOST_NODES:
+            raise yaml.YAMLError(f"it holds more than {MOST_NODES} values")
         node = super().compose_node(parent, index)
         self.depth -= 1
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if node.tag in NUMBERS and len(node.value) > MOST_DIGITS:
+            raise yaml.YAMLError(f"a number has {len(node.value)} letters; expected up to {MOST_DIGITS}")
         return node
 
 

@@ -28,7 +28,8 @@ from . import formats
 from .formats import FORMATS, Format
 from .world import Child, place
 
-HANG_SECONDS = 10
+HANG_SECONDS = 10  # of processor time: other programs may use the processors too
+SILENT_SECONDS = 60  # in all, for an input that waits
 MEMORY_MB = 1500  # that a process may take beyond what it has when it starts
 GROWTH_MB = 700  # that it may have taken at its end
 BATCH = 250
@@ -76,7 +77,8 @@ def make_input(kind: str, number: int, seed: int, seeds: list[Any]) -> bytes:
 def read_one(form: Format, data: bytes, folder: Path) -> str | None:
     """None where an input is read or refused with a sentence; else what went wrong."""
     NOTED.events, NOTED.is_on = [], True
-    signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, SILENT_SECONDS)
     wrong = None
     try:
         form.read(data, folder)
@@ -85,13 +87,14 @@ def read_one(form: Format, data: bytes, folder: Path) -> str | None:
         wrong = "an empty sentence" if not text.strip() else None
         wrong = f"a sentence of {len(text)} letters" if len(text) > 3000 else wrong
     except Hang:
-        wrong = f"more than {HANG_SECONDS} s"
+        wrong = f"more than {HANG_SECONDS} s of work or {SILENT_SECONDS} s in all"
     except BaseException as error:
         place = traceback.extract_tb(error.__traceback__)
         ours = [f for f in place if "/refined_bsrnn/" in f.filename] or place
         where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
         wrong = f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:150]}"
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         NOTED.is_on = False
     return "; ".join(filter(None, [wrong, *NOTED.events[:3]])) or None
@@ -104,6 +107,7 @@ def _batch(kind: str, numbers: range, seed: int, seeds: list[Any], folder: Path,
         raise Hang
 
     signal.signal(signal.SIGALRM, hang)
+    signal.signal(signal.SIGPROF, hang)
     form = FORMATS[kind]
     NOTED.folder = str(folder)
     sys.addaudithook(_audit)
@@ -112,10 +116,14 @@ def _batch(kind: str, numbers: range, seed: int, seeds: list[Any], folder: Path,
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     form.begin(folder)
+    slowest = (0.0, numbers.start)
     for number in numbers:
         shared[:8] = struct.pack("<q", number)
-        if wrong := read_one(form, make_input(kind, number, seed, seeds), folder):
+        data, began = make_input(kind, number, seed, seeds), time.process_time()
+        if wrong := read_one(form, data, folder):
             print(f"FAILED {number} {wrong}", flush=True)
+        slowest = max(slowest, (time.process_time() - began, number))
+    print(f"SLOWEST {slowest[0]:.3f} {slowest[1]}", flush=True)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"GREW {grown:.0f}", flush=True)
     return 0
@@ -124,7 +132,7 @@ def _batch(kind: str, numbers: range, seed: int, seeds: list[Any], folder: Path,
 def carry_out(kind: str, count: int, seed: int, first: int = 0) -> dict[str, Any]:
     """Read ``count`` inputs of a kind; values for JSON. Failures are grouped by what went wrong."""
     began, failures = time.monotonic(), dict[str, list[int]]()
-    most_mb, shared = 0.0, mmap.mmap(-1, 8)
+    most_mb, slowest, shared = 0.0, (0.0, first), mmap.mmap(-1, 8)
 
     def note(number: int, wrong: str) -> None:
         failures.setdefault(wrong, []).append(number)
@@ -137,13 +145,16 @@ def carry_out(kind: str, count: int, seed: int, first: int = 0) -> dict[str, Any
             inside = folder / "inside"
             inside.mkdir(exist_ok=True)
             child = Child(lambda n=numbers, i=inside: _batch(kind, n, seed, seeds, i, shared), inside)  # type: ignore[misc]
-            ended = child.wait(BATCH * 2.0 + 60)
+            ended = child.wait(BATCH * 8.0 + 60)
             at = numbers.stop
             for line in ended.said.splitlines():
                 word, _, rest = line.partition(" ")
                 if word == "FAILED":
                     number, _, wrong = rest.partition(" ")
                     note(int(number), wrong)
+                elif word == "SLOWEST":
+                    seconds, _, number = rest.partition(" ")
+                    slowest = max(slowest, (float(seconds), int(number)))
                 elif word == "GREW":
                     most_mb = max(most_mb, float(rest))
             if ended.code:  # the input it died of; the rest of the batch is done by the next child
@@ -159,6 +170,7 @@ def carry_out(kind: str, count: int, seed: int, first: int = 0) -> dict[str, Any
         note(-1, f"a process grew by {most_mb:.0f} MB")
     told = [f"{kind} {numbers[0]} ({len(numbers)} ×): {wrong}" for wrong, numbers in failures.items()]
     values = {"inputs": count, "first": first, "most_grown_mb": round(most_mb), "failures": told}
+    values |= {"slowest_cpu_seconds": slowest[0], "slowest": slowest[1]}
     return {**values, "seconds": round(time.monotonic() - began, 1)}
 
 

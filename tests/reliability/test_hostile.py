@@ -48,6 +48,26 @@ def test_aliases_count_as_often_as_they_stand_there():
         parse_yaml("#" * (plain.MOST_LETTERS + 1))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"[{'x,' * plain.MOST_NODES}@", "more than 50000 values"),
+        ("[" * (plain.MOST_DEPTH + 1) + "@", "deeper than 50 levels"),
+        (f"a: 1{':30' * plain.MOST_DIGITS}", "a number has 3001 letters"),
+        (f"a: !!float '{'9' * 1001}'", "a number has 1001 letters"),
+    ],
+    ids=["many", "deep", "parts", "digits"],
+)
+def test_yaml_beyond_its_bounds_is_refused_before_the_rest_is_read(text, message):
+    """The mistake at the end (@) is not reached; half a million letters of each took up to ten seconds."""
+    with pytest.raises(yaml.YAMLError, match=message):
+        parse_yaml(text)
+
+
+def test_a_number_may_have_many_digits():
+    assert parse_yaml("a: 0." + "1" * 900) == {"a": pytest.approx(1 / 9)}
+
+
 def test_json_that_is_too_deep_is_an_error_of_its_value():
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000)
