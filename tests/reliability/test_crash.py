@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.survival import crash
+from benchmarks.survival.world import Ended
 from refined_bsrnn import system
 from refined_bsrnn.errors import CheckpointError, UserError
 from refined_bsrnn.runs.folder import RunFolder, load_state, read_tensors, write_tensors
@@ -65,9 +66,22 @@ def left_by(process, folder):
 
 
 def test_killed_in_the_middle_of_saving_a_file_is_old_or_new_and_nothing_is_left():
-    found = crash.carry_out("saving", rounds=2, seed=0)
+    found = crash.carry_out("saving", rounds=2, seed=0)  # a round is repeated until its kill comes before the end
     assert found["failures"] == []
     assert found["killed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("endings", "killed", "failures"), [([0, 0, -9, 0], 1, []), ([0] * 50, 0, ["1 rounds had no kill in time"])]
+)
+def test_a_round_is_repeated_until_its_kill_comes_before_the_end(monkeypatch, endings, killed, failures):
+    codes = iter([0, *endings])  # the first is the undisturbed run
+    subject = crash.Subject(lambda folder: None, lambda: 0, lambda folder: lambda: 0)
+    monkeypatch.setitem(crash.SUBJECTS, "any", (lambda: subject, 1.0))
+    monkeypatch.setattr(crash, "forked", lambda *_, **__: Ended(next(codes), 0.0, "", 0.0))
+    found = crash.carry_out("any", rounds=1, seed=0)
+    assert (found["killed"], found["failures"]) == (killed, failures)
+    assert list(codes) == []
 
 
 def test_the_next_process_that_writes_there_clears_what_a_killed_one_left(tmp_path, monkeypatch):
