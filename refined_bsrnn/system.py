@@ -145,12 +145,19 @@ def _is_running(process: int) -> bool:
     return True
 
 
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota on this disk is used up"}
+
+
+def reason_of(problem: OSError) -> str:
+    """Why the system refused to read or write a file, in words."""
+    return FULL.get(problem.errno or 0) or problem.strerror or str(problem)
+
+
 def unwritable(path: Path, problem: OSError, error: type[UserError] = UserError) -> UserError:
     """The message for the user if the system does not allow writing a file."""
     if problem.errno == errno.ENAMETOOLONG:
         return error(f"{path} cannot be written: its name is too long. Choose a shorter one.")
-    why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
-    return error(f"{path} cannot be written: {why}. Free some space or choose another folder.")
+    return error(f"{path} cannot be written: {reason_of(problem)}. Free some space or choose another folder.")
 
 
 def address(text: str) -> str:

@@ -7,6 +7,7 @@ error after ten seconds.
 import argparse
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from .world import Child, commands, copied, forked, place, recipe_values, write_
 
 STEPS = 30
 SLOW_SECONDS = 10.0
+SMALLEST_FREE = 8192  # bytes of a disk that is full: what is left is less than wandb writes at once
 MORE_SECONDS = 160.0  # that a training with wandb may take longer: 120 of them when all is saved
 
 
@@ -70,16 +72,19 @@ def _helpers_of(process: int) -> list[int]:
     return [int(line[0]) for line in lines if len(line) > 1 and "wandb" in line[1]]
 
 
-def _trained(here: Path, environment: Mapping[str, str], kills: random.Random | None = None) -> Any:
-    child = Child(commands("train recipe.yaml"), here, environment)
+def _trained(here: Path, environment: Mapping[str, str], kills: random.Random | None = None) -> tuple[Any, list[str]]:
+    """How the training ended; what is wrong if wandb's process was to be killed and was not."""
+    child, wrong = Child(commands("train recipe.yaml"), here, environment), list[str]()
     if kills is not None:
-        deadline = time.monotonic() + 60
+        deadline, helpers = time.monotonic() + 60, list[int]()
         while time.monotonic() < deadline and not (helpers := _helpers_of(child.pid)):
             time.sleep(0.05)
         time.sleep(kills.uniform(0, 2))
+        helpers = [process for process in helpers if process in _helpers_of(child.pid)]
         for process in helpers:
             Child.end(process)
-    return child.wait(MORE_SECONDS + 120)
+        wrong += [] if helpers else ["wandb's process was not there to be killed"]
+    return child.wait(MORE_SECONDS + 120), wrong
 
 
 def loggers_arguments(p: argparse.ArgumentParser) -> None:
@@ -112,14 +117,18 @@ def loggers(args: argparse.Namespace) -> dict[str, Any]:
                 wandb.mkdir(parents=True)
                 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(wandb)], check=True)
             try:
-                ended = _trained(here, environment, chance if "killed" in name else None)
-                wrong = [f"it ended with {ended.code}: {ended.said[-400:]}"] if ended.code else []
+                ended, wrong = _trained(here, environment, chance if "killed" in name else None)
+                wrong += [f"it ended with {ended.code}: {ended.said[-400:]}"] if ended.code else []
                 wrong += [f"a traceback: {ended.said[-400:]}"] if ended.has_traceback else []
                 wrong += ["the losses differ"] if _losses(here) != expected else []
                 wrong += [f"it took {ended.seconds:.0f} s"] if ended.seconds > plain.seconds + MORE_SECONDS else []
+                if name == "no room" and (free := shutil.disk_usage(wandb).free) > SMALLEST_FREE:
+                    wrong.append(f"wandb had room: {free} bytes are free")
             finally:
                 if name == "no room":
                     subprocess.run(["umount", "-l", str(wandb)], check=True)
-            found[name] = {"seconds": round(ended.seconds, 1), "failures": [f"{name}: {text}" for text in wrong]}
+            said = [line for line in ended.said.splitlines() if "wandb" in line][:3]
+            found[name] = {"seconds": round(ended.seconds, 1), "said": said}
+            found[name]["failures"] = [f"{name}: {text}" for text in wrong]
             say(f"{name}: {ended.seconds:.1f} s ({plain.seconds:.1f} s without wandb), {wrong[:2]}")
     return {"seed": args.seed, "seconds_without": round(plain.seconds, 1), "ways": found}

@@ -14,6 +14,7 @@ TEXTS = [
     *("", " ", "..", "../../etc/passwd", "/etc/passwd", "/tmp/escaped", "~root/x", "CON", "a\nb", "a\0b", "\x1b[31m"),
     *("é" * 150, "x" * 300, "\ud800", "\u202e", "{head}", "{0.__class__}", "%s%s", "null", "nan", "-inf", "1e400"),
     *("0x10", "1_000", "2001-99-99", "12:30:45", "=cmd|' /C calc'!A0", "<script>", "hf:x/y", "http://127.0.0.1:1/x"),
+    *("http://[x", "x" * 10**5),
     *("!!python/object/apply:os.system [touch escaped]", "&a [*a]", "vocals", "drums", "mixture", "None", "true"),
 ]
 NUMBERS = [0, 1, -1, 2, 3, 16, 255, 2**31 - 1, 2**31, 2**63, 2**64, -(2**63), 10**30, 10**5000, 0.5, -0.0, 1e-300]

@@ -133,11 +133,11 @@ class AudioWriter:
         try:
             yield
         except soundfile.LibsndfileError as error:
-            why = "the disk is full or does not answer" if error.code == SYSTEM_ERROR else ""
+            why = "the disk, or your quota on it, is full or does not answer" if error.code == SYSTEM_ERROR else ""
             if not why:
                 raise AudioError(f"{self.path} cannot be written: {reason(error)}") from error
         except AssertionError:  # how soundfile says that fewer samples were written than it was given
-            why = "the disk is full"
+            why = "the disk or your quota on it is full"
         except OSError as error:
             raise unwritable(self.path, error, AudioError) from error
         if why:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..console import track as show_progress
 from ..errors import DataError
-from ..system import atomic_write, cache_folder
+from ..system import atomic_write, cache_folder, reason_of
 
 SEGMENT_SECONDS, N_CHUNKS, HOP_CHUNKS = 6.0, 10, 5  # chunks of 0.6 s; a segment begins every 3 s
 QUANTILE, FLOOR, SILENT = 0.15, 1e-3, 1e-5  # of all chunks; the least threshold; what a silent chunk counts as
@@ -84,7 +84,7 @@ def active_segments(parts: Sequence[ActivityPart], energy: str, folder: Path | N
                 found = {row["content"]: row["starts"] for row in rows}
     except OSError as problem:
         raise DataError(
-            f"{folder} cannot be written ({problem.strerror}); set REFINED_BSRNN_CACHE to a folder that can."
+            f"{folder} cannot be written ({reason_of(problem)}); set REFINED_BSRNN_CACHE to a folder that can."
         ) from problem
     return [np.asarray(found[part.content], dtype=np.int64) for part in parts]
 

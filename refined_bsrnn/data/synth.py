@@ -8,7 +8,6 @@ of harmonics with its own envelope. The music is enough to train on, and it is c
 scores on it say nothing about real music.
 """
 
-import errno
 import json
 import shutil
 import time
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.random import Generator
 
 from ..errors import DataError
-from ..system import CACHE_VARIABLE, cache_folder
+from ..system import CACHE_VARIABLE, cache_folder, reason_of
 
 STEMS = ("vocals", "drums", "bass", "guitar", "other")
 GENERATOR_VERSION = 2  # raise it whenever the same seed would sound different: cached folders carry it in their name
@@ -335,8 +334,7 @@ def write_band(
             _write_tracks(part, manifest, on_track)
             _publish(part, root, manifest)
     except OSError as problem:
-        why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror or str(problem)
-        raise DataError(_cannot_write(root, why)) from problem
+        raise DataError(_cannot_write(root, reason_of(problem))) from problem
     return root
 
 

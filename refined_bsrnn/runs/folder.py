@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -73,7 +74,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file(plain, temporary, {"format": FORMAT, **texts})
             temporary.chmod(mode)
         except SafetensorError as error:  # its own wording of an OSError
-            raise OSError(None, str(error)) from error
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
 
 
 def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:

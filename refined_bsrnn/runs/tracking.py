@@ -30,7 +30,7 @@ from ..console import say
 from ..errors import UserError
 from ..plain import parse_json
 from ..recipe import Recipe, recipe_values
-from ..system import write_json, write_text
+from ..system import reason_of, write_json, write_text
 from .folder import RunFolder
 from .wandb_mode import wandb_mode
 
@@ -263,7 +263,7 @@ class Tracker:
             append(self.run.metrics, text)
         except OSError as error:
             if len(self.waiting) == 1:
-                say(f"{self.run.metrics} cannot be written: {error.strerror}. Training goes on; its lines wait.")
+                say(f"{self.run.metrics} cannot be written: {reason_of(error)}. Training goes on; its lines wait.")
         else:
             self.waiting.clear()
 

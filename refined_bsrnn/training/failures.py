@@ -1,12 +1,12 @@
 """The reason why a training ended, in one sentence that says what to do."""
 
-import errno
 import re
 
 from ..errors import UserError
 from ..recipe import Recipe
 from ..runs.folder import RunFolder
 from ..separation.chunks import out_of_memory
+from ..system import reason_of
 
 
 class Interrupted(Exception):
@@ -41,8 +41,7 @@ def explained(error: Exception, recipe: Recipe, run: RunFolder, n_processes: int
             "behind the words with which the training goes on."
         )
     if isinstance(error, OSError):
-        why_not = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or text.splitlines()[-1]
-        return f"{error.filename or 'a file'} cannot be read or written: {why_not}."
+        return f"{error.filename or 'a file'} cannot be read or written: {reason_of(error).splitlines()[-1]}."
     if n_processes > 1 and any(words in text for words in OTHER_PROCESS):
         return f"another process of this job has ended ({text.splitlines()[0]}); it says why."
     return None

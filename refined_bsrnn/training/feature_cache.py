@@ -39,7 +39,7 @@ from ..errors import RecipeError, UserError
 from ..recipe import Recipe, recipe_values
 from ..runs.folder import tensors_sha256
 from ..separation.separator import Separator
-from ..system import atomic_write, cache_folder, read_json, write_json
+from ..system import atomic_write, cache_folder, read_json, reason_of, write_json
 from .loader import fitting_workers
 from .objective import Objective
 
@@ -190,7 +190,7 @@ class FeatureCache:
         return self
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"the feature cache {self.path} cannot be written: {error.strerror or error}.")
+        return UserError(f"the feature cache {self.path} cannot be written: {reason_of(error)}.")
 
     def _matches(self) -> bool:
         try:

@@ -165,7 +165,7 @@ def test_an_archive_is_whole_or_not_there(studio, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(zipfile.ZipFile, "write", full)
-        with pytest.raises(AudioError, match="the archive cannot be written here: No space left"):
+        with pytest.raises(AudioError, match="the archive cannot be written here: the disk is full"):
             studio.archive(song.key)
         assert kept(studio) == before
     with zipfile.ZipFile(studio.archive(song.key)) as zipped:
@@ -298,7 +298,7 @@ def test_a_damaged_song_fails_alone(studio):
     [
         (MemoryError(), "memory is used up"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is used up"),
-        (OSError(28, "No space"), "No space"),
+        (OSError(28, "No space"), "the disk is full"),
     ],
 )
 def test_what_the_machine_lacks_is_said(studio, monkeypatch, error, messages):
@@ -597,7 +597,7 @@ class Fails:
         (
             OSError(errno.ENOSPC, "No space left on device"),
             507,
-            b"The file cannot be kept here: No space left on device.",
+            b"The file cannot be kept here: the disk is full.",
         ),
         (KeyError(999), 500, b"The request cannot be answered."),
         (ClientDisconnect(), None, None),

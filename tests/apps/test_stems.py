@@ -440,7 +440,7 @@ def test_standard_input_that_does_not_fit_on_the_disk(mtl, song, monkeypatch, ca
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(song.read_bytes())))
     monkeypatch.setattr("shutil.copyfileobj", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     separate("-", "--model", "mtl", code=1)
-    assert "standard input cannot be kept in /tmp: No space left on device" in capsys.readouterr().err.replace(
+    assert "standard input cannot be kept in /tmp: the disk is full" in capsys.readouterr().err.replace(
         tempfile.gettempdir(), "/tmp"
     )
 

@@ -199,7 +199,13 @@ def test_a_path_that_no_file_can_have():
 
 
 @pytest.mark.parametrize(
-    "text", ["models: {a: {kind: [x], targets: [a], url: 'http://x/y', licence: z}}", "best: [{a: 1}]"]
+    "text",
+    [
+        "models: {a: {kind: [x], targets: [a], url: 'http://x/y', licence: z}}",
+        "models: {a: {kind: obsrnn, targets: [a], url: 'http://x/y', licence: z, published: 5}}",
+        "models: {a: {kind: obsrnn, targets: [a], url: 'http://[x/y', licence: z}}",
+        "best: [{a: 1}]",
+    ],
 )
 def test_a_catalogue_is_a_sentence(tmp_path, monkeypatch, text):
     (tmp_path / "models.yaml").write_text(text)

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from refined_bsrnn.recipe import LogSpec
 from refined_bsrnn.runs import tracking
 from refined_bsrnn.runs.tracking import Mirror
+from refined_bsrnn.runs.wandb_mode import wandb_mode
 from refined_bsrnn.training.train import train
 from tests.conftest import micro_recipe
 
@@ -97,3 +99,10 @@ def test_a_logger_that_takes_nothing_takes_no_memory(monkeypatch, capsys):
     mirror.close(0.1)
     assert "entries are left out" in capsys.readouterr().err
     logger.opened.set()
+
+
+def test_an_address_of_wandb_that_is_none_means_offline(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://[wandb")
+    assert wandb_mode(LogSpec()) == "offline"

@@ -191,7 +191,7 @@ def test_a_block_is_marked_after_it_is_written(tmp_path, monkeypatch):
     cache = small_cache(tmp_path)
     cache.prepare()
     monkeypatch.setattr(cache, "write_bytes", _fails_for("mixture.f32", cache.write_bytes))
-    with pytest.raises(UserError, match="cannot be written: No space left"):
+    with pytest.raises(UserError, match="cannot be written: the disk is full"):
         fill(cache, Numbered(), features, [0], torch.device("cpu"))
     assert cache.missing_blocks() == [0, 1, 2]
 

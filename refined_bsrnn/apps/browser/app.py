@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from ...audio import audio_info
 from ...console import say
 from ...errors import RecipeError, UserError
+from ...system import reason_of
 from .studio import MAX_SONGS, Studio, Upload, clock
 
 try:
@@ -296,7 +297,7 @@ class Guard:
             except ClientDisconnect:  # the page has gone
                 pass
             except OSError as error:
-                await refuse(507, f"The file cannot be kept here: {error.strerror or error}.")
+                await refuse(507, f"The file cannot be kept here: {reason_of(error)}.")
             except Exception as error:
                 say(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}")
                 await refuse(500, "The request cannot be answered.")

@@ -18,6 +18,7 @@ from ...errors import AudioError, RecipeError, UserError
 from ...separation.chunks import out_of_memory
 from ...separation.separator import Separator
 from ...separation.source import open_source
+from ...system import reason_of
 from ...temporary import owned_folder
 from ..songs.ensemble import Ensemble, HeadRef
 from ..songs.inputs import InputSong
@@ -205,7 +206,7 @@ class Studio:
             except FileNotFoundError:  # dropped meanwhile
                 raise AudioError(GONE) from None
             except OSError as error:
-                raise AudioError(f"the archive cannot be written here: {error.strerror or error}.") from None
+                raise AudioError(f"the archive cannot be written here: {reason_of(error)}.") from None
             finally:
                 part.unlink(missing_ok=True)
                 self._delete(song)  # again, where it was dropped: the folder may have got a file since
@@ -301,7 +302,7 @@ class Studio:
 
 def plain(error: BaseException, *folders: Path) -> str:
     """A message without temporary folders, which the user does not know."""
-    text = str(error)
+    text = reason_of(error) if isinstance(error, OSError) else str(error)
     for folder in folders:
         text = text.replace(f"{folder}{os.sep}", "")
     return text

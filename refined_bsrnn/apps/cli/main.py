@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import UserError
-from ...system import bound_spinning
+from ...system import bound_spinning, reason_of
 from . import command_line, data, heads, learn, models, networks, scores, songs, training
 
 # A module that takes long to import is imported by the command that uses it: `--help` and `bands` answer at once.
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:  # a disk, a share or a permission, not a mistake in here
         where = f"{error.filename} cannot be read or written: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}.")
+        _complain(f"{where}{reason_of(error)}.")
         return 1
     except KeyboardInterrupt:
         print("refined-bsrnn: interrupted.", file=sys.stderr)

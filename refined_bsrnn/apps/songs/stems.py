@@ -23,6 +23,7 @@ from ...errors import AudioError, RecipeError, UserError
 from ...separation.chunks import out_of_memory
 from ...separation.separator import Progress, Separator
 from ...separation.source import Source, as_samples, open_source, read_blocks
+from ...system import reason_of
 from ...temporary import clear_unowned, owned_folder
 from .ensemble import Ensemble
 from .files import HIDDEN, TAKEN, StemFiles, file_id, no_empty_folders
@@ -205,7 +206,7 @@ def _on_disk(song: InputSong) -> Iterator[tuple[InputSong, Path]]:
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
             raise AudioError(
-                f"{song.label} cannot be kept in {folder.parent}: {error.strerror or error}. Free some space there, or "
+                f"{song.label} cannot be kept in {folder.parent}: {reason_of(error)}. Free some space there, or "
                 "set TMPDIR to another folder."
             ) from None
         try:
@@ -272,7 +273,7 @@ def reason(error: Exception) -> str:
         return "the memory is used up. Make --chunk-seconds smaller, or use another --device."
     if isinstance(error, OSError):
         where = f"{error.filename} cannot be read or written: " if error.filename else ""
-        return f"{where}{error.strerror or error}."
+        return f"{where}{reason_of(error)}."
     first = next(iter(str(error).strip().splitlines()), "")
     return f"it cannot be separated ({type(error).__name__}: {first}). Try --device cpu without --precision."
 

@@ -187,12 +187,16 @@ def _check_values(where: str, values: Mapping[str, Any]) -> None:
 
 def _check_published(where: str, published: Any) -> None:
     numbers = [v for k, v in published.items() if k not in ("set", "metric")] if isinstance(published, dict) else []
-    complete = bool(published) and {"set", "metric"} <= set(published) and numbers
+    complete = numbers and {"set", "metric"} <= set(published)
     if published and not (complete and all(isinstance(number, int | float) for number in numbers)):
         raise RecipeError(f"{where}: published is {published!r}; expected set, metric and a number for each target.")
 
 
 def file_name(url: str) -> str:
     """The name that the file at an address has on this machine; empty if the address names none."""
-    name = unquote(urlsplit(url).path).replace("\\", "/").rpartition("/")[2]
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # a bracket that is not closed
+        return ""
+    name = unquote(path).replace("\\", "/").rpartition("/")[2]
     return "" if name in (".", "..") or "\0" in name else name
