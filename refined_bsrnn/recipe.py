@@ -22,7 +22,13 @@ from .schema import bounded, path_field, plain, read_yaml, rest, section, share
 from .system import expand_home
 
 # (features N, repeats R) of the backbone; `size=tiny` in a recipe or on the command line sets both.
-SIZES: dict[str, tuple[int, int]] = {"micro": (16, 2), "tiny": (32, 6), "small": (64, 8), "large": (128, 12)}
+SIZES: dict[str, tuple[int, int]] = {
+    "micro": (16, 2),
+    "mini": (32, 4),
+    "tiny": (32, 6),
+    "small": (64, 8),
+    "large": (128, 12),
+}
 
 DATA_ROOT_VARIABLE = "MUSDB18HQ_ROOT"
 

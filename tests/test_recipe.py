@@ -131,7 +131,7 @@ def test_the_same_kind_keeps_its_options():
         ("steps", "expected key=value"),
         ("train.steps 3", "expected key=value"),
         ("targets=[drums", "not valid YAML"),
-        ("size=giant", "size='giant' is unknown. Known: large, micro, small, tiny"),
+        ("size=giant", "size='giant' is unknown. Known: large, micro, mini, small, tiny"),
         ("train.stpes=3", "Did you mean 'steps'"),
     ],
 )
