@@ -39,20 +39,21 @@ def rows(name: str) -> list[study.Row]:
     return [study.Row(**row) for row in json.loads((RESULTS / name / "study.json").read_text())["rows"]]
 
 
-def claim() -> str:
-    """The runs of the study of the main claim that there are so far."""
-    made = report(sorted(path.parent for path in (RESULTS / "claim").glob("*/results.json")))
+def folder(name: str) -> str:
+    """The runs whose results are in one folder, those of a study that goes on for instance."""
+    made = report(sorted(path.parent for path in (RESULTS / name).glob("*/results.json")))
     return made.scores(made.sections[0], details=True).markdown
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "architecture": lambda: architecture_markdown(read_json(RESULTS / "architecture.json")),
     "bands": lambda: band_table().markdown,
-    "claim": claim,
+    "claim": lambda: folder("claim"),
     "bands-41": lambda: matched_table(41).markdown,
     "compare-methods": lambda: study.table(rows("compare-methods")).markdown,
     "compare-methods-full": lambda: study.against_full(rows("compare-methods")).markdown,
     "compare-transfer": lambda: study.table(rows("compare-transfer")).markdown,
+    "data": lambda: folder("data"),
     "label-noise": lambda: study.table(rows("label-noise")).markdown,
     "peers": lambda: peers_markdown(read_json(RESULTS / "peers.json")),
     "runs": lambda: runs(0, details=True),
