@@ -389,13 +389,17 @@ def _configs(folder: Path) -> list[Any]:
     return [json.loads(json.dumps(config_of())), json.loads(json.dumps(config_of(mel=True)))]
 
 
+def _begin_config(folder: Path) -> None:
+    from refined_bsrnn.runs.exchange.torchfile import TorchFile
+
+    _begin_published(folder)
+    MODELS["checkpoint"] = TorchFile(folder / "published" / "model.ckpt")
+
+
 def _read_config(data: bytes, folder: Path) -> Any:
     from refined_bsrnn.runs.exchange.importing import read_network
-    from refined_bsrnn.runs.exchange.torchfile import open_checkpoint
 
-    config = put(data, folder / "config.yaml")
-    with open_checkpoint(folder / "published" / "model.ckpt") as file:
-        return read_network(file, config)
+    return read_network(MODELS["checkpoint"], put(data, folder / "config.yaml"))
 
 
 # --- audio ------------------------------------------------------------------------------------------------------------
@@ -483,7 +487,7 @@ FORMATS: dict[str, Format] = {
     "manifest": Format(_manifests, mutate.structured(_lines), _read_manifest, _begin_songs),
     "manifest as a table": Format(_manifests, mutate.structured(_csv_lines), _read_csv, _begin_songs),
     "checkpoint": Format(_checkpoints, mutate.checkpoint, _read_checkpoint, _begin_published),
-    "configuration of a checkpoint": Format(_configs, _yaml, _read_config, _begin_published),
+    "configuration of a checkpoint": Format(_configs, _yaml, _read_config, _begin_config),
     "wav, flac, aiff": Format(_sounds(["wav", "flac", "aiff", "w64", "caf"]), mutate.binary, _read_audio),
     "mp3, ogg, opus": Format(_sounds(["mp3", "ogg", "opus"]), mutate.binary, _read_audio),
     "m4a, mp4": Format(_sounds(["m4a", "mp4"]), mutate.binary, _read_audio),

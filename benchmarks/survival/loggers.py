@@ -7,6 +7,7 @@ error after ten seconds.
 import argparse
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def loggers(args: argparse.Namespace) -> dict[str, Any]:
             finally:
                 if name == "no room":
                     subprocess.run(["umount", "-l", str(wandb)], check=True)
-            said = [line for line in ended.said.splitlines() if "wandb" in line][:3]
+            said = [re.sub(r"'/[^']*'", "PATH", line) for line in ended.said.splitlines() if "wandb" in line][:3]
             found[name] = {"seconds": round(ended.seconds, 1), "said": said}
             found[name]["failures"] = [f"{name}: {text}" for text in wrong]
             say(f"{name}: {ended.seconds:.1f} s ({plain.seconds:.1f} s without wandb), {wrong[:2]}")
