@@ -210,11 +210,13 @@ def test_what_nobody_is_heard_of_is_forgotten(separator):
 
 def test_an_upload_that_was_broken_off_goes_within_a_minute(studio):
     old, new = studio.uploads / "tmpa", studio.uploads / "tmpb"
-    for path, age in ((old, 61), (new, 1)):
+    for path in (old, new):
         path.write_bytes(b"RIFF")
-        os.utime(path, (time.time() - age,) * 2)
-    waiting = upload(studio)
-    os.utime(waiting, (time.time() - 61,) * 2)
+    upload(studio)
+    studio.sweep()
+    studio.unchanged = {path: (*state, since - 61) for path, (*state, since) in studio.unchanged.items()}
+    with new.open("ab") as file:
+        file.write(b"more")
     studio.sweep()
     assert kept(studio) == ["my song.wav", "tmpb"]
 

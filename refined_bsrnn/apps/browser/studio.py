@@ -75,6 +75,8 @@ class Studio:
             raise RecipeError(f"max_mb {max_mb:g}, keep_seconds {keep_seconds:g}; expected more than 0, finite.")
         self.separator, self.label, self.max_mb, self.keep_seconds = separator, label, max_mb, keep_seconds
         self.visits: dict[str, Visit] = {}
+        # file → its size, its time, and since when (of the clock that does not jump) they are the same
+        self.unchanged: dict[Path, tuple[int, int, float]] = {}
         self.n_added = 0
         self.lock = threading.RLock()
         self.network = threading.Lock()  # heads are not added while the network runs
@@ -275,12 +277,19 @@ class Studio:
             if visit.seen < long_ago:
                 self.leave(session)
         ours = {visit.file for visit in list(self.visits.values())}
+        now, unchanged = time.monotonic(), dict[Path, tuple[int, int, float]]()
         for path in [path for path in self.uploads.rglob("*") if path.is_file()]:
             arriving = path.parent == self.uploads  # whole ones are in a folder of their own
             limit = min(self.keep_seconds, BROKEN_OFF_SECONDS) if arriving else self.keep_seconds
             with suppress(FileNotFoundError):
-                if path not in ours and time.time() - path.stat().st_mtime > limit:
+                status = path.stat()
+                size, changed, since = self.unchanged.get(path, (-1, 0, now))
+                if (size, changed) != (status.st_size, status.st_mtime_ns):
+                    since = now
+                unchanged[path] = (status.st_size, status.st_mtime_ns, since)
+                if path not in ours and now - since > limit:
                     self._unlink_upload(path)
+        self.unchanged = unchanged
 
     def _forget_upload(self, visit: Visit) -> None:
         """If two users dropped the same file, it is one file here: it is deleted with the last of them."""
