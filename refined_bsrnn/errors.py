@@ -6,7 +6,7 @@ traceback.
 
 import difflib
 import fnmatch
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 MOST_LETTERS = 2000  # of a message: what it quotes may come from any file
@@ -38,6 +38,20 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A run folder, backbone or head cannot be loaded or does not belong where it was put."""
+
+
+# --- words of messages ------------------------------------------------------------------------------------------------
+
+
+def first(names: Sequence[str], n_shown: int = 6, separator: str = ", ") -> str:
+    """The first few names, and the number of the others."""
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return separator.join(names[:n_shown]) + more
+
+
+def first_line(error: object) -> str:
+    """The first line of an error's message, or its class if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 # --- choosing a component by name, with errors that name the valid choices --------------------------------------------

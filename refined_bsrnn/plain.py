@@ -1,7 +1,9 @@
 """Plain values out of YAML and JSON that anybody may have written, read within bounds. What they mean: `schema`."""
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -19,6 +21,15 @@ def parse_json(text: str, **options: Any) -> Any:
         return _whole_letters(value) if SURROGATE.search(text) else value
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def finite(value: Any) -> Any:
+    """The value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _whole_letters(value: Any) -> Any:

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,20 @@ def bound_spinning() -> None:
             os.environ.setdefault(name, value)
 
 
+@contextmanager
+def environment_set(**values: str) -> Iterator[None]:
+    """Within the block these environment variables have these values, here and in processes that are started."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 def processors() -> int:
     """The number of processors that this process may use; a batch system or ``taskset`` may limit it."""
     if hasattr(os, "sched_getaffinity"):
@@ -243,12 +257,14 @@ def processors() -> int:
 
 # --- signals ----------------------------------------------------------------------------------------------------------
 
+
+def _existing(*names: str) -> list[int]:
+    """The signals of these names that the system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
 # Ctrl-C, what schedulers send before they kill (some USR1 or USR2), a terminal that is closed, a CPU time that is up.
-STOP_SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)
-]
+STOP_SIGNALS = _existing("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 @contextmanager
@@ -303,26 +319,30 @@ def stop_signals(
 
 
 @contextmanager
+def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Within the block these signals have these handlers; in another thread than the main one nothing changes."""
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():  # Python hands signals to it alone
+            for number, handler in handlers.items():
+                before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def interrupted_by_signals(first: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Within the block SIGTERM and a closed terminal call ``first`` and raise `KeyboardInterrupt`."""
-    if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
-        yield
-        return
 
     def handle(number: int, frame: Any) -> None:
         first()
         raise KeyboardInterrupt
 
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        if before[number] != signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, handle)
-    try:
+    numbers = _existing("SIGTERM", "SIGHUP")
+    with _handled({n: handle for n in numbers if signal.getsignal(n) != signal.SIG_IGN}):  # nohup stays nohup
         yield
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
 
 
 @contextmanager
@@ -331,19 +351,12 @@ def uninterrupted() -> Iterator[None]:
 
     Only the main thread gets signals; in other threads nothing is delayed.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
-    before: dict[int, Any] = {}
+    numbers = [n for n in _existing("SIGINT", "SIGTERM", "SIGHUP") if callable(signal.getsignal(n))]
     try:
-        for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
-            if number is not None and callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, lambda number, frame: came.append(number))
-        yield
+        with _handled(dict.fromkeys(numbers, lambda number, frame: came.append(number))):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
 
@@ -353,14 +366,8 @@ def children_may_end() -> Iterator[None]:
     """Within the block no ended child process raises an error here: PyTorch's handler raises at any place in the
     program.
     """
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+    with _handled(dict.fromkeys(_existing("SIGCHLD"), signal.SIG_DFL)):
         yield
-        return
-    old = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, old)
 
 
 # --- memory that is freed stays with the process, as long as it does one thing over and over --------------------------

@@ -1,4 +1,4 @@
-"""Temporary folders that the next call removes if they are no longer in use, and files that replace no others.
+"""Temporary folders that the next call removes if they are no longer in use, files that replace no others, and a lock.
 
 A killed process cannot clean up. Therefore the owner of a temporary folder holds a lock in it, which the system
 releases when the process ends. The next call that makes a folder of the same kind in the same place deletes the folders
@@ -8,11 +8,14 @@ whose lock is free.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from .console import say
+from .errors import UserError
 
 LOCK = ".owner"
 KEPT = ".kept"  # ends the name of a file that stood in a place of which the folder's owner had need
@@ -87,6 +90,28 @@ def _clear(folder: Path) -> bool:
     lock.release(force=True)
     shutil.rmtree(folder, ignore_errors=True)
     return True
+
+
+@contextmanager
+def alone(lock_file: Path, text: str, unusable: Callable[[OSError], UserError]) -> Iterator[None]:
+    """Within the block no other process holds this lock; says ``text`` if it has to wait for one that does.
+
+    ``unusable`` makes the error for a place that can have no lock.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(text)
+            lock.acquire()
+    except (OSError, NotImplementedError) as problem:
+        raise unusable(problem if isinstance(problem, OSError) else OSError(str(problem))) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def place_new(made: Path, path: Path) -> None:

@@ -376,11 +376,11 @@ def _begin_published(folder: Path) -> None:
 
 def _read_checkpoint(data: bytes, folder: Path) -> Any:
     from refined_bsrnn.runs.exchange.importing import read_network
-    from refined_bsrnn.runs.exchange.torchfile import open_checkpoint
+    from refined_bsrnn.runs.exchange.torchfile import TorchFile
 
-    with open_checkpoint(put(data, folder / "model.ckpt")) as file:
-        network = read_network(file, folder / "published" / "config.yaml")
-        return [file.read(name) for name in file.names], network
+    file = TorchFile(put(data, folder / "model.ckpt"))
+    network = read_network(file, folder / "published" / "config.yaml")
+    return [file.read(name) for name in file.names], network
 
 
 def _configs(folder: Path) -> list[Any]:

@@ -60,14 +60,10 @@ def _percent(probability: float, low_high: tuple[float, float], random: Random) 
     return None if value is None else round(100 + value)
 
 
-def _ratio_of(semitones: float) -> int:
-    """A pitch in whole percent of the original one (17 cents apart), so that a small filter can resample it."""
-    return round(100 * 2 ** (semitones / 12))
-
-
 def _pitch(spec: AugmentSpec, random: Random) -> int | None:
+    """A pitch in whole percent of the original one (17 cents apart), so that a small filter can resample it."""
     semitones = _range(spec.pitch, spec.pitch_semitones, random)
-    return None if semitones is None else _ratio_of(semitones)
+    return None if semitones is None else round(100 * 2 ** (semitones / 12))
 
 
 def _gain(spec: AugmentSpec, random: Random) -> float | None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import DataError, nearest
-from .layouts.listing import first
+from ..errors import DataError, first, nearest
 from .layouts.manifest import read_text
 from .names import REST
 from .parts import TrackParts

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from ..errors import first
 from ..recipe import DataSpec
 from .absent import assumed_absent
 from .activity import SEGMENT_SECONDS
-from .layouts.listing import first
 from .parts import SplitOther, TrackParts, Usable
-from .pools import Active, Pools, joined_targets, related_target
-
-SHOWN = 6  # songs named in one sentence
+from .pools import Pools, joined_targets, related_target
 
 
 def of_split_other(split: SplitOther) -> list[str]:
@@ -72,17 +70,18 @@ def of_incomplete(songs: Sequence[TrackParts], gaps: Mapping[int, Sequence[str]]
     ]
 
 
-def of_active(active: Active, songs: Sequence[TrackParts], spec: DataSpec) -> str:
-    n_segments, n_parts = sum(len(places) for places in active.values()), sum(len(song.parts) for song in songs)
+def of_active(songs: Sequence[TrackParts], spec: DataSpec) -> str:
+    """The number of active segments, and of parts without one."""
+    active = [places for song in songs for places in (song.active or {}).values()]
+    n_parts = sum(len(song.parts) for song in songs)
     return (
-        f"{n_segments} active segments of {SEGMENT_SECONDS:g} s (data.energy={spec.energy}); "
+        f"{sum(map(len, active))} active segments of {SEGMENT_SECONDS:g} s (data.energy={spec.energy}); "
         f"{n_parts - len(active)} of {n_parts} parts have none."
     )
 
 
 def _named_gaps(songs: Sequence[TrackParts], gaps: Mapping[int, Sequence[str]]) -> str:
-    named = [f"{songs[i].track.name}: {', '.join(names)}" for i, names in gaps.items()]
-    return "; ".join(named[:SHOWN]) + (f" and {len(gaps) - SHOWN} more" if len(gaps) > SHOWN else "")
+    return first([f"{songs[i].track.name}: {', '.join(names)}" for i, names in gaps.items()], separator="; ")
 
 
 # --- songs that no example reads --------------------------------------------------------------------------------------
@@ -93,11 +92,11 @@ def of_unread(reasons: Mapping[str, Sequence[str]], n_songs: int) -> list[str]:
     return [f"{len(names)} of {n_songs} tracks are left out: {why} ({first(names)})." for why, names in reasons.items()]
 
 
-def why_unread(song: TrackParts, targets: Sequence[str], spec: DataSpec, silent: bool) -> str:
-    """The reason why no example reads any part of a song; ``silent``: none of its parts is active anywhere."""
+def why_unread(song: TrackParts, targets: Sequence[str], spec: DataSpec) -> str:
+    """The reason why no example reads any part of a song."""
     if why := why_refused(song, targets, spec):
         return why
-    if silent:
+    if song.active is not None and not song.active:
         return f"no part of them is active for {SEGMENT_SECONDS:g} s (data.excerpts=active)"
     name = song.parts[0]
     if song.is_other_solo:
@@ -131,7 +130,7 @@ def why_refused(song: TrackParts, targets: Sequence[str], spec: DataSpec) -> str
 
 def of_added(songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec) -> list[str]:
     """The solos that are mixed into songs, and the songs."""
-    pools, notes = Pools(songs, None, spec), []
+    pools, notes = Pools(songs, spec), []
     leads = pools.all_leads()
     for target in targets:
         if spec.add_targets and any(pools.target(target, lead) for lead in leads):

@@ -7,6 +7,7 @@ mixture.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class TrackParts:
     subtracted: tuple[str, ...] = ()  # the stems that REST leaves out
     label_weights: Mapping[str, float] = field(default_factory=dict)  # stem → how much it counts, where not 1
     absent: frozenset[str] = frozenset()  # the sources that it is known not to hold
+    # Part → the first samples of its active segments, without parts that have none; None: excerpts begin anywhere.
+    active: Mapping[str, np.ndarray] | None = field(default=None, compare=False)
     definitions: Mapping[str, frozenset[str]] = field(default_factory=dict)  # target that is a sum → its stems anywhere
 
     @property
@@ -41,6 +44,10 @@ class TrackParts:
     def is_other_solo(self) -> bool:
         """Whether the track is one stem with a specific name that belongs to no target."""
         return self.is_named_solo and not any(self.target_parts.values())
+
+    def n_segments(self, parts: Sequence[str]) -> int:
+        """The number of active segments of these parts."""
+        return sum(len((self.active or {}).get(part, ())) for part in parts)
 
     def read(self, part: str, start: int = 0, n_samples: int | None = None) -> Tensor:
         """Float (channels, samples) of a part at the track's own rate."""
@@ -161,7 +168,7 @@ def _stem_parts(alike: Sequence[Track], targets: Sequence[str], spec: DataSpec) 
     track = alike[0]
     if spec.stems:
         existing = tuple(name for name in spec.stems if (MIXTURE if name == REST else name) in track.files)
-        alone = tuple(track.apart) if MIXTURE not in track.files and len(track.apart) == 1 else ()
+        alone = tuple(track.apart) if track.is_solo else ()
         return [existing or alone] * len(alike)
     drawn = [stem for target in targets if target in track.files for stem in _finest(track, target, spec)]
     everything = list(dict.fromkeys(drawn))
@@ -190,6 +197,15 @@ def _measure(tracks: Sequence[Track], names: Sequence[str]) -> list[bool]:
     if len(set(measured.values())) == 1:
         return [measured[id(few[0])]] * len(tracks)
     return [measured[id(t)] if id(t) in measured else sum_to_mixture([t], names) for t in tracks]
+
+
+def possible_sums(track: Track) -> list[tuple[str, ...]]:
+    """The sets of stems that may sum to a mixture: vocals, drums, bass, other; all stems; all but `other`, which may
+    contain finer ones.
+    """
+    stems = tuple(track.apart)
+    choices = dict.fromkeys([MUSDB_STEMS, stems, tuple(stem for stem in stems if stem != "other")])
+    return [names for names in choices if names and set(names) <= set(stems)]
 
 
 def sum_to_mixture(tracks: Sequence[Track], names: Sequence[str]) -> bool:

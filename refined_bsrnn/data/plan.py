@@ -95,7 +95,7 @@ class Planner:
         self.data: DataSpec = recipe.data
         self.augment: AugmentSpec = recipe.augment
         self.format = Format.of(recipe)
-        self.pools = Pools(parts.songs, parts.active, recipe.data)
+        self.pools = Pools(parts.songs, recipe.data)
         self.noise = noise_recordings(recipe.augment)
 
     def plan(self, index: int) -> ExamplePlan:
@@ -196,8 +196,8 @@ class Planner:
         settings = self._draw("song", streams)
         needed = self.format.file_length(song.track, settings)
         first, last = 0, max(0, song.track.n_samples - needed)
-        active = self.parts.active or {}
-        segments = [active[number, part] for part in wanted if (number, part) in active]
+        active = song.active or {}
+        segments = [active[part] for part in wanted if part in active]
         if segments:
             starts = segments[random.integers(len(segments))]
             first = min(last, int(starts[random.integers(len(starts))]))

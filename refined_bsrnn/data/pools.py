@@ -6,7 +6,7 @@ contain the target; a solo of no target is added to songs without such a part. W
 with each other.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,6 @@ import numpy as np
 from ..recipe import DataSpec
 from .names import MUSDB_STEMS, NO_VOICE, REST, belongs_to, is_catch_all, related, slug
 from .parts import TrackParts
-
-# (number of a song, part) → the first samples of its active segments
-Active = Mapping[tuple[int, str], np.ndarray]
 
 
 def can_give(song: TrackParts, part: str, lead: TrackParts) -> bool:
@@ -159,8 +156,8 @@ class Pools:
     once.
     """
 
-    def __init__(self, songs: Sequence[TrackParts], active: Active | None, spec: DataSpec):
-        self.songs, self.active, self.spec = songs, active, spec
+    def __init__(self, songs: Sequence[TrackParts], spec: DataSpec):
+        self.songs, self.spec = songs, spec
         self.weights = np.array([song.track.weight for song in songs])
         leads = find_leads(songs)
         self.leads = Pool.of(leads, self.weights) if leads else None
@@ -231,12 +228,13 @@ class Pools:
         """The pool of the givers (number of the song, its parts), made once per key."""
         if key not in self.found:
             fitting = list(givers)
-            numbers, weights, active = [i for i, _ in fitting], self.weights, self.active
-            if active is not None:
-                # a part that is nowhere active is drawn as it is: silence is a part of music
-                segments = {i: sum(len(active.get((i, part), ())) for part in parts) for i, parts in fitting}
-                if audible := [i for i in numbers if segments[i]]:
-                    numbers, weights = audible, weights * [segments.get(i, 0) for i in range(len(self.songs))]
+            numbers, weights = [i for i, _ in fitting], self.weights
+            segments = {
+                i: sum(len((self.songs[i].active or {}).get(part, ())) for part in parts) for i, parts in fitting
+            }
+            # a part that is nowhere active is drawn as it is: silence is a part of music
+            if audible := [i for i in numbers if segments[i]]:
+                numbers, weights = audible, weights * [segments.get(i, 0) for i in range(len(self.songs))]
             self.found[key] = Pool.of(numbers, weights) if numbers else None
         return self.found[key]
 

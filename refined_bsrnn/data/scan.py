@@ -10,11 +10,11 @@ import datasets
 
 from ..audio import AudioInfo, length_of, open_audio
 from ..console import printable
-from ..errors import DataError, UserError
+from ..errors import DataError, UserError, first
 from ..recipe import DataSpec, SourceSpec
 from ..system import is_unicode
 from .decode import content_key, damage_of, decode, decoded_file, lengths_of, of_file, writing
-from .layouts.listing import File, Finding, Listed, first
+from .layouts.listing import File, Finding, Listed
 from .names import MIXTURE, REST
 from .sources import Sources, find_sources, list_source, source_name
 from .tracks import StemFile, Track, table_of, with_definitions
@@ -46,11 +46,8 @@ def refuse(findings: Iterable[Finding]) -> None:
     if len(stopping) == 1:
         raise DataError(stopping[0])
     if stopping:
-        shown = "\n  ".join(stopping[:MAX_LISTED])
-        more = f"\n  and {len(stopping) - MAX_LISTED} more" if len(stopping) > MAX_LISTED else ""
-        raise DataError(
-            f"{len(stopping)} problems with the data:\n  {shown}{more}\nrefined-bsrnn check-data lists all."
-        )
+        shown = first(stopping, MAX_LISTED, separator="\n  ")
+        raise DataError(f"{len(stopping)} problems with the data:\n  {shown}\nrefined-bsrnn check-data lists all.")
 
 
 def scan(spec: DataSpec, splits: Sequence[str]) -> Scan:

@@ -8,10 +8,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..errors import first
 from ..recipe import DataSpec
-from .layouts.listing import first
 from .names import MIXTURE, is_catch_all, leaves_out
-from .tracks import StemFile, Track
+from .tracks import StemFile, Track, by_hash
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def solo_validation(
     songs = [track for track in validation if not track.is_solo]
     for target in targets_of_solos(tracks, targets, spec):
         solos = _held_out(tracks, validation, target, spec)
-        mixtures = [mix for i, solo in enumerate(solos) if (mix := _mixture(_fitting(songs, solo), i, solo, target))]
+        mixtures = [mix for i, solo in enumerate(solos) if (mix := _mixture(songs, i, solo, target))]
         if not mixtures:
             found.notes.append(f"{target}: {_why_none(tracks, songs, solos, target)}, so it is not validated.")
             continue
@@ -103,7 +103,18 @@ def _sum_of(solos: Mapping[str, Track]) -> Track:
     """The solos, by their names, as the stems of one track."""
     tracks = list(solos.values())
     n_samples = min(track.n_samples for track in tracks)
-    files = {name: tuple(_pieces(solo, name, 0, n_samples)) for name, solo in solos.items()}
+    stems = {name: _pieces(solo, name, 0, n_samples) for name, solo in solos.items()}
+    return _joined(tracks, n_samples, [file for files in stems.values() for file in files], stems)
+
+
+def _joined(
+    tracks: Sequence[Track],
+    n_samples: int,
+    mixture: Sequence[StemFile],
+    stems: Mapping[str, Sequence[StemFile]],
+    *facts: object,
+) -> Track:
+    """Files of several tracks as one track; ``facts`` that are not in their content go into its hashes."""
     return Track(
         name=" + ".join(track.name for track in tracks),
         split="valid",
@@ -111,27 +122,19 @@ def _sum_of(solos: Mapping[str, Track]) -> Track:
         n_samples=n_samples,
         sample_rate_hz=tracks[0].sample_rate_hz,
         n_channels=max(track.n_channels for track in tracks),
-        files={MIXTURE: tuple(file for pieces in files.values() for file in pieces), **files},
-        content=_hash(*(track.content for track in tracks)),
-        written=_hash(*(track.written for track in tracks)),
+        files={MIXTURE: tuple(mixture), **{stem: tuple(files) for stem, files in stems.items()}},
+        content=_hash(*(track.content for track in tracks), *facts),
+        written=_hash(*(track.written for track in tracks), *facts),
     )
 
 
 def _held_out(tracks: Sequence[Track], validation: Sequence[Track], target: str, spec: DataSpec) -> list[Track]:
     """The solos of a target that are held out from training, ordered by the hashes of their names."""
-    solos = sorted(
-        (track for track in tracks if track.is_solo and target in track.files),
-        key=lambda track: hashlib.sha256(track.name.encode()).hexdigest(),
-    )
+    solos = by_hash(track for track in tracks if track.is_solo and target in track.files)
     chosen = [track for track in solos if track in validation] or [track for track in solos if track.split == "valid"]
     if chosen or spec.validation_tracks or spec.validation_share == 0 or len(solos) < 2:
         return chosen
     return solos[: max(1, round(spec.validation_share * len(solos)))]
-
-
-def _fitting(songs: Sequence[Track], solo: Track) -> list[Track]:
-    """The songs with the solo's rate, because the files of one track have one rate."""
-    return [song for song in songs if song.sample_rate_hz == solo.sample_rate_hz]
 
 
 def _why_none(tracks: Sequence[Track], songs: Sequence[Track], solos: Sequence[Track], target: str) -> str:
@@ -144,26 +147,16 @@ def _why_none(tracks: Sequence[Track], songs: Sequence[Track], solos: Sequence[T
 
 
 def _mixture(songs: Sequence[Track], i: int, solo: Track, target: str) -> Track | None:
-    """The middle of song i (modulo the number of songs) with the solo added; None if there is no song."""
+    """The middle of the i-th song (modulo their number) of the solo's rate, with the solo added; None without one."""
+    songs = [song for song in songs if song.sample_rate_hz == solo.sample_rate_hz]  # the files of a track have one rate
     if not songs:
         return None
     song = songs[i % len(songs)]
     n_samples = min(song.n_samples, solo.n_samples)
     start = (song.n_samples - n_samples) // 2
-    stems = [MIXTURE] if MIXTURE in song.files else song.apart
-    song_files = [file for stem in stems for file in _pieces(song, stem, start, n_samples)]
+    song_files = [file for stem in song.whole for file in _pieces(song, stem, start, n_samples)]
     solo_files = _pieces(solo, target, 0, n_samples)
-    return Track(
-        name=f"{song.name} + {solo.name}",
-        split="valid",
-        folder=song.folder,
-        n_samples=n_samples,
-        sample_rate_hz=song.sample_rate_hz,
-        n_channels=max(song.n_channels, solo.n_channels),
-        files={MIXTURE: (*song_files, *solo_files), target: tuple(solo_files)},
-        content=_hash(song.content, solo.content, start),
-        written=_hash(song.written, solo.written, start),
-    )
+    return _joined([song, solo], n_samples, [*song_files, *solo_files], {target: solo_files}, start)
 
 
 def _pieces(track: Track, stem: str, start: int, n_samples: int) -> list[StemFile]:

@@ -17,9 +17,8 @@ from .layouts.folder import FOLDER
 from .layouts.hub import HUGGINGFACE
 from .layouts.listing import SPLITS, Layout, Listing
 from .layouts.manifest import MANIFEST
-from .layouts.medleydb import MEDLEYDB
+from .layouts.multitrack import MEDLEYDB, SLAKH
 from .layouts.musdb import MUSDB
-from .layouts.slakh import SLAKH
 
 BUILTIN = "builtin"  # as data.root: the built-in stems, whatever the environment says
 

@@ -1,6 +1,5 @@
 """The split into training tracks and held-out tracks."""
 
-import hashlib
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from ..recipe import DataSpec, Recipe
 from .scan import Scan, scan
 from .solo_validation import SoloValidation, solo_validation
 from .sources import check_patterns
-from .tracks import Track
+from .tracks import Track, by_hash
 
 # The official validation tracks of MUSDB18 (the musdb package's configuration), held out of its train folder.
 MUSDB_VALIDATION_TRACKS = (
@@ -110,7 +109,9 @@ def split_validation(tracks: Sequence[Track], spec: DataSpec) -> tuple[list[Trac
         validation = [t for t in validation if not t.is_solo] or validation
     else:
         songs = [t for t in tracks if not t.is_solo] or tracks
-        chosen = {t.name for t in songs if t.name in MUSDB_VALIDATION_TRACKS} or _share(songs, spec.validation_share)
+        chosen = {t.name for t in songs if t.name in MUSDB_VALIDATION_TRACKS} or {
+            t.name for t in by_hash(songs)[: round(spec.validation_share * len(songs))]
+        }
         validation = [t for t in tracks if t.name in chosen]
     kept = {(t.split, t.name) for t in validation}
     train = [t for t in tracks if t.split == "train" and (t.split, t.name) not in kept]
@@ -130,12 +131,6 @@ def _weighted(train: Sequence[Track], spec: DataSpec, names: Sequence[str]) -> l
     return weighted
 
 
-def _share(tracks: Sequence[Track], share: float) -> set[str]:
-    """The share of the track names with the lowest hash: adding a song moves no other song."""
-    by_hash = sorted((t.name for t in tracks), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return set(by_hash[: round(share * len(tracks))])
-
-
 def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, seed: int) -> list[Track]:
     """The training tracks that a recipe asks for: all, or some of those that have a target, in an order set by the
     seed.
@@ -148,8 +143,7 @@ def use_part(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec, se
     others = [] if any(not t.is_solo for t in having) else [t for t in tracks if t not in having]  # solos need songs
     if not having or not (spec.use_tracks or spec.use_minutes or spec.use_fraction < 1):
         return list(tracks)
-    order = sorted(having, key=lambda t: hashlib.sha256(f"{seed}\t{t.name}".encode()).hexdigest())
-    order = _each_target_first(order, targets)
+    order = _each_target_first(by_hash(having, f"{seed}\t"), targets)
     count = math.ceil(spec.use_fraction * len(order))
     if spec.use_tracks:
         count = min(count, spec.use_tracks)

@@ -10,11 +10,8 @@ scores on it say nothing about real music.
 
 import json
 import shutil
-import time
-import uuid
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +21,7 @@ from numpy.random import Generator
 
 from ..errors import DataError
 from ..system import CACHE_VARIABLE, cache_folder, reason_of
+from ..temporary import owned_folder
 
 STEMS = ("vocals", "drums", "bass", "guitar", "other")
 GENERATOR_VERSION = 2  # raise it whenever the same seed would sound different: cached folders carry it in their name
@@ -330,9 +328,10 @@ def write_band(
         _refuse_foreign(root)
         root.parent.mkdir(parents=True, exist_ok=True)
         _refuse_small_disk(root, manifest)
-        with _part_folder(root) as part:
-            _write_tracks(part, manifest, on_track)
-            _publish(part, root, manifest)
+        with owned_folder(root.parent, f".{root.name}-") as folder:
+            made = folder / root.name
+            _write_tracks(made, manifest, on_track)
+            _publish(made, root, manifest)
     except OSError as problem:
         raise DataError(_cannot_write(root, reason_of(problem))) from problem
     return root
@@ -412,24 +411,7 @@ def _is_complete(root: Path, manifest: Mapping[str, Any]) -> bool:
         return False
 
 
-@contextmanager
-def _part_folder(root: Path) -> Iterator[Path]:
-    """A new folder next to ``root``, removed at the end of the block unless it was renamed; old leftovers are
-    removed too.
-    """
-    for leftover in root.parent.glob(f".{root.name}.*.part"):
-        with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > 24 * 3600:
-                shutil.rmtree(leftover, ignore_errors=True)
-    part = root.with_name(f".{root.name}.{uuid.uuid4().hex[:12]}.part")
-    part.mkdir()
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _publish(part: Path, root: Path, manifest: Mapping[str, Any]) -> None:
+def _publish(made: Path, root: Path, manifest: Mapping[str, Any]) -> None:
     """Rename the finished folder to ``root``, replacing an unfinished one; if a finished one exists, it is kept and
     used.
     """
@@ -437,7 +419,7 @@ def _publish(part: Path, root: Path, manifest: Mapping[str, Any]) -> None:
         return  # another process was quicker
     shutil.rmtree(root, ignore_errors=True)
     try:
-        part.rename(root)
+        made.rename(root)
     except OSError:
         if not _is_complete(root, manifest):  # nor did another process come between
             raise

@@ -62,6 +62,11 @@ class Track:
         return [stem for stem in self.stems if stem in kept]
 
     @property
+    def whole(self) -> list[str]:
+        """The stems whose sum is the mixture: its file, where there is one."""
+        return [MIXTURE] if MIXTURE in self.files else self.apart
+
+    @property
     def is_solo(self) -> bool:
         """Whether it is one stem without a mixture, so that there is nothing to separate."""
         return MIXTURE not in self.files and len(self.apart) == 1
@@ -100,6 +105,11 @@ def read_stem(track: Track, stem: str, start: int = 0, n_samples: int | None = N
             audio = torch.nn.functional.pad(audio, (0, n_samples - n_here))
         total = audio if total is None else total + audio
     return torch.zeros(track.n_channels, n_samples) if total is None else total
+
+
+def by_hash(tracks: Iterable[Track], salt: str = "") -> list[Track]:
+    """The tracks in an order that only their names decide: another song moves no other one."""
+    return sorted(tracks, key=lambda track: hashlib.sha256(f"{salt}{track.name}".encode()).hexdigest())
 
 
 def table_of(tracks: Iterable[Track]) -> datasets.Dataset:

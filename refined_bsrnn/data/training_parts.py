@@ -6,7 +6,7 @@ This module decides; `part_notes` writes the messages about the decisions.
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .activity import SEGMENT_SECONDS, ActivityPart, active_segments
 from .label_weights import label_weight_notes, read_stem_weights, with_label_weights
 from .names import MIXTURE, REST
 from .parts import TrackParts, Usable, split_into_parts
-from .pools import Active, Pools
+from .pools import Pools
 from .tracks import Track
 
 
@@ -28,7 +28,6 @@ class TrainingParts:
 
     songs: list[TrackParts]
     notes: list[str]
-    active: Active | None = None  # None: excerpts begin anywhere
 
     @property
     def tracks(self) -> list[Track]:
@@ -64,13 +63,11 @@ def make_parts(
     songs = usable.used
     notes += part_notes.of_incomplete(songs, incomplete_sums(songs, targets, spec))
     _check_mixable(songs, targets, tracks)
-    active: Active | None = None
     if spec.excerpts == "active":
-        active = _active(songs, spec)
-        notes.append(part_notes.of_active(active, songs, spec))
-    reach = reached_songs(songs, active, targets, spec)
-    songs, active = [songs[i] for i in reach.kept], _renumbered(active, reach.kept)
-    return TrainingParts(songs, [*notes, *reach.notes, *part_notes.of_added(songs, targets, spec)], active)
+        songs = with_active(songs, spec)
+        notes.append(part_notes.of_active(songs, spec))
+    songs, unread = reached_songs(songs, targets, spec)
+    return TrainingParts(songs, [*notes, *unread, *part_notes.of_added(songs, targets, spec)])
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -93,7 +90,7 @@ def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
                 f"Stems found in {len(tracks)} tracks: {', '.join(sorted(available)) or 'none'}."
             )
     for target in targets:
-        alone = all(MIXTURE not in t.files and len(t.apart) == 1 for t in tracks if target in t.files)
+        alone = all(t.is_solo for t in tracks if target in t.files)
         if spec.stems and not alone and target not in spec.stems and not set(spec.stems_of(target)) <= set(spec.stems):
             raise DataError(
                 f"the target {target!r} is not among data.stems {list(spec.stems)}, which make the mixture."
@@ -102,7 +99,7 @@ def _check_names(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec
 
 def _check_mixable(songs: Sequence[TrackParts], targets: Sequence[str], tracks: Sequence[Track]) -> None:
     """`DataError` for a target that no mixture could contain together with something else."""
-    pools = Pools(songs, None, DataSpec())
+    pools = Pools(songs, DataSpec())
     leads = pools.all_leads()
     for target in targets:
         if not any(len(lead.parts) > 1 and lead.target_parts.get(target) for lead in leads) and not any(
@@ -163,49 +160,33 @@ def incomplete_sums(songs: Sequence[TrackParts], targets: Sequence[str], spec: D
 # --- which songs some example reads -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reach:
-    """The numbers of the songs that some example reads, and notes on the others."""
-
-    kept: list[int]
-    notes: list[str]
-
-
-def reached_songs(songs: Sequence[TrackParts], active: Active | None, targets: Sequence[str], spec: DataSpec) -> Reach:
-    """Find the songs that no example would read: they are left out, with the reason."""
+def reached_songs(
+    songs: Sequence[TrackParts], targets: Sequence[str], spec: DataSpec
+) -> tuple[list[TrackParts], list[str]]:
+    """The songs that some example reads, and notes on the others, with the reason."""
     allowed = [i for i, song in enumerate(songs) if not part_notes.why_refused(song, targets, spec)]
-    pools = Pools([songs[i] for i in allowed], _renumbered(active, allowed), spec)
-    reached = {allowed[i] for i in pools.reached()}
+    reached = {allowed[i] for i in Pools([songs[i] for i in allowed], spec).reached()}
     reasons: dict[str, list[str]] = {}
     for i, song in enumerate(songs):
         if i not in reached:
-            silent = active is not None and not any((i, part) in active for part in song.parts)
-            reasons.setdefault(part_notes.why_unread(song, targets, spec, silent), []).append(song.track.name)
-    return Reach(sorted(reached), part_notes.of_unread(reasons, len(songs)))
-
-
-def _renumbered(active: Active | None, kept: Sequence[int]) -> Active | None:
-    """The active segments of some of the songs, numbered within this selection."""
-    if active is None:
-        return None
-    place = {number: i for i, number in enumerate(kept)}
-    return {(place[i], part): starts for (i, part), starts in active.items() if i in place}
+            reasons.setdefault(part_notes.why_unread(song, targets, spec), []).append(song.track.name)
+    return [songs[i] for i in sorted(reached)], part_notes.of_unread(reasons, len(songs))
 
 
 # --- where parts are active -------------------------------------------------------------------------------------------
 
 
-def _active(songs: Sequence[TrackParts], spec: DataSpec) -> Active:
-    """The active segments of each part of each song; a part that is silent throughout is left out."""
-    keys = [(i, part) for i, song in enumerate(songs) for part in song.parts]
-    starts = active_segments([_activity_part(songs[i], part) for i, part in keys], spec.energy)
-    found = {key: places for key, places in zip(keys, starts, strict=True) if len(places)}
-    if not found:
+def with_active(songs: Sequence[TrackParts], spec: DataSpec) -> list[TrackParts]:
+    """The songs with the active segments of their parts; `DataError` if there is none at all."""
+    parts = [_activity_part(song, part) for song in songs for part in song.parts]
+    starts = iter(active_segments(parts, spec.energy))
+    found = [{part: places for part in song.parts if len(places := next(starts))} for song in songs]
+    if not any(found):
         raise DataError(
             f"no part of {len(songs)} tracks has an active segment of {SEGMENT_SECONDS:g} s (data.energy="
             f"{spec.energy}). Tracks shorter than that need data.excerpts=random."
         )
-    return found
+    return [replace(song, active=active) for song, active in zip(songs, found, strict=True)]
 
 
 def _activity_part(song: TrackParts, part: str) -> ActivityPart:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..audio import AUDIO_SUFFIXES, audio_info, match_channels, read_audio
 from ..errors import DataError, nearest
-from .names import MIXTURE, MUSDB_STEMS, REST
-from .parts import read_part, sum_to_mixture
+from .names import MIXTURE, REST
+from .parts import possible_sums, read_part, sum_to_mixture
 from .tracks import Track, read_stem
 
 MIXTURES = ("auto", "file", "sum")
@@ -28,20 +28,14 @@ def load_track(track: Track, targets: Sequence[str]) -> tuple[Tensor, dict[str, 
     stems ("sum").
     """
     stems = {target: read_stem(track, target) for target in targets if target in track.files}
-    if MIXTURE in track.files:
-        return read_stem(track, MIXTURE), stems, "file"
-    return torch.stack([read_stem(track, stem) for stem in track.apart]).sum(0), stems, "sum"
+    mixture = torch.stack([read_stem(track, stem) for stem in track.whole]).sum(0)
+    return mixture, stems, "file" if MIXTURE in track.files else "sum"
 
 
 def partition(track: Track, targets: Sequence[str]) -> tuple[str, ...]:
-    """The track's stems that contain every target and measurably sum to its mixture; empty if no choice does.
-
-    The choices are vocals, drums, bass, other; all stems; all but `other`, which may be the sum of finer ones.
-    """
-    everything = tuple(track.apart)
-    for names in (MUSDB_STEMS, everything, tuple(name for name in everything if name != "other")):
-        fits = bool(names) and set(targets) <= set(names) <= set(everything)
-        if fits and (MIXTURE not in track.files or sum_to_mixture([track], names)):
+    """The track's stems that contain every target and measurably sum to its mixture; empty if no choice does."""
+    for names in possible_sums(track):
+        if set(targets) <= set(names) and (MIXTURE not in track.files or sum_to_mixture([track], names)):
             return names
     return ()
 

@@ -39,7 +39,7 @@ from ..data.whole import (
 )
 from ..errors import DataError, fits, nearest
 from ..network.model import BSRNN
-from ..plain import parse_json
+from ..plain import finite, parse_json
 from ..recipe import DataSpec, Recipe
 from ..runs.folder import RunFolder, load_model, tensors_sha256
 from ..runs.heads import note_in_head
@@ -53,7 +53,7 @@ from .museval_scores import MusevalPool, write_museval_json
 from .oracle import MASKS, STATED, context_bounds, masked
 from .scores import TrackScores
 from .stats import nan_median
-from .summary import SOURCES, describe_run, finite, summarise
+from .summary import SOURCES, describe_run, summarise
 
 SCORES_VERSION = 2  # of the definitions: another one makes stored tracks stale
 BLOCK_SECONDS = 10

@@ -32,19 +32,14 @@ def forgetting(
         values: dict[str, Any] = {"how": "the backbone is the base's own, by hash", "change": changes}
     else:
         before = _scores(before_model, base, data_root, split, device)
-        after = _scores(_on_other_backbone(base, run), base, data_root, split, device)
+        other = load_model(base)
+        load_backbone(run.backbone, other)  # under the base's heads and adapters, which loading normally refuses
+        after = _scores(other, base, data_root, split, device)
         changes = {name: after[name] - before[name] for name in before}
         values = {"how": f"uSDR, mean over the {split} tracks", "before": before, "after": after, "change": changes}
     values = {"base": base.name, "split": split, **values, "mean": statistics.fmean(changes.values())}
     write_json(run.forgetting, values)
     return values
-
-
-def _on_other_backbone(base: RunFolder, run: RunFolder) -> BSRNN:
-    """The base's network and adapters with the run's backbone under its heads, which loading normally refuses."""
-    model = load_model(base)
-    load_backbone(run.backbone, model)
-    return model
 
 
 def _scores(model: BSRNN, base: RunFolder, data_root: str | None, split: str, device: str) -> dict[str, float]:

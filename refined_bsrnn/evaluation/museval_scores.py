@@ -6,10 +6,9 @@ estimate, because interference needs a second source.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from ..data.tracks import Track
 from ..data.whole import read_known, read_mixture
 from ..errors import UserError
 from ..metrics import museval_scores
-from ..system import write_text
+from ..plain import finite
+from ..system import environment_set, write_text
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
 ACCOMPANIMENT = "accompaniment"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Frames = dict[str, dict[str, list[float | None]]]  # target → metric → one value per second, None where undefined
 
 
@@ -39,11 +40,7 @@ def score_files(track: Track, targets: Sequence[str], mixture_is: str, estimates
     if not audible:
         return {}
     scores = museval_scores({t: references[t] for t in audible}, {t: guesses[t] for t in audible}, track.sample_rate_hz)
-    return {target: {name: _finite(frames[name]) for name in METRICS} for target, frames in scores.items()}
-
-
-def _finite(values: np.ndarray) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]
+    return {target: {name: finite(frames[name].tolist()) for name in METRICS} for target, frames in scores.items()}
 
 
 class MusevalPool:
@@ -62,7 +59,7 @@ class MusevalPool:
         if self.pool is None:
             self.done(item, score_files(*arguments))
             return
-        with _one_thread():
+        with environment_set(**ONE_THREAD):  # of each process: the cores are free for the tracks
             self.pending[self.pool.submit(score_files, *arguments)] = item
         while len(self.pending) > 2 * self.jobs:
             self._collect()
@@ -83,22 +80,6 @@ class MusevalPool:
             self.done(self.pending.pop(future), future.result())
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started in this block use one thread each, so that the cores are free for the tracks."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def write_museval_json(path: Path, frames: Mapping[str, Mapping[str, Sequence[float | None]]]) -> Path:
     """Write one track as museval writes it: five decimals, NaN if undefined.
 
@@ -116,15 +97,9 @@ def write_museval_json(path: Path, frames: Mapping[str, Mapping[str, Sequence[fl
     ]
     if not targets:
         raise UserError(f"{path} would be empty: museval defined no score on this track.")
-    write_text(path, json.dumps({"targets": targets, "museval_version": _museval_version()}, indent=2) + "\n")
+    write_text(path, json.dumps({"targets": targets, "museval_version": version("museval")}, indent=2) + "\n")
     return path
 
 
 def _five(value: float | None) -> float:
     return float("nan") if value is None else round(value, 5)
-
-
-def _museval_version() -> str:
-    from importlib.metadata import version
-
-    return version("museval")

@@ -1,6 +1,5 @@
 """A summary of the scores of all tracks, and the description of the run for results.json."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,12 +76,3 @@ def describe_run(run: RunFolder, recipe: Recipe, model: BSRNN) -> dict[str, Any]
             "data_fingerprint": provenance["data"]["fingerprint"],
         },
     }
-
-
-def finite(value: Any) -> Any:
-    """The value with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

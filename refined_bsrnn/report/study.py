@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..errors import RecipeError, UserError
+from ..plain import finite
 from ..recipe import Recipe, Study
 from ..schema import StudyResults, StudyTraining, check_document, read_document
 from ..system import read_json, write_json, write_text
@@ -384,7 +385,7 @@ def plot_forgetting(rows: Sequence[Row]) -> Figure:
 def report_study(study: Study, runs: Sequence[StudyRun], out: Path) -> list[Row]:
     """Write table and figures of the evaluated runs to ``out``; returns the rows."""
     rows = collect(runs)
-    values = {"study": study.study, "split": study.split, "rows": [_finite(asdict(row)) for row in rows]}
+    values = {"study": study.study, "split": study.split, "rows": [finite(asdict(row)) for row in rows]}
     write_json(out / "study.json", values)
     write_text(out / "study.md", markdown(study, rows))
     write_text(out / "study.csv", table_csv(rows))
@@ -410,12 +411,3 @@ def study_figures(runs: Sequence[StudyRun], rows: Sequence[Row]) -> Iterator[tup
     forgetful = [row for row in transfers if row.forgetting]
     if forgetful:
         yield "forgetting", plot_forgetting(forgetful)
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for NaN."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,15 +10,12 @@ from pathlib import Path
 
 from ..system import write_text
 from .charts import all_figures, training_curves
-from .comparable import CELL
 from .figures import save
 from .page import render
 from .players import listening_items
 from .published import PUBLISHED
 from .results import Run, read_runs, summaries
 from .tables import Report, build
-
-__all__ = ["CELL", "Report", "read_runs", "report", "training_curves"]
 
 
 def report(

@@ -18,8 +18,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, RecipeError, nearest
+from ..errors import CheckpointError, RecipeError, first, nearest
 from ..network.model import BSRNN
 from ..plain import parse_json
 from ..recipe import BackboneSpec, HeadSpec, InputSpec, Recipe, load_recipe
@@ -78,19 +78,27 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
 
 
-def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
-    """Tensors and metadata of a file of that kind; `CheckpointError` for any other or damaged file."""
+@contextmanager
+def _weights(path: Path, kind: str = "weight file") -> Iterator[Any]:
+    """An open weight file; `CheckpointError` if there is none, or a damaged one."""
     if not path.is_file():
         raise CheckpointError(f"{path} is not there; expected the {kind} of a run.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+            yield file
+    except (SafetensorError, OSError, RuntimeError) as error:
         size = path.stat().st_size
         raise CheckpointError(
-            f"{path} ({size} bytes) is damaged or no safetensors file: {error}. {COPY_AGAIN}"
+            f"{path} ({size} bytes) cannot be read as a {kind}: it is damaged or no safetensors file ({error}). "
+            f"{COPY_AGAIN}"
         ) from None
+
+
+def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and metadata of a file of that kind; `CheckpointError` for any other or damaged file."""
+    with _weights(path, kind) as file:
+        metadata = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
         raise CheckpointError(
             f"{path} is {metadata.get('kind', 'something')!r} of format {metadata.get('format', 'unknown')!r}; "
@@ -101,22 +109,14 @@ def read_tensors(path: Path, kind: str) -> tuple[Tensors, dict[str, str]]:
 
 def read_shapes(path: Path) -> Tensors:
     """The tensors of a weight file without their numbers (on the meta device)."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not there; expected the weights of a run.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
+    with _weights(path) as file:
+        return {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in file.keys()}  # noqa: SIM118
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, kind: str = "weight file") -> dict[str, str]:
     """The metadata of a weight file; its tensors are not read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
+    with _weights(path, kind) as file:
+        return dict(file.metadata() or {})
 
 
 def header_value(path: Path, metadata: Mapping[str, str], key: str, default: Any = None) -> Any:
@@ -158,9 +158,13 @@ def check_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], wher
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
+    refuse_misfits(problems, where)
+
+
+def refuse_misfits(problems: Sequence[str], where: str) -> None:
+    """A `CheckpointError` with the first three problems, if there are any."""
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{where} does not fit the network: {'; '.join(problems[:3])}{more}.")
+        raise CheckpointError(f"{where} does not fit the network: {first(problems, 3, '; ')}.")
 
 
 # --- what a file must agree on ----------------------------------------------------------------------------------------
@@ -279,19 +283,19 @@ def load_head(path: Path, model: BSRNN, target: str, backbone_sha256: str | None
     check_backbone(path, metadata, model, backbone_sha256)
     found = header_facts(path, metadata, "head", HeadKind)
     spec = HeadSpec(found["kind"], found["options"])
-    own = {name: t for name, t in tensors.items() if not name.startswith(ADAPTER)}
+    own, of_adapter = without_adapter(tensors)
     _check_hash(path, own, metadata.get("sha256"))
     adapter = None
     if "adapter" in metadata:
         adapter = header_facts(path, metadata, "adapter", AdapterFacts)
-        _check_hash(path, _own(tensors), adapter["sha256"])
+        _check_hash(path, of_adapter, adapter["sha256"])
     facts = {key: value for key, value in head_history(path, metadata).items() if value}
     _check_shapes(path, model, target, spec, own)
     head = model.add_head(target, spec)
     try:
         load_strict(head, own, str(path))
         if adapter:
-            _attach_adapter(path, model, target, adapter, _own(tensors))
+            _attach_adapter(path, model, target, adapter, of_adapter)
     except CheckpointError:
         model.remove_head(target, although_tied=True)  # nothing is left at random
         raise
@@ -331,8 +335,11 @@ def _check_hash(path: Path, tensors: Tensors, written: str | None) -> None:
         raise CheckpointError(f"{path} holds other weights than it was written with. {COPY_AGAIN}")
 
 
-def _own(tensors: Tensors) -> Tensors:
-    return {name.removeprefix(ADAPTER): t for name, t in tensors.items() if name.startswith(ADAPTER)}
+def without_adapter(tensors: Mapping[str, Tensor]) -> tuple[Tensors, Tensors]:
+    """The tensors of a head's file as those of the head and those of its adapter, each under its own names."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(ADAPTER)}
+    adapter = {name.removeprefix(ADAPTER): t for name, t in tensors.items() if name.startswith(ADAPTER)}
+    return own, adapter
 
 
 def check_backbone(path: Path, metadata: Mapping[str, str], model: BSRNN, backbone_sha256: str | None = None) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, RecipeError, UserError, nearest
 from ..network.model import BSRNN
@@ -18,7 +17,6 @@ from ..network.signals import as_pairs
 from ..recipe import check_target_name
 from ..schema import ComponentFacts
 from .folder import (
-    ADAPTER,
     COPY_AGAIN,
     RunFolder,
     backbone_file,
@@ -28,7 +26,10 @@ from .folder import (
     load_backbone,
     load_head,
     load_model,
+    read_metadata,
+    read_shapes,
     read_tensors,
+    without_adapter,
     write_tensors,
 )
 
@@ -49,23 +50,18 @@ class HeadFacts:
 
 def head_facts(path: Path, name: str | None = None) -> HeadFacts:
     """The facts in a head's file; only its header is read. `CheckpointError` for a file that is damaged or no head."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            sizes = {key: torch.Size(file.get_slice(key).get_shape()).numel() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as a head: {error}. {COPY_AGAIN}") from None
+    metadata = read_metadata(path, "head")
+    own, of_adapter = (sum(map(torch.numel, part.values())) for part in without_adapter(read_shapes(path)))
     if metadata.get("kind") != "head":
         raise CheckpointError(f"{path} is a {metadata.get('kind', 'file of another format')}; expected a head.")
     for key in ("target", "backbone_sha256"):
         if key not in metadata:
             raise CheckpointError(f"{path} does not say its {key}; expected a head. {COPY_AGAIN}")
-    adapter = sum(size for key, size in sizes.items() if key.startswith(ADAPTER))
     return HeadFacts(
         name=name or metadata["target"],
         kind=header_facts(path, metadata, "head", ComponentFacts)["kind"],
-        parameters=sum(sizes.values()) - adapter,
-        adapter_parameters=adapter,
+        parameters=own,
+        adapter_parameters=of_adapter,
         backbone_sha256=metadata["backbone_sha256"],
         bands=header_facts(path, metadata, "bands", ComponentFacts)["kind"],
         **head_history(path, metadata),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..console import say
-from ..errors import RecipeError
+from ..errors import RecipeError, first_line
 
 
 def check_device(device: str) -> torch.device:
@@ -19,7 +19,7 @@ def check_device(device: str) -> torch.device:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise RecipeError(f"device {device!r} cannot be used here: {first_line(error)}.") from None
+        raise RecipeError(f"device {device!r} cannot be used here: {first_sentence(error)}.") from None
     return torch.device(device)
 
 
@@ -33,8 +33,8 @@ def _first_device() -> torch.device:
                     compute_a_little(name)
                     return torch.device(name)
             except (RuntimeError, AssertionError, ValueError) as error:
-                why = first_line(error)
-        why = why or next((first_line(warning.message) for warning in warned), "")
+                why = first_sentence(error)
+        why = why or next((first_sentence(warning.message) for warning in warned), "")
         if why:  # a driver that is too old, a GPU that PyTorch has no code for, one that is full
             say(f"The device {name} is there but cannot be used ({why}); the CPU is used instead.")
     return torch.device("cpu")
@@ -48,6 +48,6 @@ def compute_a_little(device: str) -> None:
     result.sum().item()  # waits for it
 
 
-def first_line(error: object) -> str:
+def first_sentence(error: object) -> str:
     """The first sentence of an error of PyTorch; the rest does not help the user."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". ")[0].rstrip(".")
+    return first_line(error).partition(". ")[0].rstrip(".")

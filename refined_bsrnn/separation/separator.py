@@ -29,7 +29,7 @@ from ..runs.exchange.library import default_model, introduction
 from ..runs.folder import load_head, load_model, save_head
 from ..runs.heads import head_facts
 from .chunks import BatchSize, aligned, delayed, out_of_memory, overlap_add, resample_blocks
-from .device import check_device, first_line
+from .device import check_device, first_sentence
 from .options import PRECISIONS, InferenceOptions
 from .source import MOST_SAMPLES, PAIRS, Audio, Source, as_float32, check_waveform, open_source
 
@@ -74,7 +74,7 @@ class Separator:
                 raise
             others = ", ".join(name for name in PRECISIONS if name != precision)
             raise RecipeError(
-                f"precision {precision} cannot be used on the device {self.device} ({first_line(error)}). "
+                f"precision {precision} cannot be used on the device {self.device} ({first_sentence(error)}). "
                 f"Expected one of {others}, or another device."
             ) from None
 

@@ -24,7 +24,9 @@ class Best:
             values = {name: scores.get(f"validation/{name}/usdr") for name in self.recipe.targets}
             better = {name: value for name, value in values.items() if is_better(value, progress.best_of.get(name))}
             for name, value in better.items():
-                self._save_head(name, progress.step, value)
+                if self.writes:
+                    facts = self.description.head_facts(progress.step, value)
+                    save_head(self.run.head(name), self.learner.model, name, trained=facts)
             progress.best_of |= {name: value for name, value in better.items() if value is not None}
             improved = bool(better)
         elif better_mean and self.writes:
@@ -32,11 +34,6 @@ class Best:
         if better_mean:
             progress.best_usdr, progress.best_step = mean, progress.step
         progress.looks_without_better = 0 if improved else progress.looks_without_better + 1
-
-    def _save_head(self, name: str, step: int, value: float | None) -> None:
-        if self.writes:
-            facts = self.description.head_facts(step, value)
-            save_head(self.run.head(name), self.learner.model, name, trained=facts)
 
 
 def is_better(value: float | None, best: float | None) -> bool:

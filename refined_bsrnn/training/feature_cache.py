@@ -17,8 +17,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -40,6 +39,7 @@ from ..recipe import Recipe, recipe_values
 from ..runs.folder import tensors_sha256
 from ..separation.separator import Separator
 from ..system import atomic_write, cache_folder, read_json, reason_of, write_json
+from ..temporary import alone
 from .loader import fitting_workers
 from .objective import Objective
 
@@ -77,7 +77,7 @@ def cache_key(
     recipe: Recipe, backbone_sha256: str, data: Mapping[str, Any], pool: int, precision: str
 ) -> dict[str, Any]:
     """All values that the cached numbers depend on, as plain values."""
-    values = recipe_values(recipe)
+    values, weights = recipe_values(recipe), recipe.data.stem_weights
     sections = {name: values[name] for name in ("targets", "stft", "bands", "backbone", "input", "augment")}
     return {
         "format": FORMAT,
@@ -85,16 +85,12 @@ def cache_key(
         "backbone_sha256": backbone_sha256,
         "data": {key: data[key] for key in ("fingerprint", "written", "parts")},
         "recipe": {**sections, "data": {key: value for key, value in values["data"].items() if key != "root"}},
-        "stem_weights": _content(recipe.data.stem_weights),
+        "stem_weights": hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else None,
         "seed": recipe.train.seed,
         "chunk_seconds": recipe.train.chunk_seconds,
         "pool": pool,
         "precision": precision,
     }
-
-
-def _content(path: str | None) -> str | None:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
 
 
 class FeatureCache:
@@ -149,23 +145,10 @@ class FeatureCache:
 
     # writing
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Within the block no other training fills this cache; waits for a training that is filling it."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{self.path}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                say(f"Another training is filling {self.path}; waiting for it.")
-                lock.acquire()
-        except OSError as error:
-            raise self._unwritable(error) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        text = f"Another training is filling {self.path}; waiting for it."
+        return alone(self.path.with_name(f"{self.path.name}.lock"), text, self._unwritable)
 
     def prepare(self) -> None:
         """Make the files, or use existing files that are complete and belong to this key."""

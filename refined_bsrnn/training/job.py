@@ -19,10 +19,15 @@ from ..network.model import BSRNN
 from ..recipe import Recipe, TrainSpec, dump_recipe
 from ..runs.folder import RunFolder, save_backbone
 from ..system import atomic_write, write_text
-from .launch import refuse_sharding
 
 # Validation songs differ in length, caches and data are read by one process first: the others wait, and do not give up.
 PATIENCE = timedelta(days=1)
+SHARDED = {  # variable that accelerate launch sets → what it stands for
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
+}
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"  # set by `accelerate launch`, to "no" if it is not told
 
 
@@ -45,6 +50,21 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         gradient_accumulation_steps=recipe.train.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
+
+
+def refuse_sharding() -> None:
+    """`RecipeError` if each process would hold a part of the network instead of a copy.
+
+    Averaged weights, clipping per head, the hash of a frozen backbone and the state of a run need whole parameters by
+    name, which a sharded network does not have. Sharding would also save little: see docs/scaling.md.
+    """
+    for variable, name in SHARDED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on", "t"):
+            raise RecipeError(
+                f"accelerate launch was told to use {name}, which splits the network over the processes; expected data "
+                "parallelism, where every process has the whole network: it needs less than 1 GB with its optimiser "
+                "state. Leave that option out of the accelerate config, or use recipes/accelerate/gpu8.yaml."
+            )
 
 
 def precision_for(train: TrainSpec, device: torch.device) -> str:

@@ -8,23 +8,20 @@ This module calls `transfer` and `evaluate`; it decides only the split and the s
 """
 
 import glob
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..audio import write_audio
 from ..data.check.checker import hours
-from ..data.layouts.listing import SPLITS, first
+from ..data.layouts.listing import SPLITS
 from ..data.scan import scan
 from ..data.sources import Sources, find_sources, list_source
-from ..data.tracks import Track
-from ..data.whole import mixture_kind, read_known, read_mixture
-from ..errors import DataError, RecipeError, nearest
+from ..data.tracks import Track, by_hash
+from ..data.whole import mixture_kind, read_mixture, second_energies
+from ..errors import DataError, RecipeError, first, nearest
 from ..evaluation.excerpts import loudest
 from ..recipe import DataSpec, Recipe, SourceSpec, find_recipe, merge, parse_overrides, read_recipe_values
 from ..runs.folder import RunFolder, load_model
@@ -91,7 +88,7 @@ def plan(target: str, folders: Sequence[str]) -> Lesson:
     train = [t for t in songs if t.split == "train"]
     names = [Counter({track.name for track in list_source(s, SPLITS).tracks}) for s in sources.specs]
     once = [name for name, count in sum(names, Counter()).items() if count == 1]  # only these can be named
-    free = sorted((t for t in train if t.name in once), key=lambda t: hashlib.sha256(t.name.encode()).hexdigest())
+    free = by_hash(t for t in train if t.name in once)
     n_kept = max(1, round(HELD_OUT * len(train)))
     for kept in (held_out, validation):
         if not kept and len(train) > 1:
@@ -162,11 +159,9 @@ def write_excerpts(run: RunFolder, lesson: Lesson, name: str, device: str = "aut
     The song is the first held-out one (or else a training song), at the seconds where the target is loudest.
     """
     track = [*lesson.held_out, *lesson.validation, *lesson.train][0]
-    rate, n_samples = track.sample_rate_hz, track.n_samples
-    seconds = [(at, min(rate, n_samples - at)) for at in range(0, n_samples, rate)]
-    energies = [float(read_known(track, lesson.target, at, n).square().sum()) for at, n in seconds]
-    start = loudest(np.array(energies), EXCERPT_SECONDS) * rate
-    mixture = read_mixture(track, mixture_kind(track), start, min(EXCERPT_SECONDS * rate, n_samples - start))
+    rate, n_excerpt = track.sample_rate_hz, EXCERPT_SECONDS * track.sample_rate_hz
+    start = loudest(second_energies(track, lesson.target, n_excerpt), EXCERPT_SECONDS) * rate
+    mixture = read_mixture(track, mixture_kind(track), start, min(n_excerpt, track.n_samples - start))
     estimate = Separator(load_model(run, [name]), device).separate(mixture, rate, [name])[name]
     plain = "".join(c if c.isalnum() or c in " -_" else "_" for c in track.name)
     folder = run.path / "listen"

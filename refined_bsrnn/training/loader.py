@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..console import say
 from ..data.scan import kind_of
-from ..data.workers import begin_worker
 from ..errors import AudioError, UserError
 from ..recipe import Recipe
+from ..system import STOP_SIGNALS, keep_big_blocks
 
 Batch = dict[str, Tensor]  # "mixture" (B, C, L), "stems" (B, targets, C, L) and "present" (B, targets)
 
@@ -108,6 +110,33 @@ def fitting_workers(wanted: int, batch_bytes: int) -> int:
             "/dev/shm (docker run --shm-size=8g)."
         )
     return min(wanted, fitting)
+
+
+def begin_worker(worker: int) -> None:
+    """For `DataLoader`'s ``worker_init_fn`` in training."""
+    keep_big_blocks()
+    leave_signals_to_parent()
+
+
+def leave_signals_to_parent() -> None:
+    """Let only its parent end this worker, not a stop signal that all processes of a job get.
+
+    The trainer finishes its step after such a signal and needs its workers for that. If the system does not say who
+    sent a signal (macOS, Windows), SIGTERM still ends them.
+    """
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def watch() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch:

@@ -32,7 +32,6 @@ from ..recipe import (
     recipe_values,
 )
 from ..runs.folder import (
-    ADAPTER,
     RunFolder,
     backbone_file,
     base_of,
@@ -42,6 +41,7 @@ from ..runs.folder import (
     load_strict,
     read_metadata,
     read_tensors,
+    without_adapter,
 )
 from ..schema import AdapterFacts, HeadKind, differences
 from .job import new_run
@@ -145,21 +145,13 @@ def say_own_choice(base: Path, data: DataSpec, above: Mapping[str, Any]) -> None
 # --- what is done with the backbone -----------------------------------------------------------------------------------
 
 
-def _freeze(model: BSRNN, spec: BaseSpec) -> None:
-    model.freeze_backbone()
-
-
-def _partial(model: BSRNN, spec: BaseSpec) -> None:
-    model.freeze_backbone(except_blocks=spec.blocks)
-
-
 def _lora(model: BSRNN, spec: BaseSpec) -> None:
     model.freeze_backbone()
     model.add_adapter("lora", list(model.heads), spec.rank, spec.alpha)
 
 
-def _train_all(model: BSRNN, spec: BaseSpec) -> None:
-    pass
+def _freeze(model: BSRNN, spec: BaseSpec) -> None:
+    model.freeze_backbone(except_blocks=spec.blocks if spec.method == "partial" else 0)
 
 
 @dataclass(frozen=True)
@@ -168,15 +160,15 @@ class Method:
 
     keeps_weights: bool
     words: str
-    prepare: Callable[[BSRNN, BaseSpec], None]
+    prepare: Callable[[BSRNN, BaseSpec], None] = lambda model, spec: None
 
 
 METHODS = {
     "frozen": Method(True, "its backbone is frozen", _freeze),
-    "partial": Method(True, "its backbone is frozen but for the last blocks", _partial),
+    "partial": Method(True, "its backbone is frozen but for the last blocks", _freeze),
     "lora": Method(True, "its backbone is frozen, low-rank updates of it are trained", _lora),
-    "full": Method(True, "all of its backbone is trained too", _train_all),
-    "scratch": Method(False, "the same backbone with random weights is trained, as a control", _train_all),
+    "full": Method(True, "all of its backbone is trained too"),
+    "scratch": Method(False, "the same backbone with random weights is trained, as a control"),
     "random": Method(False, "the same backbone with random weights is frozen, as a control", _freeze),
 }
 
@@ -234,8 +226,9 @@ def start_from(head: nn.Module, base: RunFolder, name: str, spec: HeadSpec, with
     found = header_facts(base.head(name), metadata, "head", HeadKind)
     if HeadSpec(found["kind"], found["options"]) != spec:
         raise RecipeError(f"{word}: the head {name!r} is {found}; the new head is {asdict(spec)}.")
-    load_strict(head, {key: t for key, t in tensors.items() if not key.startswith(ADAPTER)}, str(base.head(name)))
-    if any(key.startswith(ADAPTER) for key in tensors) and not with_adapter:
+    own, adapter = without_adapter(tensors)
+    load_strict(head, own, str(base.head(name)))
+    if adapter and not with_adapter:
         say(f"The head {name!r} was trained with low-rank updates of the backbone, which the new heads begin without.")
 
 
@@ -263,8 +256,7 @@ def continue_adapters(model: BSRNN, base: RunFolder) -> None:
             f"base.alpha={first['alpha']:g}."
         )
     tensors, _ = read_tensors(next(iter(files.values())), "head")
-    own = {key.removeprefix(ADAPTER): t for key, t in tensors.items() if key.startswith(ADAPTER)}
-    load_strict(adapter, own, f"{base.path} (adapter)")
+    load_strict(adapter, without_adapter(tensors)[1], f"{base.path} (adapter)")
 
 
 def check_name_is_free(base: RunFolder, name: str) -> None:
@@ -314,17 +306,8 @@ def resume(run: RunFolder, watch: Watch | None = None, overrides: Sequence[str] 
 
 # What may change when a run is resumed: where things are, how the machine is used, how long and how fast it learns.
 RESUMABLE = (
-    *(
-        "data.root",
-        "data.sources",
-        "data.stem_weights",
-        "data.decode",
-        "data.check",
-        "data.unreadable",
-        "base.run",
-        "log",
-        "cache",
-    ),
+    *("data.root", "data.sources", "data.stem_weights", "data.decode", "data.check", "data.unreadable"),
+    *("base.run", "log", "cache"),
     *("train.workers", "train.precision", "train.accumulate", "train.checkpoint_every", "train.log_every"),
     *("train.validate_every", "train.validate_seconds", "train.validate_songs", "train.patience"),
     *("train.steps", "train.lr", "train.warmup_steps", "train.decay", "train.decay_rate", "train.decay_every"),

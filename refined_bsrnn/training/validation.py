@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..data.tracks import MIXTURE, Track, read_stem
+from ..data.tracks import Track, read_stem
 from ..data.whole import pieces
 from ..evaluation.scores import TrackScores
 from ..network.model import BSRNN
@@ -40,8 +40,7 @@ class ValidationExcerpt:
 
     def mixture(self, start: int, length: int) -> Tensor:
         """(channels, samples): ``mixture.wav`` if there is one, else the sum of all stems."""
-        names = [MIXTURE] if MIXTURE in self.track.files else self.track.apart
-        return torch.stack([self.read(name, start, length) for name in names]).sum(0)
+        return torch.stack([self.read(name, start, length) for name in self.track.whole]).sum(0)
 
 
 class Validation:

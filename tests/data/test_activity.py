@@ -118,41 +118,45 @@ def parts_of(root, targets=("vocals",), **spec):
     return make_parts(tracks, list(targets), DataSpec(excerpts="active", **spec))
 
 
+def active_of(root, **spec):
+    """(track, part) → the first samples of its active segments."""
+    songs = parts_of(root, **spec).songs
+    return {(song.track.name, part): starts.tolist() for song in songs for part, starts in song.active.items()}
+
+
 def test_each_part_has_segments_of_its_own(long_songs):
     parts = parts_of(long_songs)
-    assert {part for _, part in parts.active} == {"vocals", "drums"}
-    assert (parts.active[0, "vocals"] / RATE).tolist() == [12, 15, 18]
-    assert (parts.active[0, "drums"] / RATE).tolist() == [0, 3]
+    assert set(parts.songs[0].active) == {"vocals", "drums"}
+    assert (parts.songs[0].active["vocals"] / RATE).tolist() == [12, 15, 18]
+    assert (parts.songs[0].active["drums"] / RATE).tolist() == [0, 3]
     assert any("10 active segments of 6 s (data.energy=rms); 0 of 4 parts have none" in note for note in parts.notes)
 
 
 def test_the_table_is_made_once_and_says_how(long_songs, tmp_path, monkeypatch):
-    before = parts_of(long_songs).active
+    before = active_of(long_songs)
     (path,) = (tmp_path / "cache" / "activity").glob("*.parquet")
     rows = datasets.Dataset.from_parquet(str(path))
     assert set(rows["energy"][:]) == {"rms"}
     assert set(rows["segment_seconds"][:]) == {6.0}
     monkeypatch.setattr(activity, "chunk_energies", None)  # nothing is read again
-    again = parts_of(long_songs).active
-    assert {key: value.tolist() for key, value in again.items()} == {k: v.tolist() for k, v in before.items()}
+    assert active_of(long_songs) == before
     long_songs.rename(tmp_path / "elsewhere")  # the same content elsewhere
-    assert parts_of(tmp_path / "elsewhere").active.keys() == before.keys()
+    assert active_of(tmp_path / "elsewhere") == before
     with pytest.raises(TypeError):  # another energy is another table
         parts_of(tmp_path / "elsewhere", energy="power")
 
 
 def test_a_damaged_table_is_made_again(long_songs, tmp_path):
-    before = parts_of(long_songs).active
+    before = active_of(long_songs)
     (path,) = (tmp_path / "cache" / "activity").glob("*.parquet")
     path.write_bytes(b"")
-    again = parts_of(long_songs).active
-    assert {key: value.tolist() for key, value in again.items()} == {k: v.tolist() for k, v in before.items()}
+    assert active_of(long_songs) == before
 
 
 def test_changed_content_is_another_table(long_songs):
-    before = parts_of(long_songs).active
+    before = active_of(long_songs)
     noisy(long_songs / "train" / "a" / "vocals.wav", (6, 24))
-    assert len(parts_of(long_songs).active[0, "vocals"]) > len(before[0, "vocals"])
+    assert len(active_of(long_songs)["a", "vocals"]) > len(before["a", "vocals"])
 
 
 def test_excerpts_begin_in_the_active_segments_of_their_part(long_songs):
@@ -181,7 +185,7 @@ def test_the_rest_of_a_mixture_has_segments_too(long_songs):
     for name in ("a", "b"):
         (long_songs / "train" / name / "drums.wav").unlink()
     parts = parts_of(long_songs)
-    assert (parts.active[0, REST] / RATE).tolist() == [0, 3]
+    assert (parts.songs[0].active[REST] / RATE).tolist() == [0, 3]
 
 
 def test_tracks_without_a_segment(songs):

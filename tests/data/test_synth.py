@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import soundfile as sf
 from refined_bsrnn.data import synth
 from refined_bsrnn.data.synth import BAND_RATE_HZ, MANIFEST, STEMS, builtin_root, synthesise_song, write_band
 from refined_bsrnn.errors import DataError
+from refined_bsrnn.temporary import LOCK, owned_folder
 
 SECONDS = 6.0
 SEEDS = (0, 1, 2, 3)
@@ -274,14 +274,13 @@ def test_a_crash_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_a_killed_process_go_after_a_day(tmp_path):
-    old, new = tmp_path / ".root.0123.part", tmp_path / ".root.4567.part"
-    for folder in (old, new):
-        (folder / "train").mkdir(parents=True)
-    os.utime(old, (0, 0))
-    write_band(tmp_path / "root", {"train": 1}, seconds=1.0)
-    assert not old.exists()
-    assert new.exists()  # another process may be at work in it
+def test_leftovers_of_a_killed_process_go(tmp_path):
+    old = tmp_path / ".root-0123"
+    (old / "root/train").mkdir(parents=True)
+    (old / LOCK).touch()  # which nobody holds any more
+    with owned_folder(tmp_path, ".root-") as new:  # another process is at work in it
+        write_band(tmp_path / "root", {"train": 1}, seconds=1.0)
+        assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_the_slower_of_two_processes_uses_what_the_quicker_made(tmp_path):

@@ -17,17 +17,15 @@ from refined_bsrnn.data.training_parts import make_parts
 from refined_bsrnn.errors import DataError
 from refined_bsrnn.evaluation.label_noise import (
     Suspect,
-    corrupted,
-    link_tracks,
     measure_stem,
     measure_stems,
-    precision_and_recall,
     rank,
     unmeasured,
     write_page,
     write_suspects,
 )
 from refined_bsrnn.recipe import DataSpec
+from scripts.label_noise_study import corrupted, link_tracks, precision_and_recall
 from tests.conftest import RATE
 
 TONES_HZ = {"vocals": 400, "drums": 800, "bass": 1200}

@@ -12,7 +12,8 @@ from refined_bsrnn.report.charts import (
     heat_figure,
     scatter_figure,
 )
-from refined_bsrnn.report.write import read_runs, report
+from refined_bsrnn.report.results import read_runs
+from refined_bsrnn.report.write import report
 from refined_bsrnn.runs.spectrograms import pixels
 from tests.report.test_report import make_run
 

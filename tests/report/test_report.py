@@ -15,7 +15,10 @@ from rich.console import Console
 from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.errors import UserError
 from refined_bsrnn.evaluation.stats import interval
-from refined_bsrnn.report.write import CELL, read_runs, report, training_curves
+from refined_bsrnn.report.charts import training_curves
+from refined_bsrnn.report.comparable import CELL
+from refined_bsrnn.report.results import read_runs
+from refined_bsrnn.report.write import report
 
 TRACKS = ("song_a", "song_b", "eir_a", "eir_b")
 PROTOCOL = {"usdr": "energy ratio over the track", "csdr": "median over frames"}

@@ -21,13 +21,25 @@ from refined_bsrnn.bands import band_ranges
 from refined_bsrnn.errors import CheckpointError, RecipeError
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.runs.exchange.importing import import_networks as import_obsrnn
-from refined_bsrnn.runs.exchange.obsrnn import infer_recipe, load_obsrnn, normalise
-from refined_bsrnn.runs.exchange.torchfile import read_state_dict
+from refined_bsrnn.runs.exchange.importing import read_network
+from refined_bsrnn.runs.exchange.obsrnn import infer_recipe, normalise
+from refined_bsrnn.runs.exchange.torchfile import TorchFile
 from refined_bsrnn.separation.separator import Separator
 
 N, N_FFT = 4, 2048
 # Folders of checkpoints with stored estimates of the published code; none of these tests is made where there are none.
 PARITY = sorted(Path(os.environ.get("REFINED_BSRNN_PARITY", os.devnull)).glob("*/info.json"))
+
+
+def load_obsrnn(path):
+    """The network of a published checkpoint with its weights."""
+    return read_network(TorchFile(path)).load()
+
+
+def read_state_dict(path):
+    """All tensors of a checkpoint."""
+    file = TorchFile(path)
+    return {name: file.read(name) for name in file.names}
 
 
 # --- a checkpoint as magronp/bsrnn writes it --------------------------------------------------------------------------

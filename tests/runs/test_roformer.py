@@ -19,7 +19,7 @@ from refined_bsrnn.network.info import describe
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import load_recipe
 from refined_bsrnn.runs.exchange.importing import read_network
-from refined_bsrnn.runs.exchange.torchfile import open_checkpoint
+from refined_bsrnn.runs.exchange.torchfile import TorchFile
 from refined_bsrnn.runs.folder import load_model
 from refined_bsrnn.separation.separator import Separator
 from tests.conftest import write_songs
@@ -27,8 +27,7 @@ from tests.helpers.roformers import config_of, published, tensors_of, usual_spee
 
 
 def load(checkpoint, config):
-    with open_checkpoint(checkpoint) as file:
-        return read_network(file, config).load()
+    return read_network(TorchFile(checkpoint), config).load()
 
 
 def noise(channels=2, length=1600, seed=0):

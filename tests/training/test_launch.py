@@ -9,7 +9,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
 
 from refined_bsrnn.errors import RecipeError
-from refined_bsrnn.training.launch import SHARDED, refuse_sharding
+from refined_bsrnn.training.job import SHARDED, refuse_sharding
 from refined_bsrnn.training.train import make_accelerator
 
 from ..conftest import micro_recipe

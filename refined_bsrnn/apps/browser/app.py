@@ -8,7 +8,6 @@ page has sent no request for a while, and when the server ends.
 """
 
 import html
-import os
 import socket
 import threading
 import time
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 from ...audio import audio_info
 from ...console import say
 from ...errors import RecipeError, UserError
-from ...system import reason_of
+from ...system import environment_set, reason_of
 from .studio import MAX_SONGS, Studio, Upload, clock
 
 try:
@@ -361,9 +360,9 @@ class App:
         with ExitStack() as stack:
             stack.callback(self.only_one.release)
             stack.enter_context(self.studio)
-            stack.enter_context(_environment(GRADIO_TEMP_DIR=str(self.studio.uploads)))
+            stack.enter_context(environment_set(GRADIO_TEMP_DIR=str(self.studio.uploads)))
             self.blocks = Page(self.studio).blocks.queue(max_size=MAX_SONGS, status_update_rate=1)
-            with _environment(NO_PROXY="*", no_proxy="*"):  # Gradio asks its own server whether it is there
+            with environment_set(NO_PROXY="*", no_proxy="*"):  # Gradio asks its own server whether it is there
                 self._launch()
             stack.callback(self.blocks.close, verbose=False)
             self.stack = stack.pop_all()
@@ -422,19 +421,6 @@ def free_port(host: str, port: int) -> int:
             f"cannot listen on port {port} of {host}: {str(error.args[-1]).rstrip('.')}. "
             "Give another --port (0: any that is free) or --host."
         ) from None
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def serve(app: App) -> None:

@@ -20,22 +20,7 @@ from ...system import address, expand_home
 
 # Files that end so are songs, and where one cannot be read this is said; any other file is a song if it can be read.
 SONG_SUFFIXES = frozenset(AUDIO_SUFFIXES + VIDEO_SUFFIXES) | {
-    *(
-        ".wave",
-        ".bwf",
-        ".aifc",
-        ".snd",
-        ".voc",
-        ".mp2",
-        ".mpa",
-        ".m4b",
-        ".m4r",
-        ".f4a",
-        ".3gp",
-        ".3g2",
-        ".spx",
-        ".weba",
-    ),
+    *(".wave", ".bwf", ".aifc", ".snd", ".voc", ".mpa", ".m4b", ".m4r", ".f4a", ".3gp", ".3g2", ".spx", ".weba"),
     *(".dts", ".eac3", ".ec3", ".thd", ".mlp", ".amr", ".tak", ".mpc", ".dsf", ".dff", ".ra", ".rm", ".asf", ".ogv"),
     *(".m2ts", ".mts", ".m2t", ".vob", ".mpeg", ".f4v", ".divx"),
 }

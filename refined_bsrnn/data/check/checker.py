@@ -14,10 +14,10 @@ from typing import Any
 from filelock import FileLock
 from rich.table import Table
 
-from ...errors import DataError, UserError
+from ...errors import DataError, UserError, first
 from ...recipe import DataSpec, Recipe
 from ...system import cache_folder
-from ..layouts.listing import SPLITS, Finding, first
+from ..layouts.listing import SPLITS, Finding
 from ..scan import Scan, refuse, scan
 from ..splits import Split, split_tracks
 from ..tracks import Track
@@ -110,9 +110,8 @@ class Check:
             cases = [finding for finding in self.findings if finding.kind == kind]
             if cases:
                 places = list(dict.fromkeys(finding.where for finding in cases))
-                more = f" and {len(places) - 3} more" if len(places) > 3 else ""
                 stops = "stops" if any(finding.stops for finding in cases) else "goes on"
-                found.add_row(words, str(len(cases)), stops, ", ".join(places[:3]) + more)
+                found.add_row(words, str(len(cases)), stops, first(places, 3))
         return [stock, found] if self.findings else [stock]
 
     def sentences(self, shown: int = 5) -> list[str]:

@@ -24,7 +24,8 @@ from ...console import track as progress
 from ...errors import DataError, UserError
 from ...system import big_blocks_kept, cache_folder, read_json, write_json
 from ..decode import writing
-from ..names import MIXTURE, MUSDB_STEMS
+from ..names import MIXTURE
+from ..parts import possible_sums
 from ..scan import kind_of
 from ..tracks import StemFile, Track, read_stem
 from .edge import peak_spectrum, sharp_edge
@@ -85,7 +86,8 @@ def track_facts(track: Track) -> TrackFacts:
     names = [*(name for name in track.files if name == MIXTURE), *track.apart]
     gathered: dict[str, _Stem] = {}
     summed = _Stem(track, 0)  # for a track without a mixture
-    sums = {group: np.zeros(3) for group in _groups(track)}  # mixture², mixture · Σ stems, (Σ stems)²
+    groups = possible_sums(track) if MIXTURE in track.files else []
+    sums = {group: np.zeros(3) for group in groups}  # mixture², mixture · Σ stems, (Σ stems)²
     problems: list[tuple[str, str]] = []
     readers: list[AudioReader] = []
     with ExitStack() as stack:
@@ -114,17 +116,6 @@ def track_facts(track: Track) -> TrackFacts:
     facts = TrackFacts(track.name, track.split, read, problems, prints, damage=damage)
     mixture_power = max((values[0] for values in sums.values()), default=0.0)
     return facts if problems or not mixture_power else _with_sum(track, facts, sums)
-
-
-def _groups(track: Track) -> list[tuple[str, ...]]:
-    """The sets of stems that may sum to a mixture: the four stems of MUSDB18, all, all but `other`, which may
-    contain finer ones.
-    """
-    if MIXTURE not in track.files:
-        return []
-    stems = tuple(track.apart)
-    four = tuple(n for n in stems if n in MUSDB_STEMS) if set(MUSDB_STEMS) <= set(stems) else ()
-    return [group for group in dict.fromkeys([four, stems, tuple(n for n in stems if n != "other")]) if group]
 
 
 def _sum(blocks: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import permutations
 
-from ...errors import alike, nearest
+from ...errors import alike, first, nearest
 from ...recipe import DataSpec, Recipe
-from ..layouts.listing import Finding, first
+from ..layouts.listing import Finding
 from ..names import MIXTURE
 from ..scan import damage_kind
 from ..tracks import Track

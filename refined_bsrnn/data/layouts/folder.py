@@ -1,19 +1,20 @@
-"""One folder per track: ``root/{train,valid,test}/<track>/<stem>.wav``, as in MUSDB18-HQ and MoisesDB."""
+"""A folder per track (MUSDB18-HQ, MoisesDB: ``root/{train,valid,test}/<track>/<stem>.wav``), or a folder per stem
+(``root/vocals/*.wav``, ``root/drums/*.wav``).
+"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ...errors import DataError, RecipeError, nearest
-from ..names import MIXTURE, families, is_known, slug
-from .folder_per_stem import is_folder_per_stem, list_folder_per_stem
+from ...audio import audio_info
+from ...errors import DataError, RecipeError, UserError, first, nearest
+from ..names import MIXTURE, families, is_known, related, slug
 from .listing import (
     File,
     Layout,
     Listed,
     Listing,
-    existing,
-    first,
     folders,
     is_audio,
     is_of_system,
@@ -30,7 +31,7 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str
     decides by the names.
     """
     listing = Listing()
-    place = existing(root)
+    place = Path(root)
     tracks = track_folders(place, splits, listing)
     if layout not in ("auto", "tracks", "stems"):
         raise RecipeError(f"folder source: layout is {layout!r}; expected auto, tracks or stems.")
@@ -49,8 +50,7 @@ def folder(splits: Sequence[str], root: str, mixture: str = MIXTURE, layout: str
             name = f"{track.name} - {song.name}" if len(songs) > 1 else track.name
             _add_track(split, song, name, place, unread, listing)
         albums += [f"{split}/{track.name} ({len(songs)})"] if songs else []
-    if albums:
-        listing.notes.append(f"{len(albums)} folders hold folders of songs, which are read: {first(albums)}.")
+    listing.note(albums, "folders hold folders of songs, which are read")
     if mixture != MIXTURE:
         listing.tracks = _with_mixture_named(mixture, root, listing)
     if unread:
@@ -122,19 +122,72 @@ def _with_mixture_named(mixture: str, root: str, listing: Listing) -> list[Liste
     if replaced:
         text = f"{len(replaced)} tracks have a {MIXTURE} beside {mixture}: it is not read ({first(replaced)})."
         listing.notes.append(text)
-    return [
-        Listed(
-            track.name,
-            track.split,
-            track.folder,
-            {name: files for name, files in track.files.items() if name not in (mixture, MIXTURE)}
-            | {MIXTURE: track.files[mixture]},
-            track.padded,
-        )
-        if mixture in track.files
-        else track
-        for track in listing.tracks
-    ]
+
+    def renamed(files: Mapping[str, tuple[File, ...]]) -> dict[str, tuple[File, ...]]:
+        return {stem: f for stem, f in files.items() if stem != mixture} | {MIXTURE: files[mixture]}
+
+    return [replace(t, files=renamed(t.files)) if mixture in t.files else t for t in listing.tracks]
+
+
+# --- a folder per stem ------------------------------------------------------------------------------------------------
+
+
+def is_folder_per_stem(places: Sequence[Path]) -> bool:
+    """Whether the folders have names of stems and the files in them do not."""
+    files = [(path.stem, place.name) for place in places for path in place.iterdir() if is_audio(path)]
+    if any(is_known(name) and not related(name, stem) for name, stem in files):
+        return False
+    # `vocals_2` is a solo's own folder
+    known = [place for place in places if is_known(place.name) and not place.name[-1].isdigit()]
+    if known:
+        return len(known) * 2 >= len(places) and bool(files or any(_audio_below(place) for place in known))
+    names = Counter(name for name, _ in files)
+    several = all(sum(stem == place.name for _, stem in files) > 1 for place in places)
+    return bool(files) and several and max(names.values()) == 1 and not any(folders(place) for place in places)
+
+
+def list_folder_per_stem(places: Sequence[tuple[str, Path]], mixture: str, root: str, listing: Listing) -> Listing:
+    """``<stem>/<name>.wav``: files with the same name and length are stems of one track, all others are solos."""
+    for (split, name), paths in sorted(_by_name(places, mixture, listing).items()):
+        files = {stem: (File(path),) for stem, path in paths.items()}
+        if len(files) > 1 and _same_length(list(paths.values())):
+            listing.tracks.append(Listed(name, split, next(iter(paths.values())).parent.parent, files))
+            continue
+        for stem, path in paths.items():
+            listing.tracks.append(Listed(f"{stem}/{name}", split, path.parent, {stem: files[stem]}))
+    n_songs = sum(len(track.files) > 1 for track in listing.tracks)
+    stems = list(dict.fromkeys(place.name for _, place in places))
+    listing.notes.append(
+        f"{root} is read as a folder per stem ({first(stems)}): {n_songs} tracks of files with one name and one "
+        f"length, {len(listing.tracks) - n_songs} solos. Otherwise: layout: tracks in data.sources."
+    )
+    return listing
+
+
+def _by_name(
+    places: Sequence[tuple[str, Path]], mixture: str, listing: Listing
+) -> dict[tuple[str, str], dict[str, Path]]:
+    """(split, name of the files) → {stem: file}."""
+    found: dict[tuple[str, str], dict[str, Path]] = {}
+    for split, place in places:
+        stem = MIXTURE if place.name in (mixture, MIXTURE) else place.name
+        for path in _audio_below(place):
+            name = path.relative_to(place).with_suffix("").as_posix()
+            if stem in found.setdefault((split, name), {}):
+                listing.add_finding("two_files", f"{split}/{name}", f"{place} has two files for {name!r}.")
+            found[split, name][stem] = path
+    return found
+
+
+def _audio_below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if is_audio(p) and not any(is_of_system(q) for q in p.parents))
+
+
+def _same_length(paths: Sequence[Path]) -> bool:
+    try:
+        return len({audio_info(path).n_samples for path in paths}) == 1
+    except UserError:  # the scan names the file
+        return False
 
 
 FOLDER = Layout(folder)

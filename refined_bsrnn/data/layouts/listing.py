@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...audio import AUDIO_SUFFIXES, VIDEO_SUFFIXES
-from ...errors import DataError
-from ...system import expand_home
+from ...errors import DataError, first
 from ..decode import STEM_SUFFIXES
 
 SPLITS = ("train", "valid", "test")
@@ -67,6 +66,11 @@ class Listing:
     def add_finding(self, kind: str, where: str, text: str, stops: bool = True) -> None:
         self.findings.append(Finding(kind, where, text, stops))
 
+    def note(self, names: Sequence[str], text: str) -> None:
+        """Note ``N {text}: the first few names``; nothing if there are none."""
+        if names:
+            self.notes.append(f"{len(names)} {text}: {first(names)}.")
+
 
 def never(root: Path) -> str:
     """For a layout that is never guessed."""
@@ -89,23 +93,6 @@ def why_holds(root: Path, *patterns: str) -> str:
     return f"it holds {found.relative_to(root)}" if found else ""
 
 
-def first(names: Sequence[str], n_shown: int = 6) -> str:
-    """The first few names, and the number of the others."""
-    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
-    return ", ".join(names[:n_shown]) + more
-
-
-def existing(root: str, kind: str = "folder") -> Path:
-    """The absolute path of a source's root; `DataError` if it does not exist."""
-    path = expand_home(root)
-    if not path.exists():
-        raise DataError(
-            f"{kind} source: root is {str(root)!r}, and there is no such folder. "
-            "Expected a folder that holds train/<track>/<stem>.wav (MUSDB18-HQ's layout), or another of data.sources."
-        )
-    return path.resolve()
-
-
 def visible(path: Path) -> list[Path]:
     """The content of a folder, without hidden files and files of operating systems."""
     return sorted(p for p in path.iterdir() if not p.name.startswith(".") and not is_of_system(p))
@@ -123,9 +110,7 @@ def is_of_system(path: Path) -> bool:
 def note_system_files(places: Sequence[Path], listing: Listing) -> None:
     """Note the files of operating systems in these folders, which are left out."""
     found = [f"{place.name}/{path.name}" for place in places for path in sorted(place.iterdir()) if is_of_system(path)]
-    if found:
-        text = f"{len(found)} files or folders that an operating system made are left out: {first(found)}."
-        listing.notes.append(text)
+    listing.note(found, "files or folders that an operating system made are left out")
 
 
 def track_folders(root: Path, splits: Sequence[str], listing: Listing) -> list[tuple[str, Path]]:
@@ -137,8 +122,7 @@ def track_folders(root: Path, splits: Sequence[str], listing: Listing) -> list[t
     note_system_files([root, *(p for split, p in by_split if split in splits)], listing)
     if by_split:
         others = [p.name for p in inside if p.name.lower() not in SPLIT_OF]
-        if others:
-            listing.notes.append(f"{len(others)} folders in {root} are no split and are not read: {first(others)}.")
+        listing.note(others, f"folders in {root} are no split and are not read")
         return [(split, track) for split, p in by_split if split in splits for track in folders(p)]
     if "train" in splits and any(has_audio(p) for p in inside):
         return [("train", p) for p in inside]

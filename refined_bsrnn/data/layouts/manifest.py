@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ...errors import DataError, queried
+from ...errors import DataError, first, queried
 from ...plain import parse_json, shown
 from ...system import can_be_path, expand_home
 from ..names import MIXTURE
-from .listing import SPLIT_OF, SPLITS, File, Layout, Listed, Listing, existing, first
+from .listing import SPLIT_OF, SPLITS, File, Layout, Listed, Listing
 
 COLUMNS = ("track", "split", "stem", "path", "start", "end", "weight")
 Tracks = dict[tuple[str, str], dict[str, list[File]]]  # (split, name) → {stem: files}
@@ -26,12 +26,13 @@ def manifest(splits: Sequence[str], root: str) -> Listing:
     ``weight`` says how often a track is drawn. A line of JSON may also hold a whole track: ``{"track": ..., "split":
     ..., "stems": {"drums": "a.wav", ...}}``, where a stem is a path, a list of them, or ``{"path", "start", "end"}``.
     """
-    path = existing(root, "manifest")
+    path = Path(root)
     tracks: Tracks = {}
     weights: dict[tuple[str, str], float] = {}
     unread: Counter[str] = Counter()
     is_wide = False
-    for place, row in _rows(path):
+    rows = _json_rows if path.suffix.lower() == ".jsonl" else _csv_rows
+    for place, row in rows(path, read_text(path)):
         unread.update(str(column) for column in row if column not in (*COLUMNS, "stems"))
         key = _track_key(row, place)
         if isinstance(row.get("stem"), list | dict):
@@ -96,12 +97,6 @@ def _add_files(
         listed.extend(added)
         if twice := [file.path.name for file, count in Counter(listed).items() if count > 1]:
             raise DataError(f"{place}: {stem} of {row['track']} is made of {twice[0]} twice; expected each once.")
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file and line, row) of every line."""
-    text = read_text(path)
-    return _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(path, text)
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

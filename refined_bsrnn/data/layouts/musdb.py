@@ -6,19 +6,7 @@ from pathlib import Path
 from ...errors import DataError, UserError
 from ..decode import STEM_SUFFIXES, decode, decoded_file, musdb_stems, without_stem_suffix
 from ..names import MIXTURE, MUSDB_STEMS
-from .listing import (
-    SPLIT_OF,
-    File,
-    Layout,
-    Listed,
-    Listing,
-    existing,
-    first,
-    folders,
-    note_system_files,
-    visible,
-    why_holds,
-)
+from .listing import SPLIT_OF, File, Layout, Listed, Listing, folders, note_system_files, visible, why_holds
 
 
 def musdb(splits: Sequence[str], root: str) -> Listing:
@@ -26,7 +14,7 @@ def musdb(splits: Sequence[str], root: str) -> Listing:
 
     Without folders for the splits every track is for training.
     """
-    listing, path = Listing(), existing(root, "musdb")
+    listing, path = Listing(), Path(root)
     songs = _songs(path, listing)
     if not songs:
         raise DataError(
@@ -52,10 +40,7 @@ def _songs(root: Path, listing: Listing) -> list[tuple[str, Path]]:
     note_system_files([place for _, place in splits], listing)
     inside = [(split, file) for split, place in splits for file in visible(place)]
     others = [f"{file.parent.name}/{file.name}" for _, file in inside if not _is_stem_file(file)]
-    if others:
-        listing.notes.append(
-            f"{len(others)} files or folders in {root} are no {' or '.join(STEM_SUFFIXES)}: {first(others)}."
-        )
+    listing.note(others, f"files or folders in {root} are no {' or '.join(STEM_SUFFIXES)}")
     return [(split, file) for split, file in inside if _is_stem_file(file)]
 
 

@@ -7,14 +7,14 @@ package's entry of the same name. Nothing here uses the network.
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 from ...errors import RecipeError, nearest
 from ...recipe import check_target_name
-from ...schema import read_yaml
+from ...schema import read_yaml, typed
 from ...system import expand_home
 
 VARIABLE = "REFINED_BSRNN_MODELS"
@@ -141,26 +141,27 @@ def _entry(path: Path, name: str, values: Any) -> Entry:
         raise RecipeError(f"{path}: {name[:120]!r} cannot name a model; expected letters, digits, '.', '_' and '-'.")
     if not isinstance(values, dict):
         raise RecipeError(f"{where} is {type(values).__name__}; expected a mapping.")
-    known = [f.name for f in fields(Entry) if f.name not in ("name", "listed_in")]
+    known = {key: hint for key, hint in get_type_hints(Entry).items() if key not in ("name", "listed_in")}
     if unknown := [str(key) for key in values if key not in known]:
         raise RecipeError(f"{where} says {unknown[0]!r}.{nearest(unknown[0], known)} Known: {', '.join(known)}.")
     if missing := [key for key in ("kind", "targets", "url", "licence") if not values.get(key)]:
         raise RecipeError(f"{where} does not say its {missing[0]}.")
-    if not isinstance(values["kind"], str) or values["kind"] not in KINDS:
-        raise RecipeError(f"{where}: kind {values['kind']!r} is unknown. Known: {', '.join(KINDS)}.")
-    if not isinstance(values["targets"], list):
-        raise RecipeError(f"{where}: targets is {values['targets']!r}; expected a list of names.")
-    _check_values(where, values)
-    targets = tuple(check_target_name(str(target)) for target in values["targets"])
     given = {key: value for key, value in values.items() if value is not None}
-    return Entry(**{**given, "targets": targets, "name": name, "listed_in": path})
+    for key, n_digits in DIGITS.items():
+        digest = given.get(key)
+        if digest is not None and not (isinstance(digest, str) and re.fullmatch(rf"[0-9a-fA-F]{{{n_digits}}}", digest)):
+            raise RecipeError(f"{where}: {key} is {digest!r}; expected {n_digits} hexadecimal digits, in quotes.")
+    given = {key: typed(known[key], value, f"{where}: {key}") for key, value in given.items()}
+    _check_values(where, given)
+    for target in given["targets"]:
+        check_target_name(target)
+    return Entry(**given, name=name, listed_in=path)
 
 
 def _check_values(where: str, values: Mapping[str, Any]) -> None:
     """`RecipeError` for a value of an entry that cannot be used."""
-    for key in ("url", "licence", "member", "trained_on"):
-        if not isinstance(values.get(key, ""), str):
-            raise RecipeError(f"{where}: {key} is {values[key]!r}; expected text.")
+    if values["kind"] not in KINDS:
+        raise RecipeError(f"{where}: kind {values['kind']!r} is unknown. Known: {', '.join(KINDS)}.")
     config = values.get("config")
     for key, value in (("url", values["url"]), ("config", config if isinstance(config, str) else values["url"])):
         if not re.match("https?://", value) or not file_name(value):
@@ -169,24 +170,17 @@ def _check_values(where: str, values: Mapping[str, Any]) -> None:
         raise RecipeError(
             f"{where}: url and config both end in {file_name(config)}; expected two different file names."
         )
-    if not isinstance(config, str | dict | None):
-        raise RecipeError(f"{where}: config is {config!r}; expected an address or a mapping.")
     if values["kind"] != "obsrnn" and config is None:
         raise RecipeError(f"{where} has no config; a RoFormer needs the configuration that it is published with.")
     if values["kind"] == "obsrnn" and config is not None:
         raise RecipeError(f"{where} has a config; an oBSRNN checkpoint has none.")
-    size = values.get("bytes")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise RecipeError(f"{where}: bytes is {size!r}; expected a whole number above 0.")
-    for key, n_digits in DIGITS.items():
-        digest = values.get(key)
-        if digest is not None and not (isinstance(digest, str) and re.fullmatch(rf"[0-9a-fA-F]{{{n_digits}}}", digest)):
-            raise RecipeError(f"{where}: {key} is {digest!r}; expected {n_digits} hexadecimal digits, in quotes.")
-    _check_published(where, values.get("published") or {})
+    if values.get("bytes", 1) < 1:
+        raise RecipeError(f"{where}: bytes is {values['bytes']}; expected a whole number above 0.")
+    _check_published(where, values.get("published", {}))
 
 
-def _check_published(where: str, published: Any) -> None:
-    numbers = [v for k, v in published.items() if k not in ("set", "metric")] if isinstance(published, dict) else []
+def _check_published(where: str, published: Mapping[str, Any]) -> None:
+    numbers = [value for key, value in published.items() if key not in ("set", "metric")]
     complete = numbers and {"set", "metric"} <= set(published)
     if published and not (complete and all(isinstance(number, int | float) for number in numbers)):
         raise RecipeError(f"{where}: published is {published!r}; expected set, metric and a number for each target.")

@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers
 
 from ...console import bytes_bar, say
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...plain import parse_json
 from ...system import unwritable, write_json
 
@@ -77,7 +77,7 @@ def download(wanted: RemoteFile, room: int = 0) -> Received:
     path = wanted.path
     if path.is_file():
         return verify(path, wanted)
-    with _disk_errors(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _fetch(wanted, room)
         _note(path).unlink(missing_ok=True)
@@ -87,6 +87,8 @@ def download(wanted: RemoteFile, room: int = 0) -> Received:
             part.unlink()
             raise
         part.replace(path)
+    except OSError as problem:
+        raise UserError(f"{unwritable(path, problem)} What has arrived is kept; the next call continues it.") from None
     return replace(received, path=path)
 
 
@@ -121,16 +123,6 @@ def digests(path: Path, algorithms: set[str]) -> dict[str, str]:
     return {name: each.hexdigest() for name, each in hashes.items()}
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Within the block a full or read-only disk is a `UserError` that names the file."""
-    try:
-        yield
-    except OSError as problem:
-        error = unwritable(path, problem)
-        raise UserError(f"{error} What has arrived is kept; the next call continues it.") from None
-
-
 def check_room(folder: Path, n_bytes: int, what: str) -> None:
     """`UserError` if the disk of a folder has less free space than that."""
     free = shutil.disk_usage(folder).free
@@ -142,12 +134,7 @@ def check_room(folder: Path, n_bytes: int, what: str) -> None:
 
 
 def _unreachable(wanted: RemoteFile, why: object) -> UserError:
-    text = str(why).strip().partition("\n")[0] or type(why).__name__
-    return UserError(f"{wanted.url} cannot be fetched: {text.rstrip('.')}. {wanted.advice}".rstrip())
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
+    return UserError(f"{wanted.url} cannot be fetched: {first_line(why).rstrip('.')}. {wanted.advice}".rstrip())
 
 
 def _note(path: Path) -> Path:
@@ -156,7 +143,7 @@ def _note(path: Path) -> Path:
 
 def _fetch(wanted: RemoteFile, room: int) -> Path:
     """The file by http: continues the received part, as often as something arrives in between."""
-    part, failures = _part(wanted.path), 0
+    part, failures = wanted.path.with_name(f"{wanted.path.name}.part"), 0
     with (
         httpx.Client(timeout=SECONDS, follow_redirects=True) as client,
         bytes_bar(wanted.path.name, wanted.size) as progress,

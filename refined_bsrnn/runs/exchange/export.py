@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,16 +75,14 @@ def export_core(
     return writers[path.suffix](model, path, names, tell)
 
 
-def export_program(
-    model: BSRNN, path: Path, targets: Sequence[str] | None = None, tell: Callable[[str], None] = lambda sentence: None
-) -> Path:
+def export_program(model: BSRNN, path: Path, targets: Sequence[str], tell: Callable[[str], None]) -> Path:
     """Write the core as a program that `torch.export.load` reads (``.pt2``), without this package.
 
     Its extra file ``refined_bsrnn.json`` holds the `facts`.
     """
     program = make_program(model, targets)
     tell("Traced; writing the file.")
-    extra = {"refined_bsrnn.json": json.dumps(facts(model, model.check_targets(targets)))}
+    extra = {"refined_bsrnn.json": json.dumps(facts(model, targets))}
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that are not on the CPU, which these are
         torch.export.save(program, temporary, extra_files=extra)
@@ -123,48 +122,36 @@ def _plain_core(model: BSRNN, targets: Sequence[str] | None) -> tuple[MaskCore, 
     for module in core.modules():
         if type(module) in _WRITTEN_OUT:
             method = "standardise" if isinstance(module, Norm) else "forward"
-            setattr(module, method, _WRITTEN_OUT[type(module)](module))
+            setattr(module, method, partial(_WRITTEN_OUT[type(module)], module))
     channels = model.channels_per_item if model.channels_per_item > 1 else 2
     noise = torch.Generator().manual_seed(0)
     shape = (2, channels, 2, model.stft.n_fft // 2 + 1, EXAMPLE_FRAMES)
     return core, torch.randn(shape, generator=noise)
 
 
-def _global_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    def standardise(x: Tensor) -> Tensor:
-        centred = x - x.mean((-2, -1), keepdim=True)
-        power = centred.square().mean((-2, -1), keepdim=True)
-        return centred * (power + norm.eps).rsqrt()
-
-    return standardise
+def _global_norm(norm: Any, x: Tensor) -> Tensor:
+    centred = x - x.mean((-2, -1), keepdim=True)
+    power = centred.square().mean((-2, -1), keepdim=True)
+    return centred * (power + norm.eps).rsqrt()
 
 
-def _rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    def standardise(x: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-
-    return standardise
+def _rms_norm(norm: Any, x: Tensor) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
 
 
-def _length_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    def standardise(x: Tensor) -> Tensor:
-        length = x.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
-        return x / length * x.shape[-1] ** 0.5
-
-    return standardise
+def _length_norm(norm: Any, x: Tensor) -> Tensor:
+    length = x.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
+    return x / length * x.shape[-1] ** 0.5
 
 
-def _attention(head: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        value = head.value(x)  # (M, T, K, width)
-        query, key = head.query(x).flatten(2), head.key(x).flatten(2)  # (M, T, K·dim)
-        weights = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)  # (M, T, T)
-        return (weights @ value.flatten(2)).view(value.shape)
-
-    return forward
+def _attention(head: Any, x: Tensor) -> Tensor:
+    value = head.value(x)  # (M, T, K, width)
+    query, key = head.query(x).flatten(2), head.key(x).flatten(2)  # (M, T, K·dim)
+    weights = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)  # (M, T, T)
+    return (weights @ value.flatten(2)).view(value.shape)
 
 
-_WRITTEN_OUT: dict[type, Callable[[Any], Callable[[Tensor], Tensor]]] = {
+_WRITTEN_OUT: dict[type, Callable[[Any, Tensor], Tensor]] = {
     GlobalNorm: _global_norm,
     RMSNorm: _rms_norm,
     LengthNorm: _length_norm,
@@ -199,7 +186,7 @@ def _opaque_rnns(core: nn.Module) -> Iterator[None]:
     """Within the block the recurrent layers are single operators for a tracer."""
     rnns = [module for module in core.modules() if isinstance(module, nn.LSTM | nn.GRU)]
     for rnn in rnns:
-        cast(Any, rnn).forward = _opaque(rnn)
+        cast(Any, rnn).forward = partial(_opaque, rnn)
     try:
         yield
     finally:
@@ -207,16 +194,13 @@ def _opaque_rnns(core: nn.Module) -> Iterator[None]:
             del cast(Any, rnn).forward  # the class's own again
 
 
-def _opaque(rnn: nn.RNNBase) -> Callable[[Tensor], tuple[Tensor, None]]:
-    def forward(x: Tensor) -> tuple[Tensor, None]:
-        state = x.new_zeros(2 if rnn.bidirectional else 1, x.shape[0], rnn.hidden_size)
-        weights = [cast(Tensor, getattr(rnn, name)) for name in rnn._flat_weights_names]
-        options = (weights, True, 1, 0.0, False, rnn.bidirectional, True)
-        if isinstance(rnn, nn.LSTM):
-            return torch.ops.refined_bsrnn.lstm(x, [state, state], *options)[0], None
-        return torch.ops.refined_bsrnn.gru(x, state, *options)[0], None
-
-    return forward
+def _opaque(rnn: nn.RNNBase, x: Tensor) -> tuple[Tensor, None]:
+    state = x.new_zeros(2 if rnn.bidirectional else 1, x.shape[0], rnn.hidden_size)
+    weights = [cast(Tensor, getattr(rnn, name)) for name in rnn._flat_weights_names]
+    options = (weights, True, 1, 0.0, False, rnn.bidirectional, True)
+    if isinstance(rnn, nn.LSTM):
+        return torch.ops.refined_bsrnn.lstm(x, [state, state], *options)[0], None
+    return torch.ops.refined_bsrnn.gru(x, state, *options)[0], None
 
 
 def _plain_rnns(program: torch.export.ExportedProgram) -> None:
@@ -232,9 +216,7 @@ def _plain_rnns(program: torch.export.ExportedProgram) -> None:
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
-def export_onnx(
-    model: BSRNN, path: Path, targets: Sequence[str] | None = None, tell: Callable[[str], None] = lambda sentence: None
-) -> Path:
+def export_onnx(model: BSRNN, path: Path, targets: Sequence[str], tell: Callable[[str], None]) -> Path:
     """Write the core as an ONNX file: input ``mixture`` (B, C, 2, F, T), one output per target, under its name.
 
     Raises `RecipeError` if the packages for it are not installed.

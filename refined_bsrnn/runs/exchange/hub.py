@@ -13,7 +13,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,12 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from torch import Tensor
 
-from ...errors import CheckpointError, RecipeError, UserError, nearest
+from ...errors import CheckpointError, RecipeError, UserError, first_line, nearest
 from ...network.model import BSRNN
 from ...recipe import Recipe, RunSpec, dump_recipe
 from ...system import read_json, write_bytes, write_json, write_text
 from ...temporary import owned_folder
 from ..folder import (
-    ADAPTER,
     RunFolder,
     backbone_file,
     find_run,
@@ -37,6 +37,7 @@ from ..folder import (
     save_backbone,
     save_head,
     tensors_sha256,
+    without_adapter,
     write_tensors,
 )
 from ..heads import HeadFacts, list_heads
@@ -83,7 +84,7 @@ def find_model(
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=FILES, **given)
     except Exception as error:  # whichever network client the hub's library uses has errors of its own
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        why = first_line(error)
         found = f"On the Hugging Face hub it cannot be had either: {why}" if here else f"{text} cannot be had: {why}"
         raise RecipeError(f"{here}{found}") from None
     if not (Path(folder) / "recipe.yaml").is_file():
@@ -112,18 +113,24 @@ def export(run: RunFolder, out: Path, heads: Sequence[str] = (), half: bool = Fa
     size, which are read as float32 again. The rounded backbone has another hash, so only the heads of this folder fit
     it. Raises `RecipeError` if ``out`` exists or a head does not, `CheckpointError` for weights too large for 16 bits.
     """
-    if out.exists():
-        raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
     names = list(heads) or run.head_names()
     if not names:
         raise RecipeError(f"{run.path} has no head to export.")
-    load_model(run, names)  # strict: what does not fit together is not handed on
+    with _new_folder(out) as whole:
+        load_model(run, names)  # strict: what does not fit together is not handed on
+        _write(run, whole, names, half)
+    return RunFolder(out)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[RunFolder]:
+    """A run's folder under a temporary name, renamed to ``out`` when it is complete; `RecipeError` if that exists."""
+    if out.exists():
+        raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with owned_folder(out.parent, f".export-{out.name}-") as temporary:
-        whole = RunFolder(temporary / out.name)
-        _write(run, whole, names, half)
-        whole.path.replace(out)
-    return RunFolder(out)
+        yield RunFolder(temporary / out.name)
+        (temporary / out.name).replace(out)
 
 
 def _write(run: RunFolder, whole: RunFolder, names: Sequence[str], half: bool) -> None:
@@ -136,7 +143,7 @@ def _write(run: RunFolder, whole: RunFolder, names: Sequence[str], half: bool) -
     if half:
         tensors = _halved(tensors, backbone_file(run))
         # As `load_backbone` finds it: of the float32 numbers that the stored ones become.
-        metadata["sha256"] = tensors_sha256({name: _single(tensor) for name, tensor in tensors.items()})
+        metadata["sha256"] = tensors_sha256({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()})
     write_tensors(whole.backbone, tensors, metadata)
     for name in names:
         if half:
@@ -162,16 +169,11 @@ def _halved(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return half
 
 
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
 def _write_half_head(source: Path, path: Path, backbone_sha256: str) -> None:
     """A head in 16 bits, as one of that backbone; its hashes are those of what the file holds."""
     tensors, metadata = read_tensors(source, "head")
     half = _halved(tensors, source)
-    adapter = {name.removeprefix(ADAPTER): tensor for name, tensor in half.items() if name.startswith(ADAPTER)}
-    own = {name: tensor for name, tensor in half.items() if not name.startswith(ADAPTER)}
+    own, adapter = without_adapter(half)
     metadata |= {"sha256": tensors_sha256(own), "backbone_sha256": backbone_sha256}
     if adapter:
         metadata["adapter"] = json.dumps({**json.loads(metadata["adapter"]), "sha256": tensors_sha256(adapter)})
@@ -183,19 +185,14 @@ def save_model(model: BSRNN, out: Path) -> RunFolder:
 
     As `export`, for heads that were attached or trained by the user's own code.
     """
-    if out.exists():
-        raise RecipeError(f"{out} exists already and is not overwritten; choose another folder or remove it.")
     if not model.heads:
         raise RecipeError("the network has no head to save.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with owned_folder(out.parent, f".export-{out.name}-") as temporary:
-        whole = RunFolder(temporary / out.name)
+    with _new_folder(out) as whole:
         write_text(whole.recipe, dump_recipe(_alone(model.recipe, tuple(model.targets), out.name)))
         save_backbone(whole.backbone, model)
         for name in model.heads:
             save_head(whole.head(name), model, name)
         write_text(whole.path / "README.md", model_card(out.name, list_heads(whole), {}, None))
-        whole.path.replace(out)
     return RunFolder(out)
 
 
@@ -280,6 +277,5 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool = True, token: str 
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=FILES)
     except Exception as error:  # whichever network client the hub's library uses has errors of its own
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the hub did not take {repo_id}: {why}") from None
+        raise UserError(f"the hub did not take {repo_id}: {first_line(error)}") from None
     return str(commit.commit_url if hasattr(commit, "commit_url") else commit)

@@ -4,7 +4,6 @@ refined-bsrnn import CHECKPOINT... [--config YAML] --out RUN
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from .obsrnn import read_obsrnn
 from .published_network import PublishedNetwork
 from .roformer import is_roformer, read_roformer
 from .roformer_config import RoformerConfig
-from .torchfile import TorchFile, open_checkpoint
+from .torchfile import TorchFile
 
 
 def read_network(file: TorchFile, config: Path | None = None) -> PublishedNetwork:
@@ -48,10 +47,9 @@ def import_networks(paths: Sequence[Path], out: Path, config: Path | None = None
             raise RecipeError(f"{folder} exists already and is not overwritten: choose another --out, or remove it.")
     if len(set(folders)) < len(folders):
         raise RecipeError(f"two of the checkpoints would both become {out}-<name>; import them one by one.")
-    with ExitStack() as stack:
-        networks = [read_network(stack.enter_context(open_checkpoint(path)), config) for path in paths]
-        for network, folder in zip(networks, folders, strict=True):
-            _write(network, folder)
+    networks = [read_network(TorchFile(path), config) for path in paths]
+    for network, folder in zip(networks, folders, strict=True):
+        _write(network, folder)
     return [RunFolder(folder) for folder in folders]
 
 
@@ -60,8 +58,7 @@ def import_network(path: Path, out: Path, config: Path | None, root: str, **fact
 
     ``facts`` are added to its `provenance.json`. Raises `CheckpointError` and `RecipeError`; then there is no ``out``.
     """
-    with open_checkpoint(path) as file:
-        _write(read_network(file, config), out, root, facts)
+    _write(read_network(TorchFile(path), config), out, root, facts)
     return RunFolder(out)
 
 

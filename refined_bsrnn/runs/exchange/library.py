@@ -11,19 +11,20 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ...console import say
 from ...errors import CheckpointError, RecipeError, UserError
 from ...system import cache_folder, unwritable, write_text
+from ...temporary import alone
 from ..folder import RunFolder
 from ..heads import HeadFacts, list_heads
 from .catalogue import BEST, NAME, Entry, file_name, read_catalogue
@@ -142,7 +143,8 @@ def pull(entry: Entry, offline: bool = False) -> RunFolder:
 
 def _make(entry: Entry, run: RunFolder, offline: bool) -> None:
     folder = library_folder() / "downloads" / entry.name
-    wanted = _checkpoint(entry, folder)
+    place, advice = folder / file_name(entry.url), _advice(entry, entry.url, folder)
+    wanted = RemoteFile(entry.url, place, entry.bytes, entry.checksum, advice)
     if not wanted.path.is_file():
         _check_allowed(entry, offline)
         say(
@@ -175,11 +177,6 @@ def _make(entry: Entry, run: RunFolder, offline: bool) -> None:
     say(f"{entry.name} is ready in {run.path}: heads {', '.join(heads)}.")
     if not set(heads) <= set(entry.targets):
         say(f"The catalogue calls its heads {', '.join(entry.targets)}; the names in the checkpoint's files count.")
-
-
-def _checkpoint(entry: Entry, folder: Path) -> RemoteFile:
-    advice = _advice(entry, entry.url, folder)
-    return RemoteFile(entry.url, folder / file_name(entry.url), entry.bytes, entry.checksum, advice)
 
 
 def _advice(entry: Entry, url: str, folder: Path) -> str:
@@ -235,25 +232,11 @@ def _member(path: Path, name: str) -> Path:
     return out
 
 
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
+def _alone(name: str) -> AbstractContextManager[None]:
     """Within the block no other process downloads or removes that model; waits for one that does."""
     folder = library_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"Another process is at work on {name}; waiting for it.")
-            lock.acquire()
-    except (OSError, NotImplementedError) as problem:
-        error = problem if isinstance(problem, OSError) else OSError(str(problem))
-        raise unwritable(folder, error) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    text = f"Another process is at work on {name}; waiting for it."
+    return alone(folder / f".{name}.lock", text, partial(unwritable, folder))
 
 
 def remove(name: str) -> Path:

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ...bands import band_ranges
 from ...errors import CheckpointError, RecipeError
-from ...network.model import BSRNN
 from ...recipe import Recipe, make_recipe
 from ..folder import Tensors, check_tensors
-from .published_network import PublishedNetwork, Translated, check_names, without_numbers
-from .torchfile import TorchFile, open_checkpoint
+from .published_network import PublishedNetwork, Shapes, Translated, check_names, without_numbers
+from .torchfile import TorchFile
 
 TARGETS = ("vocals", "bass", "drums", "other")  # also the order of a four-target checkpoint's masks
 BAND_SCHEMES = ("v7", "bass", "drums", "joint")
@@ -27,27 +26,7 @@ BAND_SCHEMES = ("v7", "bass", "drums", "joint")
 # --- what network it is -----------------------------------------------------------------------------------------------
 
 
-class _Shapes:
-    """Sizes read off the tensors, each refusal naming what was looked for."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], path: Path):
-        self.tensors, self.path = tensors, path
-
-    def size(self, name: str, axis: int = 0) -> int:
-        if name not in self.tensors or self.tensors[name].ndim <= axis:
-            raise CheckpointError(
-                f"{self.path} has no {name}: its layout is not that of magronp/bsrnn. It holds "
-                f"{', '.join(list(self.tensors)[:3])}, ..."
-            )
-        return self.tensors[name].shape[axis]
-
-    def count(self, pattern: str) -> int:
-        """How many different numbers stand where the pattern has its group."""
-        found = (re.match(pattern, name) for name in self.tensors)
-        return len({match[1] for match in found if match})
-
-
-def _bands(shapes: _Shapes) -> tuple[str, int, int]:
+def _bands(shapes: Shapes) -> tuple[str, int, int]:
     """Scheme, n_fft and the number of channels per item, from the widths; edges are floored as the authors do."""
     widths = [shapes.size(f"BN.{i}.0.weight") // 2 for i in range(shapes.count(r"BN\.(\d+)\."))]
     for channels_per_item in (1, 2):
@@ -73,7 +52,7 @@ LAYERS = {
 }
 
 
-def _layer(shapes: _Shapes, net: str) -> tuple[str, int]:
+def _layer(shapes: Shapes, net: str) -> tuple[str, int]:
     """The cell along time or bands (``net``), and its hidden features."""
     root = f"separator.0.{net}."
     if f"{root}in_layer.0.weight" in shapes.tensors:
@@ -93,7 +72,7 @@ def _layer(shapes: _Shapes, net: str) -> tuple[str, int]:
     )
 
 
-def _targets(shapes: _Shapes) -> list[str]:
+def _targets(shapes: Shapes) -> list[str]:
     """Targets by the file's name, as the published files are called, checked against the number of masks."""
     n_masks, stem = shapes.count(r"maskers\.(\d+)\."), shapes.path.stem
     if stem in TARGETS and n_masks == 1:
@@ -111,7 +90,7 @@ def infer_recipe(tensors: Mapping[str, Tensor], path: Path) -> Recipe:
 
     Raises `CheckpointError` for another layout than magronp/bsrnn's.
     """
-    shapes = _Shapes(tensors, path)
+    shapes = Shapes(tensors, path, "magronp/bsrnn")
     kind, n_fft, channels_per_item = _bands(shapes)
     features, part = shapes.size("BN.0.1.weight"), shapes.size("separator.0.time_net.norm.weight")
     (time, hidden), (band, band_hidden) = _layer(shapes, "time_net"), _layer(shapes, "band_net")
@@ -233,7 +212,7 @@ def read_obsrnn(file: TorchFile) -> PublishedNetwork:
     path = file.path
     names = normalise(Translated({name: name for name in file.names}, file.read), path)
     tensors = Translated(names, file.read)
-    model = without_numbers(infer_recipe(tensors, path))
+    model = without_numbers(infer_recipe({name: file.views[in_file] for name, in_file in names.items()}, path))
     backbone = {name: their_name(name) for name in model.backbone.state_dict()}
     heads = {
         target: {name: f"maskers.{s}.mask.{name.removeprefix('bands.')}" for name in head.state_dict()}
@@ -254,12 +233,3 @@ def read_obsrnn(file: TorchFile) -> PublishedNetwork:
 
     parts = {target: Translated(part, read) for target, part in heads.items()}
     return PublishedNetwork("magronp/bsrnn", {"checkpoint": path}, model, Translated(backbone, read), parts)
-
-
-def load_obsrnn(path: Path) -> BSRNN:
-    """The network of a published checkpoint with its weights, in eval mode.
-
-    Raises `CheckpointError` for a file that cannot be read, and as `read_obsrnn` does.
-    """
-    with open_checkpoint(path) as file:
-        return read_obsrnn(file).load()

@@ -4,8 +4,8 @@ The readers of a layout (`obsrnn`, `roformer`) make a `PublishedNetwork`; the co
 folder is the same for all. A run is written tensor by tensor, so a large checkpoint is never in memory as a whole.
 """
 
-import hashlib
 import json
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from ...errors import CheckpointError
 from ...network.model import BSRNN, count_parameters
 from ...recipe import Recipe, dump_recipe, make_recipe, recipe_values
 from ...system import atomic_write, write_json, write_text
-from ..folder import FORMAT, RunFolder, about_backbone, about_head, load_strict, tensors_sha256
+from ..folder import FORMAT, RunFolder, about_backbone, about_head, load_strict, refuse_misfits, tensors_sha256
 from ..tracking import environment
+from .download import digests
 
 
 class Translated(Mapping[str, Tensor]):
@@ -94,6 +95,27 @@ class PublishedNetwork:
         }
 
 
+class Shapes:
+    """Sizes in the names and shapes of a checkpoint's tensors; ``layout``: the code that writes such tensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], path: Path, layout: str):
+        self.tensors, self.path, self.layout = tensors, path, layout
+
+    def size(self, name: str, axis: int = 0) -> int:
+        """The size of a tensor along an axis; `CheckpointError` if it is missing, empty or has fewer axes."""
+        shape = self.tensors[name].shape if name in self.tensors else ()
+        if len(shape) <= axis or 0 in shape:
+            raise CheckpointError(
+                f"{self.path}: {name} is missing or has another shape, so its layout is not that of {self.layout}. It "
+                f"holds {', '.join(list(self.tensors)[:3])}, ..."
+            )
+        return shape[axis]
+
+    def count(self, pattern: str) -> int:
+        """How many different numbers stand where the pattern has its group."""
+        return len({match[1] for name in self.tensors if (match := re.match(pattern, name))})
+
+
 def without_numbers(recipe: Recipe) -> BSRNN:
     """The network of a recipe on the meta device: shapes and no numbers. `CheckpointError` if it is too large."""
     try:
@@ -109,22 +131,11 @@ def check_names(expected: Iterable[str], found: Iterable[str], path: Path) -> No
     expected, found = set(expected), set(found)
     problems = [f"{name} is missing" for name in sorted(expected - found)]
     problems += [f"{name} is not part of the network" for name in sorted(found - expected)]
-    refuse(problems, f"{path} does not fit the network")
-
-
-def refuse(problems: list[str], what: str) -> None:
-    """A `CheckpointError` that names the first three problems, where there are any."""
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{what}: {'; '.join(problems[:3])}{more}.")
+    refuse_misfits(problems, str(path))
 
 
 def _about_file(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"file": path.name, "bytes": path.stat().st_size, **digests(path, {"sha256"})}
 
 
 def _write(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ from ...errors import CheckpointError, RecipeError
 from ...network.blocks import rotary_speeds
 from ...network.model import BSRNN
 from ...recipe import make_recipe
-from .published_network import PublishedNetwork, Translated, check_names, refuse, without_numbers
+from ..folder import refuse_misfits
+from .published_network import PublishedNetwork, Shapes, Translated, check_names, without_numbers
 from .roformer_config import RoformerConfig, agree
 from .torchfile import TorchFile
 
@@ -72,14 +73,8 @@ def read_sizes(file: TorchFile) -> Sizes:
     if other:
         raise CheckpointError(f"{file.path} is a RoFormer with {' and '.join(other)}, which is not supported.")
 
-    def size(name: str, axis: int = 0) -> int:
-        if name not in file.views or len(file.shape(name)) <= axis or 0 in file.shape(name):
-            raise CheckpointError(f"{file.path}: {name} is missing or has another shape than a RoFormer's.")
-        return file.shape(name)[axis]
-
-    def count(pattern: str) -> int:
-        return len({match[1] for name in file.names if (match := re.match(pattern, name))})
-
+    shapes = Shapes(file.views, file.path, "a RoFormer")
+    size, count = shapes.size, shapes.count
     layer, mask = "layers.0.0.layers.0.", "mask_estimators.0.to_freqs.0.0."
     features, heads = size("band_split.to_features.0.1.weight"), size(f"{layer}0.to_gates.weight")
     mask_layers = count(rf"{re.escape(mask)}(\d+)\.weight$")
@@ -354,7 +349,7 @@ def _check(file: TorchFile, model: BSRNN, backbone: dict[str, str], heads: dict[
         for name, shape in expected.items()
         if file.shape(name) != shape
     ]
-    refuse(problems, f"{file.path} does not fit the network")
+    refuse_misfits(problems, str(file.path))
     for name in shared:
         if not torch.equal(file.read(name), file.read(f"layers.0.0.layers.0.0.{SHARED_BIASES[name]}")):
             raise CheckpointError(f"{file.path}: {name} is not the bias of its layers, which share it.")

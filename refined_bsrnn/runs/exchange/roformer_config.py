@@ -49,11 +49,10 @@ class _Loader(BoundedLoader):
         super().flatten_mapping(node)
 
 
-def _tuple(loader: _Loader, node: yaml.Node) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node, deep=True))  # type: ignore[arg-type]
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:python/tuple",
+    lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),  # type: ignore[arg-type]
+)
 
 
 class RoformerConfig:

@@ -128,7 +128,10 @@ def _find_tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 class TorchFile:
-    """The tensors of a checkpoint, read one by one; see `open_checkpoint`."""
+    """The tensors of a checkpoint that torch.save wrote, read one by one; nothing in the file is executed.
+
+    Raises `CheckpointError` for a file that is missing, damaged, no zip, or holds no state dict.
+    """
 
     def __init__(self, path: Path):
         parts = _check_zip(path)
@@ -174,18 +177,3 @@ class TorchFile:
             numbers = torch.frombuffer(bytearray(file.read(storage.nbytes())), dtype=tensor.dtype)
         view = numbers.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         return view.to(torch.float32, copy=tensor.numel() < len(numbers)).contiguous()
-
-
-@contextmanager
-def open_checkpoint(path: Path) -> Iterator[TorchFile]:
-    """A checkpoint that torch.save wrote; nothing in the file is executed.
-
-    Raises `CheckpointError` for a file that is missing, damaged, no zip, or holds no state dict.
-    """
-    yield TorchFile(path)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint that torch.save wrote; raises `CheckpointError` as `open_checkpoint` does."""
-    with open_checkpoint(path) as file:
-        return {name: file.read(name) for name in file.names}
