@@ -8,6 +8,7 @@ import re
 
 MUSDB_STEMS = ("vocals", "drums", "bass", "other")
 MIXTURE = "mixture"
+MIXTURE_NAMES = (MIXTURE, "mix", "mixdown", "full_mix", "fullmix", "master")  # of a file that is one, where no other is
 REST = "rest-of-mixture"  # in recipes: the mixture − the other stems; no file can have this name
 
 # Catch-alls that hold everything beside the other stems, and those that hold everything but voices.
@@ -77,5 +78,5 @@ def belongs_to(name: str, catch_all: str) -> bool:
 def is_known(name: str) -> bool:
     """Whether this is the name of a stem or mixture, alone or with a number."""
     plain = re.sub(r"_?\d+$", "", slug(name))
-    members = set().union(*FAMILIES.values(), FAMILIES.keys(), CATCH_ALL, {"mixture", "mix", "mixdown", "master"})
+    members = set().union(*FAMILIES.values(), FAMILIES.keys(), CATCH_ALL, MIXTURE_NAMES)
     return plain in members or (plain.endswith("s") and plain[:-1] in members)

@@ -15,7 +15,7 @@ from ..recipe import DataSpec, SourceSpec
 from ..system import is_unicode
 from .decode import content_key, damage_of, decode, decoded_file, lengths_of, of_file, writing
 from .layouts.listing import File, Finding, Listed
-from .names import MIXTURE, REST
+from .names import MIXTURE, MIXTURE_NAMES, REST
 from .sources import Sources, find_sources, list_source, source_name
 from .tracks import StemFile, Track, table_of, with_definitions
 
@@ -117,9 +117,6 @@ def _not_used(tracks: Sequence[Listed], spec: DataSpec) -> list[str]:
     return notes
 
 
-MIXTURE_NAMES = ("mix", "mixdown", "full_mix", "fullmix", "master")  # of a mixture that is not called one
-
-
 def _with_mixtures(
     listed: Sequence[tuple[Listed, SourceSpec]], spec: DataSpec, notes: list[str]
 ) -> list[tuple[Listed, SourceSpec]]:
@@ -128,7 +125,7 @@ def _with_mixtures(
     taken: Counter[str] = Counter()
     result = []
     for track, source in listed:
-        likely = [n for n in track.files if n.lower() in (MIXTURE, *MIXTURE_NAMES) and n not in stems]
+        likely = [n for n in track.files if n.lower() in MIXTURE_NAMES and n not in stems]
         if MIXTURE not in track.files and likely:
             taken[likely[0]] += 1
             files = {MIXTURE if name == likely[0] else name: files for name, files in track.files.items()}

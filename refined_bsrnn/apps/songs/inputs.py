@@ -39,6 +39,11 @@ class InputSong:
     problem: str = ""
 
     @property
+    def comes_once(self) -> bool:
+        """Whether it is standard input or a pipe with a name (``<(command)`` of a shell, /dev/stdin)."""
+        return self.path is None or self.path.is_fifo()
+
+    @property
     def label(self) -> str:
         return str(self.path) if self.path else "standard input"
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -196,13 +196,14 @@ def _mix(part: Output, block: Tensor) -> Tensor:
 @contextmanager
 def _on_disk(song: InputSong) -> Iterator[tuple[InputSong, Path]]:
     """The song, and its file; what comes once is kept in one: most formats cannot be read without going back."""
-    if song.path is not None and not song.path.is_fifo():
+    if song.path is not None and not song.comes_once:
         yield song, song.path
         return
     with owned_folder(Path(tempfile.gettempdir()), "refined-bsrnn-input-") as folder:
         path = folder / "input"
         try:
-            with path.open("wb") as file, _stream(song) as stream:
+            stream = _stream(song)
+            with path.open("wb") as file, nullcontext() if song.path is None else stream:  # standard input stays open
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
             raise AudioError(
@@ -215,12 +216,10 @@ def _on_disk(song: InputSong) -> Iterator[tuple[InputSong, Path]]:
             raise type(error)(str(error).replace(str(path), song.label)) from None
 
 
-def _stream(song: InputSong) -> AbstractContextManager[BinaryIO]:
-    """Standard input, or a pipe with a name (``<(command)`` of a shell, /dev/stdin)."""
-    return nullcontext(_standard_input()) if song.path is None else song.path.open("rb")
-
-
-def _standard_input() -> BinaryIO:
+def _stream(song: InputSong) -> BinaryIO:
+    """The bytes of a song that comes once."""
+    if song.path is not None:
+        return song.path.open("rb")
     if sys.stdin is None:
         raise AudioError("standard input is closed; expected audio from it, as `... | refined-bsrnn separate -` gives.")
     return sys.stdin.buffer
@@ -287,11 +286,9 @@ PIECES_PER_SECOND = 50  # that a stream is taken in: live blocks do not wait for
 
 def _as_it_comes(song: InputSong, wanted: SeparationOptions) -> Source:
     """A file, or standard input or a pipe that is read once and never waited for."""
-    if song.path is not None and not song.path.is_fifo():
+    if song.path is not None and not song.comes_once:
         return _open(song.path, wanted)
-    reader = open_audio(
-        _standard_input() if song.path is None else song.path.open("rb"), wanted.stream, strict=wanted.strict
-    )
+    reader = open_audio(_stream(song), wanted.stream, strict=wanted.strict)
     part = as_samples(reader.sample_rate_hz, wanted.start_seconds, wanted.duration_seconds)
     remarks: list[str] = []
 
@@ -320,7 +317,7 @@ def _one(
             here, path = stack.enter_context(_on_disk(song))
             source = _open(path, wanted)
         else:
-            here = replace(song, path=None) if song.path and song.path.is_fifo() else song
+            here = replace(song, path=None) if song.comes_once else song
             source = _as_it_comes(song, wanted)
         progress = stack.enter_context(bar(text, source.n_samples and source.n_samples / source.sample_rate_hz))
         result = separate_song(here, ensemble, wanted, parts, progress, of or Separator.estimates, source, inputs)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -250,20 +250,11 @@ def _with_sum(track: Track, facts: TrackFacts, sums: Mapping[tuple[str, ...], np
     if remains[group] <= SUM_DB:
         return facts
     fits = {group: _fit(track, group) for group in sums}
-    group = min(fits, key=lambda g: fits[g].fitted_db)
-    return replace(facts, sum_of=group, **fits[group]._asdict())
+    group = min(fits, key=lambda g: fits[g]["fitted_db"])
+    return replace(facts, sum_of=group, **fits[group])
 
 
-class Fit(NamedTuple):
-    """How the stems are in the middle of a mixture; as `TrackFacts` keeps it."""
-
-    gain: float
-    delay_samples: int
-    fitted_db: float
-    unfitted_db: float
-
-
-def _fit(track: Track, stems: Sequence[str]) -> Fit:
+def _fit(track: Track, stems: Sequence[str]) -> dict[str, Any]:
     """The gain and the delay with which Σ stems takes most away from an excerpt; silent ones take nothing."""
     size = min(track.n_samples, round(LAG_EXCERPT_SECONDS * track.sample_rate_hz))
     lag = min(round(LAG_SECONDS * track.sample_rate_hz), size // 2)
@@ -278,10 +269,11 @@ def _fit(track: Track, stems: Sequence[str]) -> Fit:
     delay = place if place <= lag else place - len(lags)
     m, s = (mixture[delay:], summed[: size - delay]) if delay >= 0 else (mixture[:delay], summed[-delay:])
     if not (m @ m and s @ s):
-        return Fit(1.0, 0, 0.0, 0.0)
+        return {"gain": 1.0, "delay_samples": 0, "fitted_db": 0.0, "unfitted_db": 0.0}
     gain = float(m @ s / (s @ s))
     as_they_are = float(((mixture - summed) ** 2).sum() / (mixture @ mixture))
-    return Fit(gain, delay, _db(float(((m - gain * s) ** 2).sum() / (m @ m))), _db(as_they_are))
+    fitted = float(((m - gain * s) ** 2).sum() / (m @ m))
+    return {"gain": gain, "delay_samples": delay, "fitted_db": _db(fitted), "unfitted_db": _db(as_they_are)}
 
 
 def _db(ratio: float) -> float:

@@ -72,17 +72,12 @@ class Listing:
             self.notes.append(f"{len(names)} {text}: {first(names)}.")
 
 
-def never(root: Path) -> str:
-    """For a layout that is never guessed."""
-    return ""
-
-
 @dataclass(frozen=True)
 class Layout:
     """One kind of data set on the disk."""
 
     list_tracks: Callable[..., Listing]  # (splits, **options of the source) → its tracks
-    recognise: Callable[[Path], str] = never  # root → why it has this layout; empty: it does not look like it
+    recognise: Callable[[Path], str] = lambda root: ""  # root → why it has this layout; empty: it does not look like it
 
 
 def why_holds(root: Path, *patterns: str) -> str:
