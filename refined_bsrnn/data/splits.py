@@ -45,6 +45,15 @@ class Split:
         """The tracks for validation: whole tracks, and mixtures with held-out solos."""
         return [*self.validation, *self.solos.mixtures]
 
+    @property
+    def kept(self) -> list[Track]:
+        """The same as they are on the disk: whole tracks, and solos."""
+        return [*self.validation, *self.solos.held_out]
+
+    def validated(self, targets: Sequence[str]) -> list[Track]:
+        """The tracks for validation that have one of these targets."""
+        return [track for track in self.held_out if set(targets) & set(track.stems)]
+
 
 def split_tracks(tracks: Sequence[Track], targets: Sequence[str], spec: DataSpec) -> Split:
     """Divide the tracks of the splits ``train`` and ``valid`` as a recipe says; see `split_validation`."""

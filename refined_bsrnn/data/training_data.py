@@ -44,19 +44,18 @@ def training_data(recipe: Recipe) -> TrainingData:
     found = scan(recipe.data, ("train", "valid"))
     tracks = found.usable()
     divided = split_tracks(tracks, recipe.targets, recipe.data)
-    validation = [*divided.validation, *divided.solos.held_out]
     rooms = impulse_recordings(recipe.augment)
     for room in rooms:  # a silent one is refused now, not in a worker
         impulse_response(room.path(IMPULSE), recipe.stft.sample_rate_hz)
     recordings = [*noise_recordings(recipe.augment), *rooms]
     used = use_part(divided.train, recipe.targets, recipe.data, recipe.train.seed)
     if recipe.data.check and not found.sources.is_builtin:
-        read_all([*used, *validation, *recordings])
+        read_all([*used, *divided.kept, *recordings])
     parts = make_parts(used, recipe.targets, recipe.data, {stem for track in divided.train for stem in track.stems})
     opened = [
         *opening(recipe, found, parts.tracks, divided),
         *divided.solos.notes,
         *notes_on_recordings(recipe.augment),
     ]
-    validation = [t for t in divided.held_out if set(recipe.targets) & set(t.stems)]
+    validation = divided.validated(recipe.targets)
     return TrainingData(found.sources, table_of(tracks), parts, validation, recordings, opened)

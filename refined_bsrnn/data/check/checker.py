@@ -177,17 +177,16 @@ def opening(recipe: Recipe, found: Scan, train: Sequence[Track], divided: Split)
 
     Raises `DataError` if an earlier check of the same files found a problem that stops training.
     """
-    validation = [*divided.validation, *divided.solos.held_out]
-    used = [t for t in divided.held_out if set(recipe.targets) & set(t.stems)]
     shown = ", ".join(f"{name} {hours([t for t in train if name in t.files]):.2f} h" for name in recipe.targets)
-    lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({shown}), {len(used)} for validation."]
+    n_used = len(divided.validated(recipe.targets))
+    lines = [f"Data: {found.sources.name}: {len(train)} training tracks ({shown}), {n_used} for validation."]
     lines += found.notes
-    if solos := [t.name for t in found.tracks if t.split == "valid" and t.is_solo and t not in validation]:
+    if solos := [t.name for t in found.tracks if t.split == "valid" and t.is_solo and t not in divided.kept]:
         lines.append(
             f"{len(solos)} validation tracks are one stem alone, from which nothing can be separated, and are left out "
             f"({first(solos)}); data.validation_tracks names them all the same."
         )
-    tracks = [*train, *validation]
+    tracks = [*train, *divided.kept]
     known = [f for t in tracks if (f := known_facts(t)) is not None]
     findings = [
         *found.findings,
