@@ -22,13 +22,7 @@ from .schema import bounded, path_field, plain, read_yaml, rest, section, share
 from .system import expand_home
 
 # (features N, repeats R) of the backbone; `size=tiny` in a recipe or on the command line sets both.
-SIZES: dict[str, tuple[int, int]] = {
-    "micro": (16, 2),
-    "mini": (32, 4),
-    "tiny": (32, 6),
-    "small": (64, 8),
-    "large": (128, 12),
-}
+SIZES = {"micro": (16, 2), "mini": (32, 4), "tiny": (32, 6), "small": (64, 8), "large": (128, 12)}
 
 DATA_ROOT_VARIABLE = "MUSDB18HQ_ROOT"
 
@@ -587,8 +581,7 @@ def make_recipe(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Rec
 
 def recipe_values(recipe: Any) -> dict[str, Any]:
     """A recipe or a section as plain nested values, every default written out; `make_recipe` gives the recipe back."""
-    values: dict[str, Any] = plain(recipe)
-    return values
+    return dict(plain(recipe))
 
 
 def dump_recipe(recipe: Recipe) -> str:
