@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import first
 from ..recipe import DataSpec
-from .absent import assumed_absent
 from .activity import SEGMENT_SECONDS
-from .parts import SplitOther, TrackParts, Usable
+from .parts import SplitOther, TrackParts, Usable, assumed_absent
 from .pools import Pools, joined_targets, related_target
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from ..errors import DataError, nearest
 from ..recipe import DataSpec
 from . import part_notes
-from .absent import with_absent
 from .activity import SEGMENT_SECONDS, ActivityPart, active_segments
 from .label_weights import label_weight_notes, read_stem_weights, with_label_weights
 from .names import MIXTURE, REST
-from .parts import TrackParts, Usable, split_into_parts
+from .parts import TrackParts, Usable, split_into_parts, with_absent
 from .pools import Pools
 from .tracks import Track
 
