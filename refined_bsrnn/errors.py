@@ -100,3 +100,10 @@ def pick(where: str, name: str, choices: Mapping[str, T]) -> T:
     if name not in choices:
         raise RecipeError(f"{where}={name!r} is unknown.{nearest(name, choices)} Known: {', '.join(sorted(choices))}.")
     return choices[name]
+
+
+def check_has(where: str, what: str, name: str, names: Collection[str]) -> None:
+    """`RecipeError` with all names if this one is none of them: ``runs/a has no head 'drum'. Did you mean ...``."""
+    if name not in names:
+        known = ", ".join(names) or "none"
+        raise RecipeError(f"{where} has no {what} {name!r}.{nearest(name, names)} {what.capitalize()}s: {known}.")

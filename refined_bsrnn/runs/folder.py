@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, RecipeError, first, nearest
+from ..errors import CheckpointError, RecipeError, check_has, first, nearest
 from ..network.model import BSRNN
 from ..plain import parse_json
 from ..recipe import BackboneSpec, HeadSpec, InputSpec, Recipe, load_recipe
@@ -464,10 +464,7 @@ def load_model(run: RunFolder, heads: Sequence[str] | None = None) -> BSRNN:
     files = run.head_names()
     available = [*files, *([model.ties.remainder_target] if model.ties.remainder_target else [])]
     for name in heads or ():
-        if name not in available:
-            raise RecipeError(
-                f"{run.path} has no head {name!r}.{nearest(name, available)} Heads: {', '.join(available) or 'none'}."
-            )
+        check_has(str(run.path), "head", name, available)
     for name in files if heads is None or model.ties else heads:
         load_head(run.head(name), model, name, digest)
     return model.eval()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, RecipeError, UserError, nearest
+from ..errors import CheckpointError, RecipeError, UserError, check_has
 from ..network.model import BSRNN
 from ..network.signals import as_pairs
 from ..recipe import check_target_name
@@ -84,7 +84,7 @@ def head_source(source: str, root: str = "runs") -> list[tuple[str, Path]]:
     run = find_run(name if colon else source, root)
     names = run.head_names()
     if colon:
-        _check_has_head(run, head)
+        check_has(str(run.path), "head", head, run.head_names())
     return [(head, run.head(head))] if colon else [(each, run.head(each)) for each in names]
 
 
@@ -101,7 +101,7 @@ def add_head(run: RunFolder, path: Path, name: str, overwrite: bool = False) -> 
 
 def rename_head(run: RunFolder, old: str, new: str) -> None:
     """Give a head another name."""
-    _check_has_head(run, old)
+    check_has(str(run.path), "head", old, run.head_names())
     _check_untied(run, old)
     check_target_name(new)
     _check_free(run, new, overwrite=False)
@@ -111,7 +111,7 @@ def rename_head(run: RunFolder, old: str, new: str) -> None:
 
 def remove_head(run: RunFolder, name: str) -> None:
     """Delete a head's file, including its adapter."""
-    _check_has_head(run, name)
+    check_has(str(run.path), "head", name, run.head_names())
     _check_untied(run, name)
     run.head(name).unlink()
 
@@ -120,13 +120,6 @@ def note_in_head(path: Path, source: Path | None = None, **facts: Any) -> None:
     """Write a head's file (from ``source``, else the same) with facts added to its metadata and its tensors kept."""
     tensors, metadata = read_tensors(source or path, "head")
     write_tensors(path, tensors, {**metadata, **facts})
-
-
-def _check_has_head(run: RunFolder, name: str) -> None:
-    names = run.head_names()
-    if name not in names:
-        known = ", ".join(names) or "none"
-        raise RecipeError(f"{run.path} has no head {name!r}.{nearest(name, names)} Heads: {known}.")
 
 
 def _check_free(run: RunFolder, name: str, overwrite: bool) -> None:
@@ -160,7 +153,7 @@ def verify(run: RunFolder, names: Iterable[str] = ()) -> dict[str, str]:
     found = {"backbone": "ok"}
     for name in names or run.head_names():
         try:
-            _check_has_head(run, name)
+            check_has(str(run.path), "head", name, run.head_names())
             _verify_head(run, model, name, digest)
             found[name] = "ok"
         except UserError as error:

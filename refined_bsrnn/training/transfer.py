@@ -17,7 +17,7 @@ from torch import nn
 
 from ..console import say
 from ..data.sources import find_sources
-from ..errors import DataError, RecipeError, nearest
+from ..errors import DataError, RecipeError, check_has
 from ..network.model import BSRNN
 from ..recipe import (
     BaseSpec,
@@ -220,8 +220,7 @@ def start_from(head: nn.Module, base: RunFolder, name: str, spec: HeadSpec, with
     With ``with_adapter`` the updates of the backbone that it was trained with are loaded elsewhere.
     """
     names, word = base.head_names(), "--continue" if with_adapter else "base.init_from"
-    if name not in names:
-        raise RecipeError(f"{word}: {base.path} has no head {name!r}.{nearest(name, names)} Heads: {', '.join(names)}.")
+    check_has(f"{word}: {base.path}", "head", name, names)
     tensors, metadata = read_tensors(base.head(name), "head")
     found = header_facts(base.head(name), metadata, "head", HeadKind)
     if HeadSpec(found["kind"], found["options"]) != spec:

@@ -17,9 +17,9 @@ from refined_bsrnn.data.tracks import fingerprint, tracks_of
 from refined_bsrnn.errors import CheckpointError, DataError, UserError
 from refined_bsrnn.evaluation.evaluate import evaluate, evaluate_estimates
 from refined_bsrnn.evaluation.oracle import CONTEXT, masked
-from refined_bsrnn.evaluation.summary import finite
 from refined_bsrnn.metrics import csdr, si_sdr, usdr
 from refined_bsrnn.network.model import BSRNN
+from refined_bsrnn.plain import finite
 from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.runs.folder import RunFolder, save_weights
 from refined_bsrnn.separation.separator import Separator

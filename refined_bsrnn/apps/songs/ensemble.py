@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ...errors import RecipeError, nearest
+from ...errors import RecipeError, check_has
 from ...network.lora import Adapter
 from ...network.model import BSRNN
 from ...runs.folder import tensors_sha256
@@ -57,11 +57,7 @@ def load_ensemble(
         raise RecipeError(f"the run {twice} is named twice; expected each run once.")
     available = list(dict.fromkeys(name for separator in separators for name in separator.heads))
     for name in heads or ():
-        if name not in available:
-            raise RecipeError(
-                f"{', '.join(labels)} has no head {name!r}.{nearest(name, available)} "
-                f"Heads: {', '.join(available) or 'none'}."
-            )
+        check_has(", ".join(labels), "head", name, available)
     chosen = list(dict.fromkeys(available if heads is None else heads))
     found = [
         (label, separator, name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.parse import unquote, urlsplit
 
-from ...errors import RecipeError, nearest
+from ...errors import RecipeError, check_has, nearest
 from ...recipe import check_target_name
 from ...schema import read_yaml, typed
 from ...system import expand_home
@@ -78,10 +78,7 @@ class Catalogue:
 
     def find(self, name: str) -> Entry:
         """The entry of that name; `RecipeError` with a list of all names if there is none."""
-        if name not in self.entries:
-            raise RecipeError(
-                f"the catalogue has no model {name!r}.{nearest(name, self.entries)} Models: {', '.join(self.entries)}."
-            )
+        check_has("the catalogue", "model", name, self.entries)
         return self.entries[name]
 
     def best_for(self, heads: Collection[str] | None = None) -> Entry:
