@@ -9,15 +9,17 @@ from typing import Any
 import yaml
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+MOST_DIGITS = 250  # letters of a number, which then fits a float, even a hexadecimal one
 
 
 def parse_json(text: str, **options: Any) -> Any:
-    """The value of a JSON text; also `ValueError` for a value that is nested deeper than Python can read.
+    """The value of a JSON text; also `ValueError` for a value that is nested deeper than Python can read, and for a
+    whole number that is no float.
 
     A lone surrogate, which no file can contain, becomes a question mark.
     """
     try:
-        value = json.loads(text, **options)
+        value = json.loads(text, parse_int=_whole_number, **options)
         return _whole_letters(value) if SURROGATE.search(text) else value
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -30,6 +32,12 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(text)} digits; expected up to {MOST_DIGITS}")
+    return int(text)
 
 
 def _whole_letters(value: Any) -> Any:
@@ -45,7 +53,6 @@ def _whole_letters(value: Any) -> Any:
 MOST_LETTERS = 500_000  # of a YAML file; recipes have some thousand
 MOST_NODES = 50_000  # with every alias written out: a few lines of aliases become gigabytes
 MOST_DEPTH = 50
-MOST_DIGITS = 1000  # of a number: one of many parts (1:30:30) takes the square of their count
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 

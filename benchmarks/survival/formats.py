@@ -66,7 +66,7 @@ def quick_yaml(folder: Path | None = None) -> None:
     def parse(text: str, *kind: Any) -> Any:
         if text[:1] == "{" and text.count("[") + text.count("{") < plain.MOST_DEPTH and "Infinity" not in text:
             with suppress(ValueError):
-                return json.loads(text)
+                return plain.parse_json(text)
         if len(text) > 2000 and text in known:  # what comes with the package
             return pickle.loads(known[text])
         values = plain.parse_yaml(text, *kind)
