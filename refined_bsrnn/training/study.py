@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -66,6 +67,8 @@ class Planned:
         return RunFolder(Path(self.recipe.run.root) / self.base) if self.base else None
 
 
+MOST_RUNS = 1000  # each takes milliseconds to plan; a few lists of a thousand names would take days
+
 # --- planning ---------------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +90,14 @@ def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> t
         raise RecipeError("seeds is empty; expected at least one, three for a spread.")
     if len(set(study.seeds)) < len(study.seeds):
         raise RecipeError("seeds names a seed twice; expected each once.")
+    if (n := _n_runs(study)) > MOST_RUNS:
+        raise RecipeError(f"the study plans {n} runs; expected up to {MOST_RUNS}. Split it into several studies.")
     return study, file
+
+
+def _n_runs(study: Study) -> int:
+    per_block = [prod(map(len, (b.bases, b.targets, b.methods, b.tracks))) for b in study.transfers]
+    return len(study.seeds) * (len(study.bases) + sum(per_block))
 
 
 def plan(study: Study, file: Path) -> list[Planned]:

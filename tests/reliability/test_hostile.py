@@ -123,6 +123,13 @@ def test_a_seed_that_is_listed_twice_is_refused_before_anything_is_planned(tmp_p
         load_study(tmp_path / "s.yaml")
 
 
+def test_a_study_of_too_many_runs_is_refused_before_they_are_planned(tmp_path):
+    many = f"{{bases: [{','.join(['a'] * 300)}], targets: [{','.join(['drums'] * 300)}]}}"
+    (tmp_path / "s.yaml").write_text(f"study: s\nseeds: [0, 1]\nbases: {{a: {{}}}}\ntransfers: [{many}, {many}]\n")
+    with pytest.raises(RecipeError, match="the study plans 360002 runs; expected up to 1000"):
+        load_study(tmp_path / "s.yaml")
+
+
 def test_a_run_is_not_made_larger_than_its_weights(monkeypatch):
     run = make_run("mtl", ["vocals"])
     text = run.recipe.read_text().replace("features: 4", "features: 16384")
