@@ -210,6 +210,24 @@ def test_a_row_of_a_manifest_is_a_sentence(tmp_path, row):
         scan(DataSpec(root=str(tmp_path / "list.jsonl")), ("train",)).usable()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("title: 2001-99-99", "stems: [a]", "stems: {S01: {raw: x}}", "stems: {S01: {raw: [x]}}", "[" * 1500),
+        *("stems: {S01: {raw: {R: 5}}}", f"stems: {{S01: {{filename: {'x' * 300}}}}}"),
+        "stems: {S01: {instrument: 5, raw: {1: {}, b: {}}}}",
+    ],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_metadata_of_a_collection_are_a_finding(tmp_path, text, raw):
+    from refined_bsrnn.data.layouts.multitrack import medleydb
+
+    (tmp_path / "A" / "A_STEMS").mkdir(parents=True)
+    (tmp_path / "A" / "A_METADATA.yaml").write_text(text)
+    kinds = {finding.kind for finding in medleydb(["train"], str(tmp_path), raw=raw).findings}
+    assert kinds <= {"metadata", "missing_file"}
+
+
 def test_a_path_that_no_file_can_have():
     assert can_be_path("nowhere/at/all")
     assert not can_be_path("x" * 300)

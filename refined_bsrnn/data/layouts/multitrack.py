@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from ...errors import RecipeError, first, queried
+from ...plain import BoundedLoader, parse_yaml
+from ...system import can_be_path
 from ..names import MIXTURE, slug
 from .listing import (
     File,
@@ -52,7 +54,7 @@ def stem_name(instrument: str) -> str:
 
 
 def names_of(value: Any) -> Sequence[str]:
-    return (value,) if isinstance(value, str) else tuple(value)
+    return tuple(value) if isinstance(value, list | tuple) else (str(value),)
 
 
 def listed_track(
@@ -63,12 +65,16 @@ def listed_track(
     return Listed(name, split, folder, {**{stem: tuple(found) for stem, found in files.items()}, **mixture}, True)
 
 
+def _are_mappings(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(facts, dict) for facts in value.values())
+
+
 def read_metadata(path: Path, where: str, listing: Listing) -> dict[str, Any] | None:
     """The mapping in a YAML file, whose ``stems`` are key → facts; None and a finding if it holds no such mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        stems = values.get("stems") or {} if isinstance(values, dict) else None
-        if isinstance(stems, dict) and all(isinstance(facts, dict) for facts in stems.values()):
+        values = parse_yaml(path.read_text(encoding="utf-8"), BoundedLoader)
+        stems: Any = values.get("stems") or {} if isinstance(values, dict) else None
+        if _are_mappings(stems) and all(_are_mappings(facts.get("raw") or {}) for facts in stems.values()):
             return {**values, "stems": {str(key): facts for key, facts in stems.items()}}
         problem = "it holds no mapping with a mapping for each of its stems"
     except OSError as error:
@@ -182,12 +188,12 @@ def _medley_files(
     left = {p for p in visible(folder) if is_audio(p)} if folder.is_dir() else set()
     for _, stem in sorted(metadata["stems"].items()):
         raws: Mapping[str, Any] = stem.get("raw") or {}
-        sources = [source for _, source in sorted(raws.items())] if raw else [stem]
+        sources = [source for _, source in sorted(raws.items(), key=str)] if raw else [stem]
         for source in sources:
             path = folder / str(source.get("filename"))
             left.discard(path)
             instrument = source.get("instrument") or stem.get("instrument") or "unlabeled"
-            if path.is_file():
+            if can_be_path(str(path)) and path.is_file():
                 files.setdefault(known.name(str(names_of(instrument)[0])), []).append(File(path))
             else:
                 text = f"{track}: its metadata name {path.name}, which is not there."
