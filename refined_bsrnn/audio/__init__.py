@@ -18,6 +18,7 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from ..errors import AudioError
+from ..system import reason_of
 from .base import MAX_CHANNELS, MEND, TAGS, AudioInfo, AudioReader
 from .chain import ChainReader, open_piece
 from .convert import (
@@ -112,7 +113,7 @@ def open_audio(path: str | PathLike[str] | BinaryIO, stream: int | None = None, 
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
         raise AudioError(f"there is no file {path}.") from None
     except OSError as error:
-        raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise AudioError(f"{path} cannot be read: {reason_of(error)}.") from None
     if not 1 <= reader.n_channels <= MAX_CHANNELS or reader.sample_rate_hz < 1:
         reader.close()
         raise AudioError(

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..audio import AudioInfo, length_of, open_audio, write_audio
 from ..console import track
 from ..errors import DataError, UserError
-from ..system import CACHE_VARIABLE, cache_folder, read_json, write_json
+from ..system import CACHE_VARIABLE, cache_folder, read_json, reason_of, write_json
 from ..temporary import owned_folder
 
 STEM_SUFFIXES = (".stem.mp4", ".stem.m4a")  # files with a mixture and four stems
@@ -86,10 +86,9 @@ def decode_one(item: Item) -> Path | UserError:
     except OSError as problem:
         if item.folder.is_dir():  # another process was faster after all
             return item.folder
-        why = problem.strerror or str(problem)
         raise DataError(
-            f"{item.folder} cannot be written: {why}. Decoded audio is kept there; free some space, or set "
-            f"{CACHE_VARIABLE} to another folder."
+            f"{item.folder} cannot be written: {reason_of(problem)}. Decoded audio is kept there; free some space, or "
+            f"set {CACHE_VARIABLE} to another folder."
         ) from problem
     finally:
         with suppress(OSError):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...audio import AUDIO_SUFFIXES, VIDEO_SUFFIXES, open_audio
 from ...errors import AudioError
-from ...system import address, expand_home
+from ...system import address, expand_home, reason_of
 
 # Files that end so are songs, and where one cannot be read this is said; any other file is a song if it can be read.
 SONG_SUFFIXES = frozenset(AUDIO_SUFFIXES + VIDEO_SUFFIXES) | {
@@ -104,7 +104,7 @@ def look_up(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
         return ""
     except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}."
+        return f"{path} cannot be read: {reason_of(error)}."
     return ""
 
 
@@ -121,7 +121,7 @@ def _songs_in(folder: Path, out: str, left_out: Counter[str]) -> list[tuple[Path
         try:
             entries = sorted(os.scandir(here), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            found.append((here, f"the folder {here} cannot be read: {error.strerror or error}."))
+            found.append((here, f"the folder {here} cannot be read: {reason_of(error)}."))
             continue
         for entry in entries:
             path = Path(entry.path)

@@ -155,7 +155,7 @@ def _read(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
     try:
         yield from blocks
     except OSError as error:
-        raise AudioError(f"it cannot be read: {error.strerror or error}.") from error
+        raise AudioError(f"it cannot be read: {reason_of(error)}.") from error
 
 
 def _check_places(

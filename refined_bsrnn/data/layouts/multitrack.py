@@ -9,7 +9,7 @@ import yaml
 
 from ...errors import RecipeError, first, queried
 from ...plain import BoundedLoader, parse_yaml
-from ...system import can_be_path
+from ...system import can_be_path, reason_of
 from ..names import MIXTURE, slug
 from .listing import (
     File,
@@ -78,7 +78,7 @@ def read_metadata(path: Path, where: str, listing: Listing) -> dict[str, Any] | 
             return {**values, "stems": {str(key): facts for key, facts in stems.items()}}
         problem = "it holds no mapping with a mapping for each of its stems"
     except OSError as error:
-        problem = error.strerror or str(error)
+        problem = reason_of(error)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
     listing.add_finding("metadata", where, f"{path} cannot be read: {problem}.")
