@@ -2,6 +2,11 @@
 
 import json
 import os
+import sys
+
+# Tests start many processes: without bytecode each would compile what it imports, in as long as it then takes to run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Before torch, wandb and datasets are imported.
 os.environ["WANDB_MODE"] = "offline"
@@ -12,7 +17,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also of the processes that tests start: p
 os.environ.pop("MUSDB18HQ_ROOT", None)
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 

@@ -8,7 +8,9 @@ import pytest
 from benchmarks import busy
 from benchmarks.busy import BUSY, JOBS, busy_markdown, loops, setting_of, summary
 from benchmarks.measure import run
+from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.errors import RecipeError, UserError
+from tests.conftest import write_song, write_songs
 
 
 def test_the_share_that_is_left_by_hand():
@@ -42,7 +44,7 @@ def test_loops_run_until_the_block_ends(monkeypatch):
 def test_every_pair_is_quiet_then_busy_with_the_setting(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(busy, "builtin_root", lambda: None)
     monkeypatch.setattr(busy, "LOOP", "pass")
-    code = "import os; print(os.environ.get('A', '-'), file=open(os.environ['LOG'], 'a'))"
+    code = "import os; sum(range(10**6)); print(os.environ.get('A', '-'), file=open(os.environ['LOG'], 'a'))"
     monkeypatch.setitem(JOBS, "train", lambda folder, steps: ["-c", code])
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     words = ["busy", "--job", "train", "--setting", "A=1", "--rounds", "2", "--out", str(tmp_path)]
@@ -50,6 +52,7 @@ def test_every_pair_is_quiet_then_busy_with_the_setting(monkeypatch, tmp_path, c
     assert (tmp_path / "log").read_text().split() == ["-", "-", "1", "1"] * 2
     values = json.loads((tmp_path / "busy.json").read_text())
     assert [row["setting"] for row in values["rows"]] == ["as it is", "A=1"]
+    assert all(row["quiet processor"] > 0 for row in values["rows"])
     assert busy_markdown(values) in capsys.readouterr().out
 
 
@@ -60,10 +63,13 @@ def test_a_command_that_fails_is_no_measurement(monkeypatch):
         run({"busy": BUSY}, ["busy", "--job", "train", "--rounds", "1", "--loops", "0"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("job", ["train", "evaluate", "separate"])
-def test_the_jobs_are_commands_that_work(job, tmp_path):
-    words = ["busy", "--job", job, "--rounds", "1", "--loops", "0", "--steps", "1", "--out", str(tmp_path)]
-    assert run({"busy": BUSY}, words) == 0
-    (row,) = json.loads((tmp_path / "busy.json").read_text())["rows"]
-    assert row["quiet processor"] > 0.5
+def test_the_jobs_are_commands_that_work(job, tmp_path, monkeypatch):
+    """On two short songs instead of the built-in ones, and in this process: that others work is tested above."""
+    songs = write_songs(tmp_path / "songs", train=1, rate=44100)
+    write_song(songs / "valid" / "song", seed=0, rate=44100)
+    monkeypatch.setattr("refined_bsrnn.data.layouts.builtin.builtin_root", lambda: songs)
+    (tmp_path / "job").mkdir()
+    python, module, *words = JOBS[job](tmp_path / "job", 1)
+    assert (python, module) == ("-m", "refined_bsrnn")
+    assert main(words) == 0
