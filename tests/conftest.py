@@ -2,11 +2,6 @@
 
 import json
 import os
-import sys
-
-# Tests start many processes: without bytecode each would compile what it imports, in as long as it then takes to run.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 # Before torch, wandb and datasets are imported.
 os.environ["WANDB_MODE"] = "offline"
@@ -15,8 +10,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # also of the processes that tests start: pytest-xdist uses every processor
 os.environ.pop("MUSDB18HQ_ROOT", None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of these processes would compile what it imports: seconds
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 

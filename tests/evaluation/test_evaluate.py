@@ -24,7 +24,7 @@ from refined_bsrnn.recipe import dump_recipe
 from refined_bsrnn.runs.folder import RunFolder, save_weights
 from refined_bsrnn.separation.separator import Separator
 from refined_bsrnn.system import write_json, write_text
-from tests.conftest import RATE, in_two_processes, micro_recipe, write_song, write_songs
+from tests.conftest import RATE, micro_recipe, write_song, write_songs
 
 module = sys.modules["refined_bsrnn.evaluation.evaluate"]
 PROVENANCE = {
@@ -374,35 +374,6 @@ def test_excerpts_are_where_the_reference_is_loudest(run, songs):
     rms = 10 * np.log10(np.mean(reference**2))
     assert row["files"]["reference"]["rms_dbfs"] == pytest.approx(rms, abs=1e-3)
     assert not list(evaluate(run, excerpts=False)["tracks"][0]["targets"]["drums"].keys() & {"excerpt"})
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_tracks(run, songs, tmp_path):
-    for i in (1, 2):
-        write_song(songs / "test" / f"song-{i}", seed=50 + i)
-    alone = evaluate(run)
-    shutil.rmtree(run.path / "evaluation")
-    run.results.unlink()
-    messages = in_two_processes(["evaluate", str(run.path), "--device", "cpu"])
-    assert messages.count("Written:") == 1, messages
-    assert "one of 2 processes 2/2" in messages, "the first has two of the three tracks"
-    assert_close(json.loads(run.results.read_text()), alone)
-
-
-def assert_close(found, expected):
-    """Equal but for the last digits of numbers: where weights lie in memory decides which instructions are used."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            assert_close(found[key], value)
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_close(one, other)
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, abs=1e-3, rel=1e-4)
-    else:
-        assert found == expected
 
 
 # --- museval ----------------------------------------------------------------------------------------------------------

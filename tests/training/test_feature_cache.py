@@ -20,7 +20,7 @@ from refined_bsrnn.system import cache_folder
 from refined_bsrnn.training.feature_cache import BLOCK, Array, CachedMixes, FeatureCache, Remembered, fill
 from refined_bsrnn.training.train import train
 from refined_bsrnn.training.transfer import transfer, transfer_recipe
-from tests.conftest import STEMS, in_two_processes, micro_recipe, write_songs
+from tests.conftest import STEMS, micro_recipe, write_songs
 
 QUICK = ["train.steps=10", "train.validate_every=5", "train.warmup_steps=0", "train.log_every=1", "train.ema=0"]
 
@@ -391,20 +391,3 @@ def test_all_that_will_be_written_is_told_before_it_is(base, capsys, monkeypatch
     (second,) = (p for p in folder.iterdir() if p.is_dir() and json.loads((p / "about.json").read_text())["seed"] == 1)
     kept = sum(path.stat().st_size - 128 for path in (second / "validation").glob("*.npy"))  # without numpy's headers
     assert int(adds) == pytest.approx(kept, rel=0.1)
-
-
-@pytest.mark.slow
-def test_two_processes_fill_one_cache_and_train_as_one(base):
-    """The blocks are shared out; the losses are those of one process. With an adapter, too, which is not cached."""
-    one = transfer_to(base, "one", *CACHED)
-    bent = transfer_to(base, "bent", method="lora")
-    shutil.rmtree(cache_folder() / "features")
-    command = ["transfer", "--base", "mtl", "--target", "guitar", "bass", *QUICK]
-    in_two_processes(
-        [*command, "run.name=two", *CACHED],
-        [*command, "run.name=two-bent", "--method", "lora"],
-    )
-    for name, expected in {"two": one, "two-bent": bent}.items():
-        two = replace(one, path=one.path.parent / name)
-        assert read_provenance(two)["processes"] == 2
-        np.testing.assert_allclose(log(two), log(expected), rtol=1e-4)

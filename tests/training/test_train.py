@@ -30,7 +30,7 @@ from refined_bsrnn.training.pace import Pace, duration, validations_left
 from refined_bsrnn.training.train import train
 from refined_bsrnn.training.transfer import resume, transfer, transfer_recipe
 from refined_bsrnn.training.validation import Validation
-from tests.conftest import STEMS, in_two_processes, micro_recipe, micro_values, write_song, write_songs
+from tests.conftest import STEMS, micro_recipe, write_song, write_songs
 
 
 def metrics(run):
@@ -645,43 +645,7 @@ def test_results_hold_scores_beside_doing_nothing_and_silence(base):
     assert results["summary"]["drums"]["estimate"]["usdr"]["mean"] == pytest.approx(row["estimate"]["usdr"])
 
 
-# --- two processes
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_loss_curves_of_one(songs, tmp_path):
-    """The same global batch, 10 steps; only the main process writes, and both end. Some songs may lack the drums."""
-    lacking = tmp_path / "lacking"
-    shutil.copytree(songs, lacking)
-    (lacking / "train" / "song-1" / "drums.wav").unlink()
-    cases = {
-        "plain": (songs, 2, {}),
-        "weighted": (lacking, 1, {"weighting": "uncertainty", "wave_l1": 1.0, "combined_weighted_sdr": 0.1}),
-        "truncated": (lacking, 2, {"truncate_quantile": 0.5, "wave_l1": 1.0}),
-    }
-    alone = {}
-    for name, (root, accumulate, loss) in cases.items():
-        train_values = {"steps": 10, "batch_size": 4, "accumulate": accumulate, "validate_every": 5}
-        recipe = make_recipe(micro_values(root, train=train_values, loss=loss))
-        (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe))
-        alone[name], _ = train(named(recipe, f"{name}-alone"))
-    half, _ = train(named(load_recipe(tmp_path / "plain.yaml"), "plain-half"), watch=interrupt_at(6))
-    trainings = [["train", f"{name}.yaml", f"run.name={name}-two"] for name in cases]
-    messages = in_two_processes(*trainings, ["train", "--resume", str(half.path)])
-    assert messages.count("parameters train") == len(cases) + 1
-    assert "From step 7 on: processes is 2, it was 1." in messages
-    assert losses(half) == pytest.approx(losses(alone["plain"]), abs=1e-5)
-    provenance = json.loads(half.provenance.read_text())
-    assert (provenance["processes"], provenance["history"][-1]["changed"]) == (2, {"processes": [1, 2]})
-    for name, one in alone.items():
-        two = RunFolder(Path("runs") / f"{name}-two")
-        assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-        logged = [[x.get("drums/wave_l1", 0.0) for x in metrics(r) if "loss" in x] for r in (one, two)]
-        assert logged[1] == pytest.approx(logged[0], abs=1e-5)
-        validations = [[x["validation/usdr"] for x in metrics(r) if "validation/usdr" in x] for r in (one, two)]
-        assert validations[1] == pytest.approx(validations[0], abs=1e-3)
-        assert [x["step"] for x in metrics(two)] == [x["step"] for x in metrics(one)]
-        assert json.loads(two.provenance.read_text())["processes"] == 2
+# --- two processes (what they do is compared in test_two_processes)
 
 
 def test_batches_that_cannot_be_shared_out_are_refused(songs, monkeypatch):
