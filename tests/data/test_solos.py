@@ -124,8 +124,8 @@ LAYOUTS = {
 def test_every_track_is_read_by_some_example_or_named_as_left_out(tmp_path, layout, remix):
     tracks, targets, data = LAYOUTS[layout]
     mixes = made(tmp_path, tracks, targets, augment={"remix": remix}, **data)
-    counts = read_tracks(mixes)
-    assert min(counts.values()) > 4
+    counts = read_tracks(mixes, 200)
+    assert min(counts.values()) > 1
     messages = " ".join(mixes.parts.notes)
     assert [name for name in tracks if name not in counts and name not in messages] == []
     for target in targets:  # and every target is learned

@@ -55,7 +55,7 @@ def read(path):
 
 
 def test_every_score_is_that_of_the_metrics_module(run, songs):
-    results = evaluate(run)
+    results = evaluate(run, excerpts=False)
     folder = songs / "test" / "song-0"
     mixture, stem = read(folder / "mixture.wav"), read(folder / "drums.wav")
     estimate = Separator.from_pretrained(run.path).separate(torch.from_numpy(mixture))["drums"]
@@ -86,7 +86,7 @@ def test_results_are_written(run):
 def test_summary_is_mean_and_median_over_tracks(run, songs):
     for i in (1, 2):
         write_song(songs / "test" / f"song-{i}", seed=50 + i)
-    results = evaluate(run)
+    results = evaluate(run, excerpts=False)
     scores = [row["targets"]["drums"]["estimate"]["usdr"] for row in results["tracks"]]
     summary = results["summary"]["drums"]
     assert len(scores) == summary["n_tracks"] == results["n_tracks"] == 3
@@ -97,7 +97,7 @@ def test_summary_is_mean_and_median_over_tracks(run, songs):
 def test_a_stem_that_is_silent_throughout_is_counted_and_left_out(run, songs):
     folder = write_song(songs / "test" / "no-drums", seed=9)
     soundfile.write(folder / "drums.wav", np.zeros((2 * RATE, 2)), RATE)
-    results = evaluate(run)
+    results = evaluate(run, excerpts=False)
     summary = results["summary"]["drums"]
     assert (summary["n_tracks"], summary["n_silent"]) == (1, 1)
     row = next(row for row in results["tracks"] if row["track"] == "no-drums")["targets"]["drums"]
@@ -108,7 +108,7 @@ def test_a_stem_that_is_silent_throughout_is_counted_and_left_out(run, songs):
 
 def test_a_track_without_the_stem_is_scored_for_the_others(run, songs):
     (write_song(songs / "test" / "no-drums", seed=9) / "drums.wav").unlink()
-    results = evaluate(run)
+    results = evaluate(run, excerpts=False)
     assert results["summary"]["drums"]["n_tracks"] == 1
     assert results["summary"]["vocals"]["n_tracks"] == 2
 
@@ -122,9 +122,9 @@ def test_another_data_root_and_split(run, tmp_path):
 
 def test_valid_and_train_are_the_runs_own_split(run, songs, capsys):
     """song-0 is kept for validation by the recipe; no folder `valid/` says so."""
-    assert [t["track"] for t in evaluate(run, split="valid")["tracks"]] == ["song-0"]
+    assert [t["track"] for t in evaluate(run, split="valid", excerpts=False)["tracks"]] == ["song-0"]
     assert "valid: the 1 of 3 tracks that the run keeps for validation." in capsys.readouterr().err
-    assert [t["track"] for t in evaluate(run, split="train")["tracks"]] == ["song-1", "song-2"]
+    assert [t["track"] for t in evaluate(run, split="train", excerpts=False)["tracks"]] == ["song-1", "song-2"]
 
 
 @pytest.mark.slow
@@ -216,20 +216,20 @@ def test_an_interrupted_evaluation_goes_on(run, songs, separated, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "score_track", breaks)
         with pytest.raises(KeyboardInterrupt):
-            evaluate(run)
+            evaluate(run, excerpts=False)
     assert separated == [3 * RATE, 2 * RATE], "the longest first"
     assert not run.results.exists()
-    results = evaluate(run)
+    results = evaluate(run, excerpts=False)
     assert separated == [3 * RATE, 2 * RATE, 1.5 * RATE], "only what was missing"
     assert [row["track"] for row in results["tracks"]] == ["song-0", "song-1", "song-2"]
-    assert json.dumps(results) == json.dumps(evaluate(run))
+    assert json.dumps(results) == json.dumps(evaluate(run, excerpts=False))
     assert len(separated) == 3
 
 
 @pytest.mark.parametrize("change", ["weights", "chunks", "stem", "sample", "mixture", "broken", "excerpt"])
 def test_what_has_changed_is_scored_again(run, songs, separated, change):
     write_song(songs / "test" / "song-1", seed=51)
-    before = evaluate(run)
+    before = evaluate(run, excerpts=change == "excerpt")
     if change == "weights":
         torch.manual_seed(1)
         save_weights(run, BSRNN.from_recipe(micro_recipe(songs)))
@@ -246,13 +246,13 @@ def test_what_has_changed_is_scored_again(run, songs, separated, change):
     elif change == "excerpt":
         (run.path / "evaluation" / "test" / "song-0.drums.mixture.ogg").unlink()
     del separated[:]
-    after = evaluate(run, mixture="sum" if change == "mixture" else "auto")
+    after = evaluate(run, mixture="sum" if change == "mixture" else "auto", excerpts=change == "excerpt")
     assert len(separated) == (2 if change in ("weights", "chunks", "mixture") else 1)
     assert (before["summary"] == after["summary"]) == (change in ("broken", "mixture", "excerpt"))
 
 
 def test_no_more_than_a_piece_of_a_song_is_in_memory(run, songs, monkeypatch):
-    write_song(songs / "test" / "long", seed=51, seconds=95.0)
+    write_song(songs / "test" / "long", seed=51, seconds=35.0)
     real, pieces = whole.read_part, []
 
     def counted(track, part, targets, start=0, n_samples=None):
@@ -260,7 +260,7 @@ def test_no_more_than_a_piece_of_a_song_is_in_memory(run, songs, monkeypatch):
         return real(track, part, targets, start, n_samples)
 
     monkeypatch.setattr(whole, "read_part", counted)
-    assert evaluate(run, excerpts=True)["tracks"][0]["targets"]["drums"]["estimate"]["n_frames"] == 95
+    assert evaluate(run, excerpts=True)["tracks"][0]["targets"]["drums"]["estimate"]["n_frames"] == 35
     assert max(pieces) <= 10 * RATE + 3 * CONTEXT
 
 

@@ -19,6 +19,7 @@ class Served:
     statuses: list[int] = field(default_factory=list)  # of the first answers, instead of the content
     ranges: bool = True
     pause: float = 0.0  # seconds before every thousandth of the content
+    gate: threading.Event | None = None  # the content comes once it is set, or after a minute
     sized: bool = True
     location: str | None = None  # where the content is instead
 
@@ -69,6 +70,8 @@ def file_server() -> Iterator[FileServer]:
             if served.mark:
                 self.send_header("ETag", served.mark)
             self.end_headers()
+            if served.gate:
+                served.gate.wait(60)
             self.send(served, served.content[start:])
 
         def send(self, served, body):

@@ -219,11 +219,10 @@ def test_every_loss_trains_under_bf16(name):
 class TestEveryComponent:
     def test_any_length_and_channel_count_comes_back_exactly(self, values):
         model = micro(**values).eval()
-        for length in (1, 63, 64, 129, 1000, 1025):
-            for channels in (1, 2, 5):
-                estimates = model(torch.randn(2, channels, length))
-                assert list(estimates) == ["vocals", "drums"]
-                assert all(x.shape == (2, channels, length) for x in estimates.values())
+        for length, channels in ((1, 1), (1, 2), (63, 5), (64, 2), (129, 1), (1000, 5), (1025, 2)):
+            estimates = model(torch.randn(2, channels, length))
+            assert list(estimates) == ["vocals", "drums"]
+            assert all(x.shape == (2, channels, length) for x in estimates.values())
 
     def test_every_parameter_gets_a_finite_gradient(self, values):
         model = micro(**values)

@@ -30,7 +30,7 @@ QUICK = [
 @pytest.fixture
 def base(tmp_path):
     root = write_songs(tmp_path / "songs", stems=(*STEMS, "guitar"))
-    recipe = micro_recipe(root)
+    recipe = micro_recipe(root, train={"steps": 1, "validate_every": 1})
     return train(replace(recipe, run=replace(recipe.run, name="mtl")))[0]
 
 

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,32 +179,28 @@ def test_a_pull_that_was_broken_off_goes_on(listed, server, monkeypatch, capfd):
     assert server.ranges("/model.ckpt") == [None, f"bytes={size // 2}-"]  # it was whole the second time
 
 
-def check_fetched_once(server, messages):
-    assert len(server.ranges("/model.ckpt")) == 1, messages
-    assert (messages.count("Converting"), messages.count("waiting for it")) == (1, 1)
-    assert pulled(NAME)
-    assert not [name for name in kept() if name.endswith((".ckpt", ".part"))]
-
-
-def test_two_at_once_fetch_it_once(listed, server, capfd):
-    server.files["/model.ckpt"].pause = 0.0003
-    both = [threading.Thread(target=pull, args=[listed()]) for _ in range(2)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join()
-    check_fetched_once(server, capfd.readouterr().err)
-
-
-@pytest.mark.slow
-def test_two_processes_fetch_it_once(listed, server):
-    server.files["/model.ckpt"].pause = 0.01
+def test_two_processes_fetch_it_once(listed, server, capfd):
+    """The server keeps the first waiting until the second says that it waits for the first."""
+    gate = server.files["/model.ckpt"].gate = threading.Event()
     command = [sys.executable, "-m", "refined_bsrnn", "models", "pull", NAME]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    messages = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], messages
-    check_fetched_once(server, "".join(messages))
+    messages = []
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(pull, listed())
+        while not server.ranges("/model.ckpt") and not first.done():
+            time.sleep(0.01)
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as second:
+            for line in second.stderr:
+                messages.append(line)
+                if "waiting for it" in line:
+                    gate.set()
+        first.result()
+    assert second.returncode == 0, messages
+    said = "".join([*messages, capfd.readouterr().err])
+    assert len(server.ranges("/model.ckpt")) == 1, said
+    assert (said.count("Converting"), said.count("waiting for it")) == (1, 1)
+    assert pulled(NAME)
+    assert not [name for name in kept() if name.endswith((".ckpt", ".part"))]
 
 
 def test_too_little_room_is_said_and_nothing_is_begun(listed, monkeypatch, capfd):

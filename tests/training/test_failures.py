@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -239,17 +239,21 @@ def test_a_worker_whose_end_is_reported_while_the_state_is_saved(songs, recipe, 
 
 
 def test_a_drive_that_is_away_for_a_moment_is_tried_again(songs, recipe, monkeypatch, capsys):
-    monkeypatch.setattr(loader, "RETRY_SECONDS", (0.1, 5.0))
+    """It comes back while the training waits for the second time."""
     straight, _ = train(named(recipe, "straight"))
+    waits = []
 
-    def away():
-        songs.rename(songs.with_name("away"))
-        threading.Timer(1.0, lambda: songs.with_name("away").rename(songs)).start()
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            songs.with_name("away").rename(songs)
 
-    run, finished = train(recipe, at(3, away))
+    monkeypatch.setattr(loader, "time", SimpleNamespace(sleep=wait))  # threads of others sleep too
+    run, finished = train(recipe, at(3, lambda: songs.rename(songs.with_name("away"))))
     assert finished
+    assert waits == list(loader.RETRY_SECONDS[:2])
     assert losses(run) == losses(straight)
-    assert "Trying again for 5 s." in capsys.readouterr().err
+    assert "Trying again for 30 s." in capsys.readouterr().err
 
 
 def test_a_file_that_stays_unreadable_ends_with_its_own_words(monkeypatch):

@@ -28,7 +28,7 @@ QUICK = ["train.steps=10", "train.validate_every=5", "train.warmup_steps=0", "tr
 @pytest.fixture
 def base(tmp_path):
     root = write_songs(tmp_path / "songs", stems=(*STEMS, "guitar"))
-    recipe = micro_recipe(root)
+    recipe = micro_recipe(root, train={"steps": 1, "validate_every": 1})
     return train(replace(recipe, run=replace(recipe.run, name="mtl")))[0]
 
 

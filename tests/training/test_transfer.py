@@ -31,7 +31,7 @@ ALL_STEMS = ["data.stems=[vocals,drums,bass,other,guitar]"]
 @pytest.fixture
 def base(tmp_path):
     root = write_songs(tmp_path / "songs", train=4, stems=(*STEMS, "guitar"))
-    recipe = micro_recipe(root, backbone={"features": 4, "repeats": 2})
+    recipe = micro_recipe(root, backbone={"features": 4, "repeats": 2}, train={"steps": 1, "validate_every": 1})
     return train(replace(recipe, run=replace(recipe.run, name="mtl")))[0]
 
 
