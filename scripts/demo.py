@@ -2,7 +2,8 @@
 """The main job on built-in synthetic stems, in about five minutes on two CPU cores.
 
 Train one generic model on four targets, transfer it to a source it has never seen (guitar), train the v7 single-target
-baseline for as many steps, evaluate all three, separate a song. Each step is a command that can be typed as shown.
+baseline for as many steps; attach a guitar head to the model that comes with the package, too; evaluate all four,
+separate a song. Each step is a command that can be typed as shown.
 """
 
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.console import say
 from refined_bsrnn.data.synth import builtin_root
+from refined_bsrnn.runs.exchange.library import default_model
 
 
 def free_folder(wanted: Path) -> Path:
@@ -34,24 +36,27 @@ def demo() -> None:
     songs = builtin_root()
     root = free_folder(Path("runs/demo"))
     here = f"run.root={root}"
-    base, transferred, baseline = (
-        str(root / name) for name in ("mtl-builtin", "mtl-to-guitar-builtin", "guitar-v7-builtin")
-    )
+    shipped = default_model().name
+    names = ("mtl-builtin", "mtl-to-guitar-builtin", "guitar-v7-builtin", f"{shipped}-to-guitar-builtin")
+    runs = [str(root / name) for name in names]
+    base, own = runs[0], runs[-1]
+    guitar = ("--target", "guitar", "--recipe", "recipes/demo_transfer.yaml", here)
 
     run("train", "recipes/demo.yaml", here)
-    run("transfer", "--base", base, "--target", "guitar", "--recipe", "recipes/demo_transfer.yaml", here)
+    run("transfer", "--base", base, *guitar)
     run("train", "recipes/demo.yaml", "targets=[guitar]", "bands.kind=v7", here)
-    for name in (base, transferred, baseline):
+    run("transfer", "--base", shipped, *guitar, "data.root=builtin", "cache.enabled=true", "cache.pool=360")
+    for name in runs:
         run("evaluate", name)
     song = sorted((songs / "test").iterdir())[0] / "mixture.wav"
-    run("separate", str(song), "--model", transferred, "--head", "guitar", "--out", str(root / "separated"))
-    run("report", base, transferred, baseline, "--out", str(root / "report"))
+    run("separate", str(song), "--model", own, "--head", "guitar", "--out", str(root / "separated"))
+    run("report", *runs, "--out", str(root / "report"))
 
     say(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes.")
     say("The stems are synthetic: the numbers show that it works, not how good it is.")
     say(f"  look and listen   {root}/report/index.html   (a web page; open it in a browser)")
     say(f"  table             {root}/report/report.md")
-    say(f"  separated guitar  {root}/separated/{Path(transferred).name}/mixture/guitar.wav   (the song: {song})")
+    say(f"  separated guitar  {root}/separated/{Path(own).name}/mixture/guitar.wav   (the song: {song})")
     say("\nWith your own music, in folders <data>/train/<song>/{mixture,vocals,drums,bass,other,guitar}.wav:")
     say("  refined-bsrnn train recipes/micro.yaml data.root=<data>       (on a GPU: recipes/mtl_generic.yaml)")
     say("  refined-bsrnn transfer --base mtl --target guitar")
