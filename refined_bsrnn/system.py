@@ -370,6 +370,26 @@ def children_may_end() -> Iterator[None]:
         yield
 
 
+FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")  # of the program itself
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Within the block no signal interrupts this thread, nor threads that begin in it; it is handled at the end.
+
+    For the gradients of PyTorch's LSTM on a CPU: if a signal interrupts them, whatever its handler does, PyTorch 2.11
+    damages the memory of the process, which dies ("corrupted size vs. prev_size") with all that it had not saved.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signals
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {*_existing(*FAULTS)})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # --- memory that is freed stays with the process, as long as it does one thing over and over --------------------------
 
 

@@ -2,12 +2,14 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from refined_bsrnn.system import big_blocks_kept, glibc, write_json, write_text
+from refined_bsrnn.system import big_blocks_kept, glibc, signals_held, write_json, write_text
 
 PROGRAM = """
 import torch
@@ -59,3 +61,19 @@ def test_what_is_no_json_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"usdr": math.nan})
     assert [p.read_text() for p in tmp_path.iterdir()] == ['{\n "usdr": 1.0\n}\n']
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held here")
+def test_signals_are_held_in_the_block_and_handled_behind_it():
+    came = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    try:
+        with signals_held():
+            with signals_held():
+                os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+            assert came == []
+        time.sleep(0.01)
+        assert came == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)

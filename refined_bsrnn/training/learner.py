@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..recipe import Recipe
+from ..system import signals_held
 from .failures import NotFinite
 from .loader import Batch
 from .objective import Objective
@@ -46,7 +47,8 @@ class Learner:
             with self.accelerator.accumulate(self.objective):
                 known = batch.get("features")
                 loss, parts = self.objective(batch["mixture"], batch["stems"], batch["present"], totals, known)
-                self.accelerator.backward(loss)
+                with signals_held():
+                    self.accelerator.backward(loss)
                 for name, value in {"loss": loss.detach(), **parts}.items():
                     sums[name] = sums.get(name, 0.0) + value.float() / self.recipe.train.accumulate
         self.accelerator.unscale_gradients()

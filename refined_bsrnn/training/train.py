@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -24,7 +25,7 @@ from ..runs.energy import energy_recorded, energy_wanted
 from ..runs.folder import RunFolder
 from ..runs.tracking import Tracker
 from ..schema import differences
-from ..system import big_blocks_kept, stop_signals, taking_part, write_text
+from ..system import big_blocks_kept, signals_held, stop_signals, taking_part, write_text
 from .best import Best
 from .description import Description, check_same_songs, provenance_of
 from .failures import Interrupted, NotFinite
@@ -255,6 +256,8 @@ def run_training(
 
     ``make_model`` is called with the same seed in every process.
     """
+    with signals_held():
+        torch.ones(1 << 20).sum()  # PyTorch begins its threads here: no signal will interrupt them either
     accelerator = make_accelerator(recipe)
     set_seed(recipe.train.seed)
     objective = Objective(make_model(recipe), recipe)  # a typo in the recipe fails here, before any data are read
