@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -70,7 +71,7 @@ def test_signals_are_held_in_the_block_and_handled_behind_it():
     try:
         with signals_held():
             with signals_held():
-                os.kill(os.getpid(), signal.SIGUSR1)
+                signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
             time.sleep(0.01)
             assert came == []
         time.sleep(0.01)

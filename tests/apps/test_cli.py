@@ -166,7 +166,7 @@ def test_errors_with_a_run_there(drums, capsys, tmp_path):
     assert "refined-bsrnn evaluate" in capsys.readouterr().err
     drums.backbone.write_bytes(drums.backbone.read_bytes()[:1000])
     assert main(["evaluate", "drums"]) == 1
-    assert "backbone.safetensors (1000 bytes) is damaged" in capsys.readouterr().err
+    assert "backbone.safetensors (1000 bytes) cannot be read as a backbone: it is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from refined_bsrnn.evaluation.label_noise import (
     write_page,
     write_suspects,
 )
+from refined_bsrnn.evaluation.wrong_labels import corrupted, link_tracks, precision_and_recall
 from refined_bsrnn.recipe import DataSpec
-from scripts.label_noise_study import corrupted, link_tracks, precision_and_recall
 from tests.conftest import RATE
 
 TONES_HZ = {"vocals": 400, "drums": 800, "bass": 1200}

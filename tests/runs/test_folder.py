@@ -242,7 +242,7 @@ def test_what_a_heads_file_says_is_checked_and_a_bad_one_leaves_nothing_behind(r
 def test_truncated_file_is_refused(run, size):
     data = run.head("drums").read_bytes()
     run.head("drums").write_bytes(data[:size])
-    with pytest.raises(CheckpointError, match=rf"drums.safetensors \({len(data[:size])} bytes\) is damaged"):
+    with pytest.raises(CheckpointError, match=rf"drums.safetensors \({len(data[:size])} bytes\) .*it is damaged"):
         load_model(run)
 
 
