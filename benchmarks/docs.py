@@ -55,6 +55,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare-transfer": lambda: study.table(rows("compare-transfer")).markdown,
     "data": lambda: folder("data"),
     "label-noise": lambda: study.table(rows("label-noise")).markdown,
+    "leftout": lambda: folder("leftout"),
     "peers": lambda: peers_markdown(read_json(RESULTS / "peers.json")),
     "runs": lambda: runs(0, details=True),
     "runs-without-details": lambda: runs(0, details=False),
