@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import AudioError
 from ..system import reason_of
-from .base import MAX_CHANNELS, MEND, TAGS, AudioInfo, AudioReader
+from .base import MAX_CHANNELS, MEND, TAGS, AudioInfo, AudioReader, packed_error
 from .chain import ChainReader, open_piece
 from .convert import (
     CODECS,
@@ -141,10 +141,7 @@ def _reader(path: Path, status: stat_result, stream: int | None, strict: bool) -
             )
         stack.callback(reader.close)
         if found.way == "coded" and reader.lossless_bits is not None:
-            raise AudioError(
-                f"{path} is no music as it stands: DTS or another coded sound is packed into its samples, and FFmpeg "
-                "does not decode it. Convert it to wav or flac with a program that does."
-            )
+            raise packed_error(path)
         reader.notes += [found.note] if found.note else []
         if why := found.cut or (found.promised and reader.promise(found.promised, reader.n_samples or 0)):
             reader.end_early(why)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
@@ -22,6 +23,27 @@ TAGS = ("title", "artist", "album", "date", "genre", "tracknumber", "comment", "
 SHOWN_GAPS = 5
 LEAST_SHARE = 0.1  # of a file that must be there
 MEND = "Copy it again or restore a backup."
+
+SNIFFED_SAMPLES = 1 << 16
+# DTS as 16 and 14 bits, and IEC 61937 (what a digital output carries), in both orders of bytes
+PACKED = re.compile(
+    rb"\xfe\x7f\x01\x80|\x7f\xfe\x80\x01|\xff\x1f\x00\xe8|\x1f\xff\xe8\x00|\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f"
+)
+
+
+def is_packed(data: bytes) -> bool:
+    """Whether samples of 16 bits are no samples, but a coded stream in their place."""
+    found = [(match[0], match.start()) for match in PACKED.finditer(data)]
+    places = [place for mark, place in found if mark == found[0][0]][:9]
+    return len(places) > 4 and len(set(np.diff(places))) == 1  # music may hold them by chance, not so regularly
+
+
+def packed_error(path: Path) -> AudioError:
+    """The error for a file for which `is_packed` is true and which FFmpeg does not decode."""
+    return AudioError(
+        f"{path} is no music as it stands: DTS or another coded sound is packed into its samples, and FFmpeg "
+        "does not decode it. Convert it to wav or flac with a program that does."
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from av.stream import Disposition
 
 from ..errors import AudioError
 from . import ogg
-from .base import MEND, AudioReader, Window
+from .base import MEND, SNIFFED_SAMPLES, AudioReader, Window, is_packed, packed_error
 from .clock import JUMP_SECONDS, Ahead, Clock, Decoded
 from .convert import Uniform
 
@@ -25,7 +25,7 @@ MP4_FRAME = 4096  # samples; the last coded frame of an mp4 may hang over the en
 PREROLL_SECONDS = 1.0  # decoded and dropped behind a seek: a decoder begins with what came before
 SEARCHED_BYTES = 1 << 22  # for the next packet
 MOST_FAILURES = 8  # of reading in a row
-COUNTED = ("flac", "wav", "w64", "aiff", "au", "caf", "tta", "ape")  # whose headers count samples
+COUNTED = ("flac", "wav", "w64", "aiff", "au", "caf", "tta", "ape", "wv")  # whose headers count samples
 LOSSLESS_CODECS = ("flac", "alac", "wavpack", "tta", "ape")
 
 
@@ -92,6 +92,18 @@ class FfmpegReader(AudioReader):
         self.frame_pts = 0
         self.decoded = self._frames()
         self.rest = np.empty((self.n_channels, 0), np.float32)
+        if self.lossless_bits in (16, 24) and not self.pipe:
+            self._refuse_packed()
+
+    def _refuse_packed(self) -> None:
+        try:
+            samples = self._read(SNIFFED_SAMPLES)
+            self.rest = np.concatenate([samples, self.rest], axis=1)
+            if is_packed(np.clip(samples.T * 2**15, -(2**15), 2**15 - 1).astype("<i2").tobytes()):
+                raise packed_error(self.path)
+        except AudioError:
+            self.close()
+            raise
 
     def _unreadable(self, error: Exception) -> AudioError:
         size = f" ({self.path.stat().st_size} bytes)" if self.path.is_file() else ""
@@ -158,7 +170,7 @@ class FfmpegReader(AudioReader):
         if self.lost.before:
             clock.expected = 0.0
         sound = _Floats(self.sample_rate_hz, self.n_channels)
-        last = b""
+        last, zeros = b"", True  # whether nothing but zeros follows the last good frame
         decoded = Ahead(self._decoded())
         for packet, frames, n_bytes in decoded:
             if packet.size and self.format == "mp3":
@@ -168,9 +180,12 @@ class FfmpegReader(AudioReader):
                 self._refine_end(packet)
             if n_bytes:
                 clock.failed(n_bytes, packet)
+                zeros = False
             if frames is None:
                 clock.failed(packet.size, packet)
+                zeros &= self.format in BARE and packet.size > 0 and not any(bytes(packet))
                 continue
+            zeros |= bool(frames)
             if self.priming:
                 if not packet.has_sidedata("skip_samples"):  # FFmpeg did not read the tag
                     sound.skip, self.scale = self.priming, 0  # no place is found by its time stamps
@@ -183,11 +198,11 @@ class FfmpegReader(AudioReader):
                     self.made += samples.shape[1]
                     yield samples
         left = self.stated_end - self.made if self.stated_end and self.format == "flac" else clock.owed
-        yield from self._silence(min(clock.owed, left), sound)
+        yield from self._silence(0 if zeros else min(clock.owed, left), sound)
         for samples in sound.uniform.finish():
             self.made += samples.shape[1]
             yield samples
-        self._check_end(last)
+        self._check_end(b"" if zeros and clock.failures else last)
 
     def _decoded(self) -> Iterator[Decoded]:
         for packet in self._packets():
@@ -267,7 +282,8 @@ class FfmpegReader(AudioReader):
             return None
         if not frames and packet.size and self.made:
             return None
-        if self.stream.codec_context.name.startswith("pcm_"):  # its last packet may be shorter
+        short_last = self.stream.codec_context.name.startswith("pcm_") or self.format in ("wav", "w64")
+        if short_last:  # a shorter last packet counts as corrupt
             return frames
         return None if packet.size and (packet.is_corrupt or any(frame.is_corrupt for frame in frames)) else frames
 

@@ -8,11 +8,10 @@ from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-import numpy as np
 import soundfile
 
 from . import ogg
-from .base import Window
+from .base import SNIFFED_SAMPLES, Window, is_packed
 from .ffmpeg import has_jumps, tag_size
 from .sndfile import SEEKS_EXACTLY, SoundFile
 
@@ -46,6 +45,8 @@ def look(path: Path, size: int, modified_ns: int) -> Look:
             return Look("chain", ((place, size, _trusted(path, place, size)),))
         if head[:3] == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):  # mp3 and its like
             return Look("ffmpeg")
+        if len(starts := _same_again(file, head, size)) > 1:
+            return _chain(path, starts, size)
         if re.match(WAV_KIN, head) and (several := _first_samples(file, size))[0]:
             stop, unread = several
             note = f"{path} has more than one chunk of samples: only the first is read, {unread} bytes are not."
@@ -65,6 +66,40 @@ WAV_KIN = rb"RIFF|RIFX|RF64|BW64|FORM|caff"
 FILE_BEGINNING = re.compile(rb"RIFF.{4}WAVE|RIFX.{4}WAVE|(?:RF64|BW64).{4}WAVE|FORM.{4}AIF[FC]", re.DOTALL)
 
 
+# How files of other formats begin, by their first four bytes; readers stop at the second beginning.
+INITIAL = re.escape(bytes(flags for flags in range(256) if flags & 8))  # of a WavPack block: the first of its channels
+BEGINNINGS = {
+    b"caff": rb"caff\0\x01\0\0desc",
+    b".snd": rb"\.snd\0\0..(?:.{4})\0\0\0[\x01-\x1b]",
+    b"riff": rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0",
+    b"FLV\1": rb"FLV\x01[\x01\x04\x05]\0\0\0\x09",
+    b"TTA1": rb"TTA1\x01\0",
+    b"\x30\x26\xb2\x75": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c",  # ASF
+    b"wvpk": rb"wvpk.{12}\0{4}.{5}[" + INITIAL + rb"]",
+}
+
+
+def _same_again(file: BinaryIO, head: bytes, size: int) -> list[int]:
+    """Where files begin in one of a format in `BEGINNINGS`, or in an mp4; none: it is something else."""
+    if head in BEGINNINGS:
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            return [match.start() for match in re.finditer(BEGINNINGS[head], data, re.DOTALL)]
+    starts, place = [], 0
+    while place + 16 <= size:  # the boxes of an mp4
+        file.seek(place)
+        header = file.read(16)
+        if header[4:8] == b"ftyp":
+            starts.append(place)
+        elif not starts:
+            break
+        length = int.from_bytes(header[:4], "big")
+        length = int.from_bytes(header[8:], "big") if length == 1 else length
+        if length < 8:
+            break
+        place += length
+    return starts
+
+
 def _behind_id3(file: BinaryIO) -> int:
     """Where a wav or its kin begins behind names and pictures that do not belong there; 0: none does."""
     file.seek(0)
@@ -80,15 +115,16 @@ def _look_at_ogg(path: Path, file: BinaryIO) -> Look:
     before = [ogg.OggPage(0, 0, False), *all_pages]
     starts = [page.start for page, last in zip(all_pages, before, strict=False) if page.first and not last.first]
     damaged = [page.start for page in ogg.damaged(all_pages)]
+    several = [page.start for page, last in zip(all_pages, before, strict=False) if page.first and last.first]
     cut = "it ends in the middle of a page" if all_pages[-1].cut else ""
-    return _chain(path, starts, file.seek(0, SEEK_END), cut, damaged)
+    return _chain(path, starts, file.seek(0, SEEK_END), cut, [*damaged, *several])
 
 
-def _chain(path: Path, starts: list[int], size: int, cut: str = "", damaged: Iterable[int] = ()) -> Look:
-    """The pieces of a file that begin at the bytes ``starts``; libsndfile reads none with a ``damaged`` place in it."""
+def _chain(path: Path, starts: list[int], size: int, cut: str = "", others: Iterable[int] = ()) -> Look:
+    """The pieces of a file that begin at the bytes ``starts``; libsndfile reads none with a place in ``others``."""
     ends = [*starts[1:], size]
     pieces = [
-        (start, stop, not any(start <= place < stop for place in damaged) and _trusted(path, start, stop))
+        (start, stop, not any(start <= place < stop for place in others) and _trusted(path, start, stop))
         for start, stop in zip([0, *ends], ends, strict=False)
     ]
     return Look("chain", tuple(pieces), cut=cut)
@@ -115,6 +151,9 @@ def _look_at_flac(path: Path, file: BinaryIO, size: int, sound: soundfile.SoundF
     """Whether the last sample is there, and the file ends behind it."""
     if not _has_its_end(sound):
         return Look("ffmpeg")
+    sound.seek(0)
+    if is_packed(sound.read(SNIFFED_SAMPLES, "int16").tobytes()):
+        return Look("coded")
     if _one_flac(file, size, sound.frames):
         return Look("whole")
     with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
@@ -190,11 +229,6 @@ NEVER_KNOWN = (0x7FFFF000, 0xFFFFFFE8)  # from here on: lengths of programs that
 CHUNK = re.compile(rb"\0{0,8}(?:TAG|ID3|[A-Za-z][A-Za-z0-9_ ]{3})")
 CHUNK_HEADER_BYTES = 24  # at most counted among the samples
 ZEROS_BYTES = 4096
-SNIFFED_BYTES = 1 << 18
-# DTS as 16 and 14 bits, and IEC 61937 (what a digital output carries), in both orders of bytes
-PACKED = re.compile(
-    rb"\xfe\x7f\x01\x80|\x7f\xfe\x80\x01|\xff\x1f\x00\xe8|\x1f\xff\xe8\x00|\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f"
-)
 
 
 def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.SoundFile) -> Look:
@@ -208,13 +242,15 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
     start = file.tell()
     sound.seek(sound.frames)
     stop = file.tell()
-    if not width or stop - start != sound.frames * width:  # coded in blocks
-        return Look("whole" if sound.frames else "empty")
     announced = max(map(int, ANNOUNCED.findall(sound.extra_info)), default=-1)
+    never_finished = f"{path} has a header that was never finished: all that follows it is read."
+    unknown = announced >= NEVER_KNOWN[1] or NEVER_KNOWN[0] <= announced < 1 << 31
+    if not width or stop - start != sound.frames * width:
+        return _look_at_blocks(file, size, sound, announced, "" if unknown else never_finished)
+    cut = not unknown and announced > size - start + CHUNK_HEADER_BYTES
     file.seek(0)
     if behind := _files_among_chunks(file, stop, size, _order(file.read(4))):
         return _chain(path, [0, *behind], size)
-    never_finished = f"{path} has a header that was never finished: all that follows it is read."
     if size - stop >= width and not _is_other(file, stop, size):
         endian = "BIG" if sound.format in BIG_ENDIAN and sound.endian != "LITTLE" else "LITTLE"
         facts = (sound.format, sound.samplerate, sound.channels, sound.subtype, endian)
@@ -222,17 +258,27 @@ def _look_at_samples(path: Path, file: BinaryIO, size: int, sound: soundfile.Sou
     elif sound.frames == 0:
         return Look("empty")
     else:
-        unknown = announced >= NEVER_KNOWN[1] or NEVER_KNOWN[0] <= announced < 1 << 31
         unfinished = 0 <= announced < stop - start - CHUNK_HEADER_BYTES
-        cut = not unknown and announced > size - start + CHUNK_HEADER_BYTES
         look = Look("whole", promised=announced // width if cut else 0, note=never_finished if unfinished else "")
     if sound.subtype == "PCM_16":
         file.seek(start)
-        found = [(match[0], match.start()) for match in PACKED.finditer(file.read(SNIFFED_BYTES))]
-        places = [place for mark, place in found if mark == found[0][0]][:9]
-        if len(places) > 4 and len(set(np.diff(places))) == 1:  # music may hold them by chance, not so regularly
-            return Look("coded")
-    return look
+        data = file.read(SNIFFED_SAMPLES * width)
+    else:
+        sound.seek(0)
+        data = sound.read(SNIFFED_SAMPLES, "int16").tobytes()  # the upper bits of longer integers
+    return Look("coded") if is_packed(data) else look
+
+
+def _look_at_blocks(file: BinaryIO, size: int, sound: soundfile.SoundFile, announced: int, never_finished: str) -> Look:
+    """Samples that are coded in blocks, such as ADPCM: fewer may be there than the header announces, or all unnamed."""
+    file.seek(0)
+    order = _order(file.read(4))
+    start = next((place + 8 for place, head in _chunks(file, 12, size, order) if head[:4] in SAMPLES), size)
+    if sound.frames:
+        cut = never_finished and start < size < start + announced - CHUNK_HEADER_BYTES
+        return Look("whole", promised=sound.frames * announced // (size - start) if cut else 0)
+    unread = announced == 0 and size > start + CHUNK_HEADER_BYTES and not _is_other(file, start, size)
+    return Look("ffmpeg", note=never_finished) if unread else Look("empty")
 
 
 SAMPLES = (b"data", b"SSND")

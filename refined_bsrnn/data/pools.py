@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..recipe import DataSpec
-from .names import MUSDB_STEMS, NO_VOICE, REST, belongs_to, is_catch_all, related, slug
+from .names import MUSDB_STEMS, REST, belongs_to, is_catch_all, lacking, related
 from .parts import TrackParts
 
 
@@ -47,7 +47,7 @@ def joined_targets(name: str, lead: TrackParts) -> list[str]:
     mixture.
     """
     own = [part for part in lead.parts if not is_catch_all(part)]
-    if len(lead.parts) == 1 and slug(lead.parts[0]) not in NO_VOICE:
+    if len(lead.parts) == 1 and not lacking(lead.parts[0]):
         own = [*own, *MUSDB_STEMS[:3]]  # a solo of `other` holds none of these
     if any(related(name, part) for part in own):
         return []

@@ -172,6 +172,8 @@ def encode(path, samples, codec, rate=44100, video=False):
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[1]]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
+        if codec == "wmav2":
+            stream.bit_rate = 128_000
         if video:
             picture = container.add_stream("mpeg4", rate=25, width=16, height=16, pix_fmt="yuv420p")
             container.mux(picture.encode(av.VideoFrame(16, 16, "yuv420p")))

@@ -622,3 +622,91 @@ def test_time_stamps_that_jitter_are_no_damage(tmp_path):
                 container.mux(packet)
         container.mux(stream.encode())
     assert everything(tmp_path / "a.mka").shape[1] == LENGTH // 4096 * 4096
+
+
+# --- siblings of the above in other formats
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        ("m4a", "aac"), ("wma", "wmav2"), ("flv", "aac"), ("tta", "tta"), ("wv", "wavpack"),
+        ("caf", "pcm_s16be"), ("au", "pcm_s16be"), ("w64", "pcm_s16le"),
+    ],
+)  # fmt: skip
+def test_two_of_a_format_one_behind_the_other(tmp_path, suffix, codec):
+    if codec.startswith("pcm"):
+        soundfile.write(tmp_path / f"a.{suffix}", noise(), RATE, "PCM_16")
+    else:
+        encode(tmp_path / f"a.{suffix}", noise(), codec)
+    alone, data = remarks(tmp_path / f"a.{suffix}")[0], (tmp_path / f"a.{suffix}").read_bytes()
+    (tmp_path / f"b.{suffix}").write_bytes(data + data)
+    samples, messages = remarks(tmp_path / f"b.{suffix}")
+    assert messages == ""
+    assert samples.shape[1] == 2 * alone.shape[1]
+    torch.testing.assert_close(samples[:, -60_000:], alone[:, -60_000:], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("suffix", ["flac", "m4a", "mka", "24.wav"])
+def test_coded_sound_in_other_files_is_no_music(tmp_path, suffix):
+    burst = np.full((2, 1536), 0, np.int16)
+    burst[:, :1] = [[-0x078E], [0x4E1F]]  # the mark of IEC 61937
+    samples = np.tile(burst, 8).T / 2**15
+    if suffix in ("flac", "24.wav"):
+        soundfile.write(tmp_path / f"a.{suffix}", samples, 48000, "PCM_24" if suffix == "24.wav" else "PCM_16")
+    else:
+        encode(tmp_path / f"a.{suffix}", samples, {"m4a": "alac", "mka": "flac"}[suffix], 48000)
+    with pytest.raises(AudioError, match="is no music as it stands"):
+        read_audio(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
+def test_adpcm_cut_off_or_never_finished(tmp_path, subtype):
+    data = pcm("WAV", subtype)
+    (tmp_path / "a.wav").write_bytes(bytes(data))
+    whole = everything(tmp_path / "a.wav")
+    (tmp_path / "cut.wav").write_bytes(bytes(data[: len(data) * 2 // 3]))
+    samples, messages = remarks(tmp_path / "cut.wav")
+    assert 0.6 < samples.shape[1] / whole.shape[1] < 0.7
+    assert "cut.wav is cut off: its header promises " in messages
+    put(data, data.find(b"data") + 4, 0)
+    (tmp_path / "b.wav").write_bytes(bytes(data))
+    samples, messages = remarks(tmp_path / "b.wav")
+    assert "never finished" in messages
+    assert samples.shape == whole.shape
+
+
+def test_a_cut_wavpack_is_named(tmp_path):
+    encode(tmp_path / "a.wv", noise(), "wavpack")
+    data = (tmp_path / "a.wv").read_bytes()
+    (tmp_path / "a.wv").write_bytes(data[: len(data) // 2])
+    assert "a.wv is cut off: its header promises 3.00 s" in remarks(tmp_path / "a.wv")[1]
+
+
+def test_zeros_behind_an_mp3_are_no_sound(tmp_path):
+    data = mp3(tmp_path / "a.mp3")
+    (tmp_path / "b.mp3").write_bytes(data + bytes(3000))
+    assert LENGTH <= everything(tmp_path / "b.mp3").shape[1] < LENGTH + MP3_FRAME
+
+
+def test_an_mp3_in_a_wav_that_was_never_finished(tmp_path):
+    encode(tmp_path / "a.wav", noise(), "mp3")
+    whole, data = everything(tmp_path / "a.wav"), bytearray((tmp_path / "a.wav").read_bytes())
+    put(data, data.find(b"data") + 4, 0)
+    (tmp_path / "a.wav").write_bytes(bytes(data))
+    samples, _ = remarks(tmp_path / "a.wav")
+    assert torch.equal(samples[:, : whole.shape[1]], whole)
+
+
+def test_two_streams_in_an_ogg_are_named(tmp_path):
+    with av.open(str(tmp_path / "a.ogg"), "w") as container:
+        streams = [container.add_stream("flac", rate=RATE, layout="stereo") for _ in range(2)]
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(noise()[:4096], np.float32).reshape(1, -1), "flt", "stereo"
+            )
+            frame.sample_rate = RATE
+            for converted in av.AudioResampler("s16", "stereo", RATE, frame_size=4096).resample(frame):
+                container.mux(stream.encode(converted))
+            container.mux(stream.encode())
+    assert "a.ogg has the audio streams 0, 1; 0 is read" in remarks(tmp_path / "a.ogg")[1]

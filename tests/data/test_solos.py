@@ -313,3 +313,22 @@ def test_what_catch_alls_leave_out():
     assert belongs_to("guitar", "instrumental")
     assert not belongs_to("choir", "instrumental")
     assert not belongs_to("noise", "other")
+
+
+def test_a_name_that_says_no_is_a_catch_all():
+    """As Demucs names its second file."""
+    assert all(is_catch_all(name) for name in ("no_drums", "No Bass", "without vocals", "minus_guitar", "off vocal"))
+    assert not is_catch_all("nocturne")
+    assert leaves_out("no_drums", "snare")
+    assert not leaves_out("no_drums", "vocals")
+    assert belongs_to("vocals", "no_drums")
+    assert not belongs_to("kick", "no_drums")
+
+
+def test_music_without_drums_is_not_mixed_to_songs_as_if_it_held_no_voice(tmp_path):
+    tracks = {**SONGS, **several(3, "solo", solo("no_drums"))}
+    mixes = made(tmp_path / "a", tracks, ["vocals"])
+    assert not [name for name in read_tracks(mixes, 100) if name.startswith("solo")]
+    assert "solo-0" in " ".join(mixes.parts.notes)
+    counts = read_tracks(made(tmp_path / "b", tracks, ["drums"]), 100)
+    assert min(counts[f"solo-{i}"] for i in range(3)) > 4
