@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from mmap import ACCESS_READ, mmap
 from os import SEEK_END
@@ -152,8 +153,9 @@ def _look_at_flac(path: Path, file: BinaryIO, size: int, sound: soundfile.SoundF
     if not _has_its_end(sound):
         return Look("ffmpeg")
     sound.seek(0)
-    if is_packed(sound.read(SNIFFED_SAMPLES, "int16").tobytes()):
-        return Look("coded")
+    with suppress(soundfile.LibsndfileError):  # damage is for the reader
+        if is_packed(sound.read(SNIFFED_SAMPLES, "int16").tobytes()):
+            return Look("coded")
     if _one_flac(file, size, sound.frames):
         return Look("whole")
     with mmap(file.fileno(), 0, access=ACCESS_READ) as data:

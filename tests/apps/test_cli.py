@@ -184,6 +184,12 @@ def test_command_lines_that_cannot_be_parsed(arguments, capsys):
         (["heads", "lsit", "mtl"], "there is no command 'lsit'. Did you mean 'list'?"),
         (["evaluate", "mtl", "--split", "tset"], "invalid choice: 'tset'"),
         (["evaluate", "mtl", "--jobs", "two"], "invalid int value: 'two'"),
+        (
+            ["separate", "a.wav", "--out", ""],
+            "argument '' is empty, as from an unset variable of the shell",
+        ),
+        (["train", "micro", "--from="], "argument --from is empty"),
+        (["learn", "oud", ""], "argument '' is empty"),
         (["transfer", "--target", "bass"], "the following arguments are required: --base"),
     ],
 )

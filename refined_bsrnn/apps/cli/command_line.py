@@ -59,6 +59,8 @@ class Parser(argparse.ArgumentParser):
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
         """The arguments of the function, by name. Options and words may stand in any order."""
+        if empty := [word for word in words if not word or re.fullmatch(r"--[\w-]+=", word)]:
+            self.error(f"argument {empty[0].rstrip('=') or repr('')} is empty, as from an unset variable of the shell")
         found, unknown = self.parse_known_intermixed_args(words)
         if unknown:
             close = nearest(unknown[0].partition("=")[0], self._option_string_actions)
