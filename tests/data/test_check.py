@@ -613,7 +613,7 @@ def test_wrong_arguments(songs, tmp_path, capsys):
     assert "overrides are for a recipe" in capsys.readouterr().err
     assert main(["check-data", str(tmp_path / "nowhere")]) == 2
     assert f"there is no folder or file '{tmp_path}/nowhere', and there is no recipe" in capsys.readouterr().err
-    assert main(["check-data", ""]) == 2
+    assert main(["check-data", " "]) == 2
     assert "what to check is ''; expected a recipe" in capsys.readouterr().err
     assert main(["check-data", "micro", "train.steps=0"]) == 2
     assert "there is no folder" not in capsys.readouterr().err
