@@ -3,10 +3,16 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import yaml
+
+try:
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]  # libyaml's, several times as fast
+except ImportError:
+    CParser = None  # type: ignore[assignment,misc]
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MOST_DIGITS = 250  # letters of a number, which then fits a float, even a hexadecimal one
@@ -108,8 +114,20 @@ def parse_yaml(text: str, kind: type[BoundedLoader] = Loader) -> Any:
     """
     if len(text) > MOST_LETTERS:
         raise yaml.YAMLError(f"it has {len(text)} letters; expected up to {MOST_LETTERS}")
+    if CParser is not None:
+        with suppress(yaml.YAMLError):  # said below, in PyYAML's words
+            return _parse(text, kind, CParser)
+    return _parse(text, kind)
+
+
+def _parse(text: str, kind: type[BoundedLoader], parser: Callable[[str], Any] | None = None) -> Any:
+    """The values by a loader of the kind, which reads the events of another parser if one is given."""
     try:
         loader = kind(text)
+        if parser is not None:
+            events = parser(text)
+            for name in ("get_event", "check_event", "peek_event"):
+                setattr(loader, name, getattr(events, name))
         try:
             node = loader.get_single_node()
             if node is None:

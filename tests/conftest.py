@@ -1,6 +1,7 @@
 """Small data and small recipes that many tests share."""
 
 import gc
+import io
 import json
 import os
 
@@ -15,6 +16,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of these processes would
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +47,33 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into the checkout or reads a user's cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REFINED_BSRNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # no test pulls the plug, and each would wait for the disk
 
 
 def write_song(folder: Path, seed: int, stems: tuple[str, ...] = STEMS, seconds: float = 2.0, rate: int = RATE) -> Path:
     """A track folder of stereo 16-bit noise stems, each in a frequency range of its own, and their exact sum."""
-    random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    total = 0
-    for i, stem in enumerate(stems):
-        noise = (
-            random.standard_normal((round(seconds * rate), 2)).cumsum(0)
-            if i % 2
-            else random.standard_normal((round(seconds * rate), 2))
-        )
-        samples = np.round(3000 * noise / np.abs(noise).max()).astype(np.int16)
-        soundfile.write(folder / f"{stem}.wav", samples, rate)
-        total = total + samples
-    soundfile.write(folder / "mixture.wav", total.astype(np.int16), rate)
+    for name, content in song_files(seed, stems, seconds, rate).items():
+        (folder / f"{name}.wav").write_bytes(content)
     return folder
+
+
+@cache
+def song_files(seed: int, stems: tuple[str, ...], seconds: float, rate: int) -> dict[str, bytes]:
+    random = np.random.default_rng(seed)
+    tracks = {}
+    for i, stem in enumerate(stems):
+        noise = random.standard_normal((round(seconds * rate), 2))
+        noise = noise.cumsum(0) if i % 2 else noise
+        tracks[stem] = np.round(3000 * noise / np.abs(noise).max()).astype(np.int16)
+    tracks["mixture"] = sum(tracks.values()).astype(np.int16)
+    return {name: wav_bytes(samples, rate) for name, samples in tracks.items()}
+
+
+def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV")
+    return file.getvalue()
 
 
 def write_songs(root: Path, train: int = 3, test: int = 1, **options: Any) -> Path:

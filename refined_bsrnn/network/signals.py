@@ -38,7 +38,10 @@ class STFT(nn.Module):
     def __init__(self, n_fft: int, hop: int):
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        window = torch.empty(n_fft)
+        if not window.is_meta:  # where hann_window loads PyTorch's symbolic shapes, which takes a second
+            window = torch.hann_window(n_fft)
+        self.register_buffer("window", window, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, C, L) → complex (B, C, F, T) with F = n_fft // 2 + 1 and T = L // hop + 1, L after padding."""

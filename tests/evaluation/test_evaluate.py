@@ -388,7 +388,7 @@ def test_museval_reads_its_files(run, songs, tmp_path):
     """Its own classes aggregate to what the results say; frames in processes of their own are the same."""
     from museval import EvalStore, MethodStore
 
-    write_song(songs / "test" / "song-1", seed=51, seconds=3.3)
+    write_song(songs / "test" / "song-1", seed=51, seconds=2.3)
     results = evaluate(run, museval_json=tmp_path / "ours", jobs=2)
     store, methods = EvalStore(), MethodStore()
     store.add_eval_dir(tmp_path / "ours")

@@ -58,25 +58,33 @@ CASES = [
     ),
     pytest.param(
         {
-            "backbone": {"time": "dilated", "band": "dilated", "norm": "rms", "stereo": "joint"},
+            "backbone": {
+                **{"time": "dilated", "band": "dilated", "norm": "rms", "stereo": "joint"},
+                "attention_heads": 2,
+            },
             "bands": {"kind": "mel", "n_bands": 3},
             "head": {"kind": "spectrum"},
         },
-        id="bscnn-rms-overlapping-joint-spectrum",
+        id="bscnn-attention-rms-overlapping-joint-spectrum",
         marks=slow,
     ),
-    pytest.param({"backbone": {"stereo": "tac", "attention_heads": 2}}, id="obsrnn", marks=slow),
     pytest.param({"backbone": ROPE}, id="rope", marks=slow),
     pytest.param(
         {
-            "backbone": {**ROPE, "norm": "length", "stereo": "joint", "final_norm": True, "closing_norm": True},
+            "backbone": {
+                **ROPE,
+                "causal": True,
+                "norm": "length",
+                "stereo": "joint",
+                "final_norm": True,
+                "closing_norm": True,
+            },
             "bands": {"kind": "mel", "n_bands": 3},
             "head": {"kind": "roformer_mask"},
             "together": "subtract_last",
         },
-        id="roformer",
+        id="causal-roformer",
     ),
-    pytest.param({"backbone": {**ROPE, "causal": True, "norm": "cumulative"}}, id="causal-rope", marks=slow),
 ]
 
 
