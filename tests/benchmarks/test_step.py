@@ -119,6 +119,7 @@ def test_networks_and_checkouts_that_are_not_there_are_refused(tmp_path):
 def test_command_against_the_same_checkout(tmp_path, monkeypatch, capfd):
     short = {"recipe": "micro", "batch": 1, "seconds": 0.2, "channels": 1}
     monkeypatch.setitem(step_benchmark.BATCHES, "micro", short)
+    monkeypatch.setattr(step_benchmark, "PROFILED_STEPS", 1)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     words = ["--network", "micro:1", "--rounds", "1", "--against", os.path.relpath(ROOT)]
     words += ["--profile", "--out", str(tmp_path)]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +14,7 @@ import yaml
 from refined_bsrnn.apps.cli.main import main
 from refined_bsrnn.bands import band_split
 from refined_bsrnn.errors import CheckpointError, RecipeError
+from refined_bsrnn.network.core import MaskCore
 from refined_bsrnn.network.info import describe
 from refined_bsrnn.network.model import BSRNN, count_parameters
 from refined_bsrnn.recipe import load_recipe
@@ -245,20 +245,18 @@ def test_an_import_in_a_browser(imported):
 
 
 @pytest.mark.slow
-def test_an_import_as_onnx(tmp_path):
-    """A network of few operations, each of which takes its time to be traced."""
-    onnxruntime = pytest.importorskip("onnxruntime")
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # what torch.export.load does
+def test_an_import_as_a_program(tmp_path):
+    """What ONNX is made of, see `test_export`; of few operations, each of which takes its time to be traced."""
     config = config_of(depth=1, target="vocals", freqs_per_bands=(60, 69))
     checkpoint, yaml_file = write(tmp_path, config, tensors_of(config["model"]))
     assert main(["import", str(checkpoint), "--config", str(yaml_file), "--out", "runs/small"]) == 0
-    assert main(["export-onnx", "small", "--out", "core.onnx", "--head", "vocals"]) == 0
-    from refined_bsrnn.runs.exchange.export import MaskCore
-
-    core = MaskCore(load_model(load_run("small")), ["vocals"])
+    assert main(["export-onnx", "small", "--out", "core.pt2", "--head", "vocals"]) == 0
     planes = torch.randn(1, 2, 2, 129, 9)
-    (found,) = onnxruntime.InferenceSession("core.onnx").run(None, {"mixture": planes.numpy()})
     with torch.no_grad():
-        assert np.abs(found - core(planes)[0].numpy()).max() < 1e-4
+        (found,) = torch.export.load("core.pt2").module()(planes)
+        (expected,) = MaskCore(load_model(load_run("small")), ["vocals"])(planes)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_guitar_recipe_attaches_a_small_head(tmp_path, imported):
