@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from refined_bsrnn import plain
 from refined_bsrnn.errors import RecipeError
 from refined_bsrnn.recipe import (
     dump_recipe,
@@ -180,6 +181,32 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, text, mess
         load_recipe(path)
     with pytest.raises(RecipeError, match="'lr' stands in line 1 and again in line 1"):
         load_recipe("micro", ["train={lr: 1, lr: 2}"])
+
+
+BAD_YAML = [
+    "a: [1, 2",
+    "a: 1\na: 2",
+    "a: {b: c: d}",
+    "\tx: 1",
+    "- &a [*a]",
+    "[" * 60,
+    "x: " + "9" * 300,
+    "? [a]\n: 1",
+    "a: !b c",
+]
+
+
+@pytest.mark.parametrize("text", [*(path.read_text() for path in SHIPPED[:6]), *BAD_YAML, "", "1", "# c"])
+def test_without_libyaml_values_and_sentences_are_the_same(text, monkeypatch):
+    found = []
+    for parser in (plain.CParser, None):
+        monkeypatch.setattr(plain, "CParser", parser)
+        try:
+            found.append(plain.parse_yaml(text))
+        except yaml.YAMLError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+    assert (text in BAD_YAML) == (isinstance(found[0], str) and found[0] != text)
 
 
 def test_a_yaml_merge_key_may_be_overridden(tmp_path):

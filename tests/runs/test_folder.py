@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -308,3 +310,15 @@ def test_others_may_read_weights_as_they_may_other_files(tmp_path):
     (tmp_path / "plain").touch()
     write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "head"})
     assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_network_is_loaded_without_the_modules_that_compile(tmp_path):
+    """They take a second, before every separation."""
+    run = RunFolder(tmp_path / "run")
+    model = BSRNN.from_recipe(micro_recipe(None))
+    write_text(run.recipe, dump_recipe(model.recipe))
+    save_weights(run, model)
+    code = "import sys; from refined_bsrnn.runs.folder import RunFolder, load_model; from pathlib import Path\n"
+    code += "load_model(RunFolder(Path('run'))); print({'sympy', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "set()\n"
