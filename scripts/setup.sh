@@ -32,7 +32,15 @@ provide_ffmpeg() {
 
 echo "Installing refined_bsrnn and what it needs into $venv (several minutes and about 6 GB the first time)..."
 provide_ffmpeg &
+free_mb=$(df -Pm "$venv" | awk 'NR == 2 {print $4}')
+# pip keeps another 3 GB of downloads for the next time where there is room for them.
+cache=
+[ "$free_mb" -ge 12000 ] || cache=--no-cache-dir
 # Of 14,000 files few are ever imported: they are compiled when they are.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-    --constraint constraints.txt --editable ".[dev,export,app]"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile $cache \
+    --constraint constraints.txt --editable ".[dev,export,app]" || {
+    echo "The installation ended early; $free_mb MB were free at $venv when it began, and it needs about 6,000." \
+        "Mend what pip says above, then call the same command again: it goes on." >&2
+    exit 1
+}
 wait
