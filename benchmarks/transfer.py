@@ -112,7 +112,9 @@ def _step(
     """An optimiser step on noise; with ``cache``, on examples read from one made there."""
     torch.manual_seed(0)
     model = BSRNN.from_recipe(recipe)
-    objective = Objective(model.freeze_backbone() if frozen else model, recipe).to(device).train()
+    if frozen:
+        model.backbone.freeze()
+    objective = Objective(model, recipe).to(device).train()
     optimizer = torch.optim.Adam(objective.trained().values(), lr=1e-6)
     length = round(seconds * recipe.stft.sample_rate_hz)
     shape = (batch, len(recipe.targets), recipe.data.channels, length)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bands import BinRange
-from ..errors import RecipeError, pick
+from ..errors import AudioError, RecipeError, pick
 from ..recipe import BackboneSpec
 from ..schema import bind_options
 from .blocks import BLOCKS, CAUSAL_NORMS, Norm, fold, make_norm
@@ -29,7 +29,16 @@ class Encoder(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(width, features) for width in widths)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """Pairs (B, C, T, F, 2) → (B, C, K, T, N); C is 1 if all channels are one item."""
+        """Pairs (B, C, T, F, 2) → (B, C, K, T, N); C is 1 if all channels are one item.
+
+        Raises `AudioError` if all channels are one item and there are not as many.
+        """
+        if self.channels_per_item > 1 and spectrogram.shape[1] != self.channels_per_item:
+            raise AudioError(
+                f"this network takes {self.channels_per_item} channels together (backbone.stereo=joint); the audio has "
+                f"{spectrogram.shape[1]}. Bring it to {self.channels_per_item} channels, or use a network with "
+                "stereo=apart or tac."
+            )
         bins = spectrogram.unflatten(1, (-1, self.channels_per_item)).permute(
             0, 1, 3, 5, 2, 4
         )  # (B, C, T, 2, joint, F)
@@ -42,7 +51,10 @@ class Encoder(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Encoder, blocks and, if the recipe asks for it, a final norm."""
+    """Encoder, blocks and, if the recipe asks for it, a final norm.
+
+    ``frozen``: no parameter changes any more, so no graph is needed.
+    """
 
     def __init__(self, ranges: Sequence[BinRange], spec: BackboneSpec, channels_per_item: int = 1):
         super().__init__()
@@ -56,7 +68,22 @@ class Backbone(nn.Module):
         self.encoder = Encoder(ranges, spec.features, spec.norm, channels_per_item)
         self.blocks = nn.Sequential(*(block(spec, len(ranges), **options) for _ in range(spec.repeats)))
         self.norm = make_norm(spec.norm, spec.features) if spec.final_norm else nn.Identity()
+        self.frozen = False
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Pairs (B, C, T, F, 2) → features (B, C, K, T, N)."""
         return self.norm(self.blocks(self.encoder(spectrogram)))
+
+    def freeze(self, except_blocks: int = 0) -> None:
+        """From now on it does not change by a single bit, except for its last ``except_blocks`` blocks.
+
+        Frozen parameters have no gradient; a completely frozen backbone is always in eval mode.
+        """
+        self.requires_grad_(False)
+        for block in list(self.blocks)[len(self.blocks) - except_blocks :]:
+            block.requires_grad_(True)
+        self.frozen = not except_blocks
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        return super().train(mode and not self.frozen)

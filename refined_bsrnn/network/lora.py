@@ -58,7 +58,8 @@ class Adapter(nn.Module):
         may be using the backbone at the same time.
         """
         structure = copy.deepcopy(backbone, {id(p): p for p in backbone.parameters()})
-        structure.train(torch.is_grad_enabled())  # cuDNN's recurrent layers give no gradient in eval mode
+        # Frozen or not: cuDNN's recurrent layers give no gradient in eval mode.
+        nn.Module.train(structure, torch.is_grad_enabled())
         return functional_call(structure, self.weights(backbone), (spectrogram,))
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bands import band_split
-from ..errors import AudioError, CheckpointError, RecipeError, UserError, nearest, pick
+from ..errors import CheckpointError, RecipeError, UserError, nearest, pick
 from ..recipe import HeadSpec, Recipe
 from ..schema import bind_options
 from .backbone import Backbone
@@ -53,7 +53,6 @@ class BSRNN(nn.Module):
         self.normaliser = pick("input.normalise", recipe.input.normalise, {"none": None, **NORMALISERS})
         self.channels_per_item: int = recipe.data.channels if recipe.backbone.stereo == "joint" else 1
         self.backbone = Backbone(self.bands, recipe.backbone, self.channels_per_item)
-        self.backbone_is_frozen = False
         self.ties = Ties(recipe)
         self.heads = nn.ModuleDict()
         self.adapters = Adapters()
@@ -93,7 +92,7 @@ class BSRNN(nn.Module):
         If the ``features`` of this mixture, (B, C, K, T, N), are given, the backbone does not run.
         """
         wanted = self.check_targets(targets)
-        spectrogram = self._pairs(mixture)  # (B, C, T, F, 2)
+        spectrogram = as_pairs(self.stft(mixture))  # (B, C, T, F, 2)
         seen = spectrogram if self.normaliser is None else self.normalised(mixture, level)
         made_with = {target: self.adapters.of.get(target) for target in self.ties.heads_for(wanted, self.heads)}
         known: dict[str | None, Tensor] = {} if features is None else {None: features}
@@ -114,20 +113,10 @@ class BSRNN(nn.Module):
         heads = {target: self.head(target) for target in self.ties.in_order(features)}
         return self.ties.apply(estimate(heads, features, mixture), mixture, wanted)
 
-    def _pairs(self, mixture: Tensor) -> Tensor:
-        """Waveform (B, C, L) → the pairs (B, C, T, F, 2) of its spectrogram."""
-        if self.channels_per_item > 1 and mixture.shape[1] != self.channels_per_item:
-            raise AudioError(
-                f"this network takes {self.channels_per_item} channels together (backbone.stereo=joint); the audio has "
-                f"{mixture.shape[1]}. Bring it to {self.channels_per_item} channels, or use a network with "
-                "stereo=apart or tac."
-            )
-        return as_pairs(self.stft(mixture))
-
     def normalised(self, mixture: Tensor, level: Level | None) -> Tensor:
         """The pairs (B, C, T, F, 2) that the backbone reads."""
         level = level or self.level(mixture)
-        return self._pairs(mixture if level is None else level.apply(mixture))
+        return as_pairs(self.stft(mixture if level is None else level.apply(mixture)))
 
     def features_of(self, spectrogram: Tensor, adapter: str | None = None) -> Tensor:
         """Normalised pairs (B, C, T, F, 2) → features (B, C, K, T, N), with the adapter of that name."""
@@ -135,7 +124,7 @@ class BSRNN(nn.Module):
             return cast(Adapter, self.adapters[adapter]).run(self.backbone, spectrogram)
         if self.remembered is not None:
             return self.remembered(spectrogram, self.backbone)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone.frozen):
             return self.backbone(spectrogram)
 
     def level(self, mixture: Tensor, of_whole_track: bool = False) -> Level | None:
@@ -196,25 +185,6 @@ class BSRNN(nn.Module):
         """Attach an untrained adapter; from now on these heads read features computed with it."""
         device = next(self.backbone.parameters()).device
         return self.adapters.attach(name, Adapter(self.backbone, rank, alpha).to(device), targets)
-
-    # freezing
-
-    def freeze_backbone(self, except_blocks: int = 0) -> "BSRNN":
-        """From now on the backbone does not change by a single bit, except for its last ``except_blocks`` blocks.
-
-        Frozen parameters have no gradient and no graph; a completely frozen backbone is always in eval mode.
-        """
-        self.backbone.requires_grad_(False)
-        for block in list(self.backbone.blocks)[len(self.backbone.blocks) - except_blocks :]:
-            block.requires_grad_(True)
-        self.backbone_is_frozen = not except_blocks
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> "BSRNN":
-        super().train(mode)
-        if self.backbone_is_frozen:
-            self.backbone.eval()
-        return self
 
 
 def count_parameters(module: nn.Module, of: Callable[[nn.Parameter], Any] = lambda p: True) -> int:

@@ -109,7 +109,7 @@ def begin_run(run: RunFolder, recipe: Recipe, data: TrainingData, model: BSRNN) 
     datasets.disable_progress_bars()  # it is written in no time
     with atomic_write(run.tracks) as temporary:
         data.table.to_parquet(temporary)
-    if recipe.base is not None and recipe.owns_backbone and model.backbone_is_frozen:
+    if recipe.base is not None and recipe.owns_backbone and model.backbone.frozen:
         save_backbone(run.backbone, model)  # what it was cannot be found out later
 
 

@@ -146,12 +146,12 @@ def say_own_choice(base: Path, data: DataSpec, above: Mapping[str, Any]) -> None
 
 
 def _lora(model: BSRNN, spec: BaseSpec) -> None:
-    model.freeze_backbone()
+    model.backbone.freeze()
     model.add_adapter("lora", list(model.heads), spec.rank, spec.alpha)
 
 
 def _freeze(model: BSRNN, spec: BaseSpec) -> None:
-    model.freeze_backbone(except_blocks=spec.blocks if spec.method == "partial" else 0)
+    model.backbone.freeze(except_blocks=spec.blocks if spec.method == "partial" else 0)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def test_the_update_is_the_scaled_product_of_its_two_factors():
 
 
 def test_gradients_reach_the_adapter_through_a_frozen_backbone(mixture):
-    model = network().freeze_backbone()
+    model = network()
+    model.backbone.freeze()
     adapter = model.add_adapter("lora", ["drums"], rank=2, alpha=4.0)
     stir(adapter)
     model(mixture, ["drums"])["drums"].square().mean().backward()

@@ -456,7 +456,9 @@ def test_how_bands_are_merged_is_not_saved():
 
 
 def test_frozen_backbone_has_no_gradient_and_stays_in_eval():
-    model = micro().freeze_backbone().train()
+    model = micro()
+    model.backbone.freeze()
+    model.train()
     assert model.training
     assert not model.backbone.training
     model(torch.randn(1, 1, 500))["vocals"].sum().backward()
