@@ -278,6 +278,7 @@ def stop_signals(
     """
     received: list[int] = []
     timers: list[threading.Timer] = []
+    ending = False
     if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread alone
         yield lambda: False
         return
@@ -296,7 +297,7 @@ def stop_signals(
             timers[-1].start()
 
     def handle(number: int, frame: Any) -> None:
-        if received and not is_busy():
+        if received and not (ending or is_busy()):  # at the end it would leave handlers and timers behind
             raise KeyboardInterrupt
         if received:
             again(number, 0.2)
@@ -310,6 +311,7 @@ def stop_signals(
     try:
         yield lambda: bool(received)
     finally:
+        ending = True
         with guard:
             for timer in timers:
                 timer.cancel()

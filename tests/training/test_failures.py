@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -501,6 +502,26 @@ def test_an_interruption_waits_until_it_does_no_harm():
         time.sleep(20)
     assert not busy[0]
     assert time.monotonic() - began < 10
+
+
+def test_a_signal_that_comes_as_the_block_ends_does_nothing_any_more(monkeypatch):
+    def late(thread, number):
+        sending.set()
+        time.sleep(0.2)  # the block ends
+        pthread_kill(thread, number)
+
+    pthread_kill, sending, before = signal.pthread_kill, threading.Event(), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(signal, "pthread_kill", late)
+    try:
+        with stop_signals(patience_seconds=0.01) as stopped:
+            signal.raise_signal(signal.SIGINT)
+            assert sending.wait(10)
+        assert stopped()
+        assert signal.getsignal(signal.SIGINT) is before
+    except KeyboardInterrupt:
+        pytest.fail("it interrupted what follows")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_that_was_ignored_stays_ignored():
