@@ -193,7 +193,8 @@ def quarter_tone(grid: Grid, *, max_bands: int | None = None) -> list[int]:
 
 
 MOST_DIVISIONS = 1200  # of an octave: cents
-MOST_BANDS = 4096
+MOST_BANDS = 512  # twice the finest scheme here (quarter tones); the time that a network takes grows with them
+MOST_WEIGHTS = 10**7  # of a filterbank, bands × bins: 64 bands at the largest n_fft
 
 
 def tet(
@@ -248,7 +249,7 @@ def custom(grid: Grid, *, edges_hz: Sequence[float] = (), edges_bins: Sequence[i
             raise RecipeError(
                 f"bands.edges_bins {list(edges_bins)} must rise strictly, from 1 or more to {grid.n_bins - 1} or less."
             )
-        return [0, *(_check_count("edges_bins", edge) for edge in edges_bins)]
+        return [0, *edges_bins]
     edges = [float(edge) for edge in edges_hz]
     if edges != sorted(set(edges)) or edges[0] <= 0 or edges[-1] > grid.sample_rate_hz / 2:
         raise RecipeError(
@@ -257,13 +258,21 @@ def custom(grid: Grid, *, edges_hz: Sequence[float] = (), edges_bins: Sequence[i
     return [0, *(grid.bins_below(edge) for edge in edges)]
 
 
-def _check_count(option: str, value: int) -> int:
+def _check_count(option: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_BANDS:
-        raise RecipeError(f"bands.{option} is {value!r}; expected whole numbers from 1 to {MOST_BANDS}.")
-    return value
+        raise RecipeError(f"bands.{option} is {value!r}; expected a whole number from 1 to {MOST_BANDS}.")
 
 
 # --- overlapping schemes: filterbanks ---------------------------------------------------------------------------------
+
+
+def _check_filters(grid: Grid, n_bands: int) -> None:
+    _check_count("n_bands", n_bands)
+    if n_bands * grid.n_bins > MOST_WEIGHTS:
+        raise RecipeError(
+            f"{n_bands} overlapping bands of {grid.n_bins} bins are {n_bands * grid.n_bins} weights; expected up to "
+            f"{MOST_WEIGHTS}. Lower bands.n_bands or stft.n_fft."
+        )
 
 
 def musical(grid: Grid, *, n_bands: int = 64) -> Filterbank:
@@ -272,7 +281,7 @@ def musical(grid: Grid, *, n_bands: int = 64) -> Filterbank:
     Each band is a rectangle that extends from its centre by one ``n_bands``-th of that range to either side. At low
     frequencies, where a band is narrower than a bin, neighbouring bands may be equal. Published with 64 bands.
     """
-    _check_count("n_bands", n_bands)
+    _check_filters(grid, n_bands)
     low_hz, high_hz = grid.bin_width_hz, grid.sample_rate_hz / 2
     factor = (high_hz / low_hz) ** (1 / n_bands)
     lowest_note = max(0.0, 69 + 12 * math.log2(low_hz / 440))
@@ -294,7 +303,7 @@ def _triangles(
     to_hz: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
 ) -> Filterbank:
     """Triangles in Hz with corners evenly spaced on a scale; each begins and ends at the centres of its neighbours."""
-    _check_count("n_bands", n_bands)
+    _check_filters(grid, n_bands)
     low, high = from_hz(np.array([0.0, grid.sample_rate_hz / 2]))
     corners = to_hz(np.linspace(low, high, n_bands + 2))[:, None]
     widths = np.diff(corners, axis=0)
@@ -457,6 +466,8 @@ def band_split(kind: str, *, sample_rate_hz: int = 44100, n_fft: int = 2048, **o
     grid = Grid(sample_rate_hz, n_fft)
     scheme = pick("bands.kind", kind, SCHEMES)
     bands = scheme(grid, **bind_options(f"bands.kind={kind}", scheme, options, skip=("grid",)))
+    if len(bands) > MOST_BANDS:
+        raise RecipeError(f"bands.kind={kind} makes {len(bands)} bands; expected up to {MOST_BANDS}.")
     if isinstance(bands, np.ndarray):
         split = _overlapping(bands)
     else:

@@ -246,19 +246,18 @@ def _separation() -> Subject:
     return Subject(prepare, commands(line), lambda folder: commands(f"{line} --skip-existing"))
 
 
-# name → (subject, share of the rounds: 1 is all)
-SUBJECTS: dict[str, tuple[Callable[[], Subject], float]] = {
-    "training": (lambda: _training(0), 1.0),
-    "training with workers": (lambda: _training(1), 0.2),
-    "saving": (_saving, 1.0),
-    "cache filling": (lambda: _transfer("cache.enabled=true cache.pool=16"), 1.0),
-    "transfer": (lambda: _transfer(""), 1.0),
-    "evaluation": (_evaluation, 1.0),
-    "export of heads": (_heads_export, 1.0),
-    "export as a program": (lambda: _export(".pt2"), 0.2),
-    "import": (_import, 1.0),
-    "model download": (_download, 1.0),
-    "separation": (_separation, 1.0),
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "training": lambda: _training(0),
+    "training with workers": lambda: _training(1),
+    "saving": _saving,
+    "cache filling": lambda: _transfer("cache.enabled=true cache.pool=16"),
+    "transfer": lambda: _transfer(""),
+    "evaluation": _evaluation,
+    "export of heads": _heads_export,
+    "export as a program": lambda: _export(".pt2"),
+    "import": _import,
+    "model download": _download,
+    "separation": _separation,
 }
 
 
@@ -270,7 +269,7 @@ MOST_TRIES = 50  # of a round: a process that has ended before its kill came is 
 
 def carry_out(name: str, rounds: int, seed: int) -> dict[str, Any]:
     """Kill one subject so many times; what was found, as values for JSON."""
-    subject, chance = SUBJECTS[name][0](), random.Random(f"{seed} {name}")
+    subject, chance = SUBJECTS[name](), random.Random(f"{seed} {name}")
     began, failures, killed, ended_before = time.monotonic(), list[str](), 0, 0
     with place() as folder:
         template, here = folder / "template", folder / "round"
@@ -325,9 +324,8 @@ def crash(args: argparse.Namespace) -> dict[str, Any]:
     """Every subject, killed at random moments."""
     subjects = {}
     for name in args.only or SUBJECTS:
-        rounds = max(1, round(args.rounds * SUBJECTS[name][1]))
-        subjects[name] = carry_out(name, rounds, args.seed)
-        say(f"{name}: {rounds} rounds, {len(subjects[name]['failures'])} failures, {subjects[name]['seconds']} s")
+        subjects[name] = carry_out(name, args.rounds, args.seed)
+        say(f"{name}: {args.rounds} rounds, {len(subjects[name]['failures'])} failures, {subjects[name]['seconds']} s")
         for text in subjects[name]["failures"][:5]:
             say(f"  {text}")
     return {"seed": args.seed, "processors": os.cpu_count(), "subjects": subjects}

@@ -40,7 +40,7 @@ SMALL = {
 
 def subject_of(name: str) -> tuple[Subject, str]:
     """The subject, with the folder that has no room."""
-    return SUBJECTS[name][0](), SMALL[name]
+    return SUBJECTS[name](), SMALL[name]
 
 
 @contextmanager

@@ -22,14 +22,18 @@ def read_stem_weights(path: Path) -> Weights:
     """
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        columns, rows = [str(column) for column in reader.fieldnames or ()], list(reader)
     except OSError as problem:
         raise DataError(f"data.stem_weights is {path}, which cannot be read: {problem.strerror}.") from None
-    columns, rows = [str(column) for column in reader.fieldnames or ()], list(reader)
+    except csv.Error as problem:
+        raise DataError(f"{path}, line {reader.line_num} is no row of a table: {problem}.") from None
     misspelt = "weight" not in columns and nearest("weight", columns)
     if rows and (misspelt or not {"track", "stem"} <= set(columns)):
         raise DataError(f"{path} has the columns {', '.join(columns)}; expected track, stem and weight.")
     weights = {}
     for line, row in enumerate(rows, 2):
+        if row["track"] is None or row["stem"] is None:
+            raise DataError(f"{path}, line {line} ends before its track and stem are named.")
         try:
             weight = float(row.get("weight") or 0.0)
         except ValueError:

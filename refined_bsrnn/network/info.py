@@ -6,8 +6,8 @@ numbers. Element-wise work (norms, gates, tanh) and the FFT are not counted.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from ..recipe import Recipe
+from .heads import Head
 from .model import BSRNN, count_parameters
 from .receptive_field import latency_samples, reach_samples
 
@@ -85,8 +86,12 @@ def describe_network(model: BSRNN) -> Info:
             part, x = _measured(name, "B, C, K, T, N", module, x)
             parts.append(part)
         parts += _adapters(model, sum(part.macs_per_second for part in parts))
+        of_form: dict[Any, Part] = {}  # heads of one form differ in their weights alone
         for name, head in model.heads.items():  # all read the same features
-            parts.append(_measured(f"head {name}", "B, C, T, F, 2", head, x, spectrogram)[0])
+            form = cast(Head, head).form
+            if form not in of_form:
+                of_form[form] = _measured("", "B, C, T, F, 2", head, x, spectrogram)[0]
+            parts.append(replace(of_form[form], name=f"head {name}"))
     before, behind = reach_samples(model)
     return Info(
         parts=tuple(parts),

@@ -25,6 +25,8 @@ from .lora import Adapter, Adapters
 from .signals import NORMALISERS, OF_WHOLE_TRACKS, STFT, Level, Signal, as_complex, as_pairs
 from .ties import Ties
 
+MOST_BAND_LAYERS = 4096  # bands × (encoder and heads): each is modules of its own, whose number costs time and memory
+
 
 class BSRNN(nn.Module):
     """A backbone and one head per target.
@@ -50,6 +52,11 @@ class BSRNN(nn.Module):
             **recipe.bands.options,
         )
         self.ranges = list(self.bands.ranges)
+        if (n_layers := len(self.ranges) * (1 + len(targets))) > MOST_BAND_LAYERS:
+            raise RecipeError(
+                f"{len(self.ranges)} bands in the encoder and in {len(targets)} heads are {n_layers} sets of layers; "
+                f"expected up to {MOST_BAND_LAYERS}. Choose fewer bands or targets."
+            )
         self.normaliser = pick("input.normalise", recipe.input.normalise, {"none": None, **NORMALISERS})
         self.channels_per_item: int = recipe.data.channels if recipe.backbone.stereo == "joint" else 1
         self.backbone = Backbone(self.bands, recipe.backbone, self.channels_per_item)

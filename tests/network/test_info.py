@@ -1,16 +1,18 @@
 """What a network is made of: against sums by hand and published counts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from refined_bsrnn.apps.cli.main import main
+from refined_bsrnn.network.heads import Head
 from refined_bsrnn.network.info import Info, Part, describe, describe_network, training_macs
 from refined_bsrnn.network.model import BSRNN
 from refined_bsrnn.network.receptive_field import reach_samples
-from refined_bsrnn.recipe import dump_recipe, load_recipe, make_recipe
+from refined_bsrnn.recipe import HeadSpec, dump_recipe, load_recipe, make_recipe
 from refined_bsrnn.runs.folder import RunFolder, save_weights
 from refined_bsrnn.system import write_text
 from tests.conftest import micro_recipe
@@ -45,6 +47,19 @@ def test_parts_by_hand():
     assert head.macs_per_second == 2 * frames * sum(n * m + 4 * g * m for g in widths)
     assert head.output == "(B, C, T, F, 2) = 1 × 2 × 125 × 129 × 2"
     assert info.parameters == encoder.parameters + block.parameters + 2 * head.parameters
+
+
+def test_heads_of_one_form_are_counted_once(monkeypatch):
+    """With hundreds of bands to count a head takes seconds."""
+    model, ran = BSRNN.from_recipe(micro_recipe(None)), []
+    model.add_head("bass", HeadSpec("mlp_mask", {"hidden_layers": 2}))
+    forward = Head.forward
+    monkeypatch.setattr(Head, "forward", lambda head, *inputs: ran.append(head) or forward(head, *inputs))
+    parts = {part.name: part for part in describe_network(model).parts}
+    assert ran == [model.heads["vocals"], model.heads["bass"]]
+    assert parts["head drums"] == replace(parts["head vocals"], name="head drums")
+    n_bands, hidden, frames = 3, 16, 125  # of the second hidden layer; two channels
+    assert parts["head bass"].macs_per_second - parts["head drums"].macs_per_second == 2 * frames * n_bands * hidden**2
 
 
 def test_what_a_block_is_made_of():

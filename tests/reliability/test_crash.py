@@ -77,7 +77,7 @@ def test_killed_in_the_middle_of_saving_a_file_is_old_or_new_and_nothing_is_left
 def test_a_round_is_repeated_until_its_kill_comes_before_the_end(monkeypatch, endings, killed, failures):
     codes = iter([0, *endings])  # the first is the undisturbed run
     subject = crash.Subject(lambda folder: None, lambda: 0, lambda folder: lambda: 0)
-    monkeypatch.setitem(crash.SUBJECTS, "any", (lambda: subject, 1.0))
+    monkeypatch.setitem(crash.SUBJECTS, "any", lambda: subject)
     monkeypatch.setattr(crash, "forked", lambda *_, **__: Ended(next(codes), 0.0, "", 0.0))
     found = crash.carry_out("any", rounds=1, seed=0)
     assert (found["killed"], found["failures"]) == (killed, failures)

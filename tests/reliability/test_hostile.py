@@ -103,6 +103,22 @@ def test_a_recipe_asks_for_no_more_than_any_network_has(word):
         describe(make_recipe(micro_values(None), [word]))
 
 
+@pytest.mark.parametrize(
+    ("bands", "n_fft", "n_targets", "message"),
+    [
+        ("{kind: tet, divisions: 1200}", 262144, 1, "bands; expected up to 512"),
+        ("{kind: even, n_bands: 513}", 2048, 1, "from 1 to 512"),
+        (f"{{kind: custom, edges_bins: {[*range(1, 513)]}}}", 2048, 1, "makes 513 bands; expected up to 512"),
+        ("{kind: mel, n_bands: 80}", 262144, 1, "Lower bands.n_bands or stft.n_fft"),
+        ("{kind: even, n_bands: 100}", 2048, 40, "100 bands in the encoder and in 40 heads are 4100 sets of layers"),
+    ],
+)
+def test_a_network_has_no_more_bands_than_can_be_described(bands, n_fft, n_targets, message):
+    values = micro_values(None) | {"targets": [f"t{i}" for i in range(n_targets)], "bands": parse_yaml(bands)}
+    with pytest.raises(RecipeError, match=message):
+        describe(make_recipe(values, [f"stft.n_fft={n_fft}"]))
+
+
 @pytest.mark.parametrize("extends", ["5", "[a]", "null", "x" * 300, "'a\\0b'"])
 def test_extends_names_a_recipe(tmp_path, extends):
     (tmp_path / "r.yaml").write_text(f"targets: [vocals]\nextends: {extends}\n")
@@ -226,6 +242,33 @@ def test_the_metadata_of_a_collection_are_a_finding(tmp_path, text, raw):
     (tmp_path / "A" / "A_METADATA.yaml").write_text(text)
     kinds = {finding.kind for finding in medleydb(["train"], str(tmp_path), raw=raw).findings}
     assert kinds <= {"metadata", "missing_file"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("dataset_dict.json", text) for text in ("[]", "3", "{}", '{"splits": 3}', '{"splits": ["train", {}]}')),
+        *(("state.json", text) for text in ("null", "[1]", '"x"', "{", "[" * 9999)),
+    ],
+)
+def test_the_notes_of_a_saved_data_set_are_a_sentence(tmp_path, name, text):
+    from refined_bsrnn.data.layouts.hub import huggingface
+
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=name):
+        huggingface(["train"], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("track,stem\na", "line 2 ends before"), ("track,stem,weight\n" + "x" * 200_000, "is no row of a table")],
+)
+def test_a_row_of_the_weights_of_stems_is_a_sentence(tmp_path, text, message):
+    from refined_bsrnn.data.label_weights import read_stem_weights
+
+    (tmp_path / "weights.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_stem_weights(tmp_path / "weights.csv")
 
 
 def test_a_path_that_no_file_can_have():

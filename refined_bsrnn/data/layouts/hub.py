@@ -17,6 +17,7 @@ from datasets.distributed import split_dataset_by_node
 from ...audio import read_audio
 from ...console import say, track
 from ...errors import DataError, RecipeError, UserError, nearest
+from ...plain import shown
 from ...system import CACHE_VARIABLE, cache_folder, expand_home, read_json, write_json
 from ..decode import READER, Item, content_key, decode, decode_one, keep, share, writing
 from .listing import SPLIT_FOLDERS, File, Finding, Layout, Listed, Listing, why_holds
@@ -68,9 +69,12 @@ def _split_names(root: str, config: str | None, revision: str | None) -> list[st
     if path.is_file():
         return ["train"]
     if (path / SAVED_SPLITS).is_file():
-        return list(read_json(path / SAVED_SPLITS)["splits"])
+        names = _saved_facts(path / SAVED_SPLITS).get("splits")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{path / SAVED_SPLITS} has splits {shown(names)}; expected a list of names.")
+        return names
     if (path / SAVED_STATE).is_file():
-        return [str(read_json(path / SAVED_STATE).get("_split") or "train").partition("[")[0]]
+        return [str(_saved_facts(path / SAVED_STATE).get("_split") or "train").partition("[")[0]]
     try:
         return datasets.get_dataset_split_names(_place(root), config, revision=revision)
     except Exception as problem:  # of the hub, of the network, of pyarrow
@@ -78,6 +82,13 @@ def _split_names(root: str, config: str | None, revision: str | None) -> list[st
 
 
 SAVED_SPLITS, SAVED_STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` writes, of several splits or one
+
+
+def _saved_facts(path: Path) -> Mapping[str, Any]:
+    facts = read_json(path, DataError)
+    if not isinstance(facts, dict):
+        raise DataError(f"{path} holds {shown(facts)}; expected the mapping that `save_to_disk` writes.")
+    return facts
 
 
 def _load(root: str, config: str | None, revision: str | None, split: str, streaming: bool) -> Any:
