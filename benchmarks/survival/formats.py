@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import mutate
-from .world import RATE_HZ, forked, make_run, recipe_values, write_song
+from . import metadata, mutate
+from .world import RATE_HZ, forked, make_run, put, recipe_values, write_song
 
 Make = Callable[[Any, random.Random], bytes]
 
@@ -47,13 +47,6 @@ def seeds_of(kind: str, folder: Path) -> list[Any]:
         raise RuntimeError(f"the valid files of {kind} cannot be made: {ended.said}")
     values, is_binary = json.loads(out.read_text())
     return [bytes.fromhex(v) if b else v for v, b in zip(values, is_binary, strict=True)]
-
-
-def put(data: bytes, path: Path) -> Path:
-    """The file, written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
 
 
 def quick_yaml(folder: Path | None = None) -> None:
@@ -330,16 +323,14 @@ def _read_manifest(data: bytes, folder: Path) -> Any:
     return scan(DataSpec(root=str(put(data, folder / "list.jsonl"))), ("train",)).usable()
 
 
+def _begin_wide(folder: Path) -> None:
+    if not (folder / "song-0").exists():
+        metadata.wide_tables(folder)
+
+
 def _begin_songs(folder: Path) -> None:
     if not (folder / "song-0").exists():
         _manifests(folder)
-
-
-def _csv_lines(value: Any) -> bytes:
-    rows = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [",".join(map(str, keys)), *(",".join(mutate.text_of(row.get(key, "")) for key in keys) for row in rows)]
-    return "\n".join(lines).encode(errors="replace")
 
 
 def _read_csv(data: bytes, folder: Path) -> Any:
@@ -463,6 +454,7 @@ def _read_audio(data: bytes, folder: Path) -> Any:
 # --- all --------------------------------------------------------------------------------------------------------------
 
 _json, _yaml = mutate.structured(mutate.as_json), mutate.structured(mutate.as_yaml, mutate.YAML_TRICKS)
+_table = mutate.structured(metadata.csv_lines, metadata.CSV_TRICKS)
 OVERRIDES = [
     "train.lr=3e-4",
     "targets=[drums]",
@@ -485,7 +477,15 @@ FORMATS: dict[str, Format] = {
     "log": Format(_logs, mutate.structured(_lines), _read_log, _begin_results),
     "provenance": Format(_provenances, _json, _read_provenance, _begin_model),
     "manifest": Format(_manifests, mutate.structured(_lines), _read_manifest, _begin_songs),
-    "manifest as a table": Format(_manifests, mutate.structured(_csv_lines), _read_csv, _begin_songs),
+    "manifest as a table": Format(_manifests, mutate.structured(metadata.csv_lines), _read_csv, _begin_songs),
+    "manifest as a wide table": Format(metadata.wide_tables, _table, metadata.read_wide, _begin_wide),
+    "weights of stems": Format(metadata.label_weights, _table, metadata.read_label_weights),
+    "metadata of Slakh": Format(metadata.slakhs, _yaml, metadata.read_slakh, metadata.begin_slakh),
+    "metadata of MedleyDB": Format(metadata.medleys, _yaml, metadata.read_medley, metadata.begin_medley),
+    "notes of a saved data set": Format(
+        metadata.saved_notes, metadata.noted(mutate.as_json), metadata.read_saved, metadata.begin_saved
+    ),
+    "parquet": Format(metadata.parquets, mutate.binary, metadata.read_parquet, metadata.begin_saved),
     "checkpoint": Format(_checkpoints, mutate.checkpoint, _read_checkpoint, _begin_published),
     "configuration of a checkpoint": Format(_configs, _yaml, _read_config, _begin_config),
     "wav, flac, aiff": Format(_sounds(["wav", "flac", "aiff", "w64", "caf"]), mutate.binary, _read_audio),

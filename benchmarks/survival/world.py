@@ -53,6 +53,13 @@ def warm() -> None:
     torch.set_num_threads(1)
 
 
+def put(data: bytes, path: Path) -> Path:
+    """The file, written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
 # --- songs, recipes, runs ---------------------------------------------------------------------------------------------
 
 

@@ -259,6 +259,19 @@ def test_the_notes_of_a_saved_data_set_are_a_sentence(tmp_path, name, text):
         huggingface(["train"], str(tmp_path))
 
 
+def test_a_saved_data_set_that_hides_its_names_is_a_sentence(tmp_path):
+    import datasets
+
+    from refined_bsrnn.data.layouts.hub import huggingface
+
+    rows = datasets.Dataset.from_dict({"vocals": [{"bytes": b"x", "path": "v.wav"}], "title": ["a"]})
+    rows.save_to_disk(str(tmp_path / "set"))
+    state = tmp_path / "set" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "_format_columns": {}}))
+    with pytest.raises(DataError, match="does not give its column 'title'"):
+        huggingface(["train"], str(tmp_path / "set"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("track,stem\na", "line 2 ends before"), ("track,stem,weight\n" + "x" * 200_000, "is no row of a table")],

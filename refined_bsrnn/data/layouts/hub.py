@@ -181,7 +181,10 @@ class _Rows:
     def decoded(self) -> Iterator[tuple[str, Path | UserError]]:
         """(name, folder or what is wrong with it) of every row."""
         n_rows = min(self.limit or len(self.rows), len(self.rows))
-        column = self.rows[self.name_column][:n_rows] if self.name_column else [None] * n_rows
+        try:
+            column = self.rows[self.name_column][:n_rows] if self.name_column else [None] * n_rows
+        except KeyError:  # state.json says which columns are given
+            raise DataError(f"the data set {self.root} does not give its column {self.name_column!r}.") from None
         names = [self._name(name, i) for i, name in enumerate(column)]
         written = self._named_files(n_rows)
         items = [
