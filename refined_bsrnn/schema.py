@@ -188,7 +188,8 @@ def _one_of(hints: Sequence[Any], value: Any, path: str) -> Any:
 
 def _sequence(value: Any, args: tuple[Any, ...], path: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise _mismatch(path, value, f"a list, e.g. [{SHORT.repr(value).strip(QUOTES)}]")
+        example = "" if value is None else SHORT.repr(value).strip(QUOTES)
+        raise _mismatch(path, value, f"a list, e.g. [{example}]")
     if Ellipsis not in args and len(value) != len(args):
         raise _mismatch(path, list(value), f"{len(args)} values")
     return tuple(typed(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))

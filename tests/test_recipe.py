@@ -65,6 +65,7 @@ def test_single_target_recipes_differ_from_the_multi_target_one_as_their_names_s
         ({"stft": {"hop": 2000}}, "stft.hop is 2000 with n_fft 2048"),
         ({"targets": []}, "targets is empty"),
         ({"targets": "drums"}, r"targets is 'drums'; expected a list, e.g. \[drums\]"),
+        ({"data": {"validation_tracks": None}}, r"data.validation_tracks is None; expected a list, e.g. \[\]"),
         ({"targets": ["drums", "drums"]}, "names one twice"),
         ({"targets": ["../drums"]}, "cannot name a target"),
         ({"targets": ["mixture"]}, "cannot name a target"),
