@@ -1,5 +1,6 @@
 """float32 (channels, samples) → audio files: atomic, block by block, with tags."""
 
+import io
 import math
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -16,10 +18,9 @@ from torch import Tensor
 
 from ..errors import AudioError
 from ..system import atomic_write, unwritable
-from .base import MAX_CHANNELS, VORBIS_ORDER, reason, sound_path
+from .base import MAX_CHANNELS, VORBIS_ORDER, reason
 from .convert import MP3_RATES_HZ
 
-SYSTEM_ERROR = 2  # libsndfile's SF_ERR_SYSTEM: the disk, not the audio
 WAV_LIMIT = 2**32 - 2**20  # bytes; a longer wav is written as RF64, its 64-bit form
 GUESSES_ERR = 4  # at most by so much; FFmpeg's lengths may be guesses
 # suffix → bits → libsndfile's subtype, the default first; the lossy ones have no bits
@@ -101,8 +102,8 @@ class AudioWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self.path, AudioError))
             with self._problems():
-                temporary.touch()  # where that fails the system says why; libsndfile does not
-                self._file = soundfile.SoundFile(sound_path(temporary), "w", **self._options)
+                self._sink = stack.enter_context(_Sink(temporary))
+                self._file = soundfile.SoundFile(self._sink, "w", **self._options)
             stack.callback(self._close, temporary)
             for name, text in self._tags.items() if self._options["format"] != "MP3" else ():
                 with suppress(soundfile.LibsndfileError):  # a tag that this format does not have
@@ -129,23 +130,21 @@ class AudioWriter:
     @contextmanager
     def _problems(self) -> Iterator[None]:
         """What the disk or libsndfile complains about, as an `AudioError` that names this file."""
-        why = ""
         try:
             yield
-        except soundfile.LibsndfileError as error:
-            why = "the disk, or your quota on it, is full or does not answer" if error.code == SYSTEM_ERROR else ""
-            if not why:
-                raise AudioError(f"{self.path} cannot be written: {reason(error)}") from error
-        except AssertionError:  # how soundfile says that fewer samples were written than it was given
-            why = "the disk or your quota on it is full"
         except OSError as error:
             raise unwritable(self.path, error, AudioError) from error
-        if why:
-            raise AudioError(f"{self.path} cannot be written: {why}. Free some space or choose another folder.")
+        except (soundfile.LibsndfileError, AssertionError) as error:  # fewer samples were written than were given
+            if self._sink.problem is None:
+                raise AudioError(f"{self.path} cannot be written: {reason(error)}") from error
+        if self._sink.problem is not None:
+            raise unwritable(self.path, self._sink.problem, AudioError) from self._sink.problem
 
     def _close(self, temporary: Path) -> None:
         with self._problems():
             self._file.close()
+        with self._problems():
+            self._sink.close()
             if self._options["format"] == "MP3" and self._tags:
                 _put_before(temporary, id3(self._tags))
             if self._options["format"] == "RF64" and temporary.stat().st_size <= WAV_LIMIT:
@@ -155,6 +154,28 @@ class AudioWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+
+class _Sink(io.FileIO):
+    """A file that remembers what kept it from being written.
+
+    As libsndfile closes a flac, an mp3 or an ogg it writes the last tenths of a second, and does not look whether it
+    could: on a full disk the music would end early without a word.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path, "w+")
+        self.problem: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+            while written < len(data):  # what is left gives the reason
+                written += super().write(data[written:])
+        except OSError as error:
+            self.problem = self.problem or error
+            return 0
+        return written
 
 
 def id3(tags: Mapping[str, str]) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import RecipeError, nearest
 
 PRECISIONS = ("float32", "bf16", "fp16")
+SHORTEST_CHUNK_SECONDS = 0.01  # below a frame of the STFT each sample would be computed a thousand times and more
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class InferenceOptions:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.chunk_seconds is not None and not 0 < self.chunk_seconds < float("inf"):
-            raise RecipeError(f"chunk_seconds {self.chunk_seconds}; expected more than 0.")
+        if self.chunk_seconds is not None and not SHORTEST_CHUNK_SECONDS <= self.chunk_seconds < float("inf"):
+            raise RecipeError(f"chunk_seconds {self.chunk_seconds}; expected at least {SHORTEST_CHUNK_SECONDS}.")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise RecipeError(f"overlap {self.overlap}; expected 0 up to 1.")
         counts = [self.shifts] if self.batch == "auto" else [self.shifts, self.batch]

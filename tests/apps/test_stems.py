@@ -458,6 +458,7 @@ def test_standard_input_that_does_not_fit_on_the_disk(mtl, song, monkeypatch, ca
         (["--sum", "vocals+gutiar"], "has no head 'gutiar'"),
         (["--precision", "int8"], "precision 'int8' is unknown"),
         (["--overlap", "1"], "overlap 1.0; expected"),
+        (["--chunk-seconds", "0.0001"], "chunk_seconds 0.0001; expected at least 0.01"),
         (["--shifts", "0"], "shifts 0"),
         (["--start", "-1"], "start -1 s; expected 0 or more"),
         (["--start", "nan"], "start nan s; expected 0 or more"),

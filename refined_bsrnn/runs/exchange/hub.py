@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from torch import Tensor
 
 from ...errors import CheckpointError, RecipeError, UserError, first_line, nearest
@@ -85,6 +85,9 @@ def find_model(
         folder = snapshot_download(name, revision=revision, allow_patterns=FILES, **given)
     except Exception as error:  # whichever network client the hub's library uses has errors of its own
         why = first_line(error)
+        if given.get("local_files_only") or constants.HF_HUB_OFFLINE:
+            why = "it is not on this machine, and the network may not be used (--offline, local_files_only, or "
+            why += "HF_HUB_OFFLINE). Without these it is downloaded once."
         found = f"On the Hugging Face hub it cannot be had either: {why}" if here else f"{text} cannot be had: {why}"
         raise RecipeError(f"{here}{found}") from None
     if not (Path(folder) / "recipe.yaml").is_file():
