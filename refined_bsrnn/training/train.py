@@ -19,6 +19,7 @@ from ..console import Bar, say
 from ..data.examples import RandomMixes
 from ..data.sources import announce_builtin
 from ..data.training_data import TrainingData, training_data
+from ..errors import RecipeError
 from ..network.model import BSRNN
 from ..recipe import Recipe, dump_recipe, recipe_values
 from ..runs.energy import energy_recorded, energy_wanted
@@ -74,6 +75,11 @@ class Trainer:
         self.bar = self._bar()
         is_main = accelerator.is_main_process
         self.best = Best(recipe, run, self.learner, self.description, is_main)
+        if self.progress.step > self.spec.steps:
+            raise RecipeError(
+                f"train.steps is {self.spec.steps}, but {run.path} has done {self.progress.step} steps; expected that "
+                "or more."
+            )
         old = provenance_of(run) if resume else {}
         changes = differences(self.state.loaded_recipe or recipe_values(recipe), recipe_values(recipe))
         if old.get("processes", accelerator.num_processes) != accelerator.num_processes:

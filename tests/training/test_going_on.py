@@ -81,6 +81,14 @@ def test_a_finished_run_takes_more_steps_at_another_rate_and_says_so(root, capsy
     assert read_provenance(run)["history"][-1]["changed"] == {"train.steps": [4, 6], "train.lr": [0.001, 0.0005]}
 
 
+def test_no_fewer_steps_than_are_done(root):
+    run = base_of(root)
+    before = run.recipe.read_text(), run.provenance.read_text()
+    with pytest.raises(RecipeError, match=r"train.steps is 3, but .* has done 4 steps"):
+        resume(run, overrides=["train.steps=3"])
+    assert (run.recipe.read_text(), run.provenance.read_text()) == before
+
+
 def test_a_recipe_that_was_edited_leaves_a_trace(root):
     run = base_of(root)
     recipe = run.load_recipe()
