@@ -18,6 +18,7 @@ from refined_bsrnn.system import read_json, write_text
 from refined_bsrnn.training.study import load_study
 
 from .architecture import architecture_markdown
+from .busy import busy_markdown
 from .peers import peers_markdown
 from .separation import separation_markdown
 from .step import profile_markdown, step_markdown
@@ -48,6 +49,7 @@ def folder(name: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "architecture": lambda: architecture_markdown(read_json(RESULTS / "architecture.json")),
     "bands": lambda: band_table().markdown,
+    "busy": lambda: busy_markdown(read_json(RESULTS / "busy.json")),
     "claim": lambda: folder("claim"),
     "bands-41": lambda: matched_table(41).markdown,
     "compare-methods": lambda: study.table(rows("compare-methods")).markdown,
