@@ -211,11 +211,11 @@ def read_json(path: Path, error: Callable[[str], UserError] = UserError) -> Any:
 # OpenMP's threads wait for each other after every operation of the network. They spin first, so that the next
 # operation begins at once: 300,000 turns (about 3 ms) with GCC's library, 200 ms with LLVM's and Intel's. When other
 # programs use the processors too, the spinning threads keep the thread that they wait for from running, and a training
-# step costs ten times the processor time and more. With these values it costs less, yet more than on a quiet machine;
-# smaller ones cost less still, and make a step slower on a quiet one. Each library ignores the variable of the others.
+# step costs ten times the processor time and more. With these values it costs a fifth more than on a quiet machine
+# (docs/performance.md), where they make a step a few per cent slower. Each library ignores the variable of the others.
 SPINNING = {
     # GCC's libgomp: PyTorch's packages for Linux.
-    "GOMP_SPINCOUNT": "10000",
+    "GOMP_SPINCOUNT": "1000",
     # Milliseconds; LLVM's libomp and Intel's libiomp5: PyTorch's packages for macOS and Windows, and conda's. The value
     # is that of PyTorch's own launcher (torch.backends.xeon.run_cpu).
     "KMP_BLOCKTIME": "1",
