@@ -6,63 +6,21 @@ single-target baseline for as many steps, evaluate all four, separate a song. Ea
 Two processes share the commands: two trainings with half of the cores each take less time than one after the other.
 """
 
-import multiprocessing
 import os
 import shlex
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from refined_bsrnn.apps.cli.main import main
+from refined_bsrnn.apps.cli.sequence import meanwhile, run
 from refined_bsrnn.console import say
 from refined_bsrnn.data.synth import builtin_root
 from refined_bsrnn.system import processors
-
-SHIPPED = "micro"  # the model in the package
 
 
 def free_folder(wanted: Path) -> Path:
     """The folder itself, or with the first free number appended: nothing is overwritten."""
     names = [wanted, *(wanted.with_name(f"{wanted.name}-{i}") for i in range(2, 1000))]
     return next(path for path in names if not path.exists())
-
-
-def run(*arguments: str) -> None:
-    say(f"\n$ refined-bsrnn {shlex.join(arguments)}")
-    code = main(arguments)
-    if code:
-        sys.exit(code)
-
-
-def run_all(commands: Sequence[Sequence[str]], log: Path) -> None:
-    """Run commands one after the other; what they print goes to a file."""
-    with log.open("w", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-        for command in commands:
-            run(*command)
-
-
-@contextmanager
-def meanwhile(commands: Sequence[Sequence[str]], log: Path) -> Iterator[None]:
-    """Run commands in a second process during the block; its end waits for them and shows what they printed.
-
-    If one of them fails, the program ends with its exit code.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("spawn").Process(target=run_all, args=(commands, log))
-    process.start()
-    try:
-        yield
-        if process.is_alive():
-            say(f"\nWaiting for the second process ({log})...")
-        process.join()
-    finally:
-        process.terminate()
-        process.join()
-    say(log.read_text(encoding="utf-8").rstrip())
-    if process.exitcode:
-        sys.exit(process.exitcode)
 
 
 def demo() -> None:
@@ -72,24 +30,22 @@ def demo() -> None:
     songs = builtin_root()
     root = free_folder(Path("runs/demo"))
     here = f"run.root={root}"
-    names = ("mtl", "mtl-to-guitar", "guitar-v7", f"{SHIPPED}-to-guitar")
+    names = ("mtl", "mtl-to-guitar", "guitar-v7", "micro-to-guitar")
     runs = base, own, baseline, shipped = [str(root / f"{name}-builtin") for name in names]
     guitar = ("--target", "guitar", "--recipe", "recipes/demo_transfer.yaml", here)
     second = [
         ("train", "recipes/demo.yaml", "targets=[guitar]", "bands.kind=v7", here),
-        ("transfer", "--base", SHIPPED, *guitar, "data.root=builtin", "cache.enabled=true", "cache.pool=360"),
-        ("evaluate", baseline),
-        ("evaluate", shipped),
+        ("transfer", "--base", "micro", *guitar, "data.root=builtin", "cache.enabled=true", "cache.pool=360"),
+        *(("evaluate", model) for model in (baseline, shipped)),
     ]
-    log = root / "second.log"
-    say(f"\nA second process runs these commands at the same time; it prints into {log}, shown at its end:")
+    say(f"\nA second process runs these commands meanwhile; it prints into {root}/second.log, shown at its end:")
     say("\n".join(f"$ refined-bsrnn {shlex.join(command)}" for command in second))
-    with meanwhile(second, log):
+    with meanwhile(second, root / "second.log"):
         run("train", "recipes/demo.yaml", here)
         run("transfer", "--base", base, *guitar)
         run("evaluate", base)
         run("evaluate", own)
-    song = sorted((songs / "test").iterdir())[0] / "mixture.wav"
+    song = min((songs / "test").iterdir()) / "mixture.wav"
     run("separate", str(song), "--model", shipped, "--head", "guitar", "--out", str(root / "separated"))
     run("report", *runs, "--out", str(root / "report"))
 
