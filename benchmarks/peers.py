@@ -34,6 +34,18 @@ def _ours(size: str, n_heads: int) -> nn.Module:
     return BSRNN.from_recipe(load_recipe("mtl_generic", [f"size={size}", f"targets=[{','.join(TARGETS[:n_heads])}]"]))
 
 
+class _InBf16(nn.Module):
+    """A network in automatic mixed precision, as `--precision bf16` runs it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, mixture: Tensor) -> Any:
+        with torch.autocast(mixture.device.type, torch.bfloat16):
+            return self.network(mixture)
+
+
 class _PerTarget(nn.Module):
     """As many single-target networks as there are targets, each on the whole mixture (B, C, L)."""
 
@@ -69,9 +81,12 @@ PEERS: dict[str, tuple[int, float, Callable[[], nn.Module], str | None]] = {
     "small, 4 heads": (4, 3.0, lambda: _ours("small", 4), None),
     "small, 1 head": (1, 3.0, lambda: _ours("small", 1), None),
     "tiny, 4 heads": (4, 3.0, lambda: _ours("tiny", 4), None),
+    "small, 4 heads, bf16": (4, 3.0, lambda: _InBf16(_ours("small", 4)), None),
+    "tiny, 4 heads, bf16": (4, 3.0, lambda: _InBf16(_ours("tiny", 4)), None),
     "plain BSRNN of size small": (1, 3.0, lambda: _plain("small", 1), None),
     "plain BSRNN of size small, one per target": (4, 3.0, lambda: _plain("small", 4), None),
     "plain BSRNN of size tiny, one per target": (4, 3.0, lambda: _plain("tiny", 4), None),
+    "plain BSRNN of size small, one per target, bf16": (4, 3.0, lambda: _InBf16(_plain("small", 4)), None),
     "openunmix 512": (4, 12.0, lambda: _openunmix(512), "openunmix"),
     "htdemucs": (4, 7.8, _htdemucs, "demucs"),
 }

@@ -77,7 +77,7 @@ class Reference(nn.Module):
         for k, ((start, stop), mlp) in enumerate(zip(self.ranges, self.masks, strict=True)):
             value, gate = mlp(x[:, k]).chunk(2, dim=-1)  # (M, T, 2G) each
             real, imag = (value * gate.sigmoid()).chunk(2, dim=-1)  # (M, T, G) each
-            masked.append(torch.complex(real, imag).transpose(1, 2) * spectrogram[:, start:stop])
+            masked.append(torch.complex(real.float(), imag.float()).transpose(1, 2) * spectrogram[:, start:stop])
         estimate = torch.cat(masked, dim=1)  # (M, F, T)
         return torch.istft(estimate, self.n_fft, self.hop, window=window, length=mixture.shape[-1])
 

@@ -86,7 +86,8 @@ def typed(hint: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         return _one_of(args, value, path)
     if origin is Literal:
-        value = "off" if value is False and "off" in args else value  # YAML reads off as false
+        if value is False:  # as YAML reads off and no
+            value = next((word for word in ("off", "no") if word in args), value)
         if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
             near = nearest(value, map(str, args)) if isinstance(value, str) else ""
             raise _mismatch(path, value, f"one of {', '.join(map(str, args))}{near and '.' + near.rstrip('.')}")

@@ -298,3 +298,8 @@ def test_wrong_sources_and_definitions(data, message):
 def test_off_is_a_word_also_where_yaml_reads_false():
     assert yaml.safe_load("off") is False  # the trap
     assert load_recipe("micro", ["log.wandb=off"]).log.wandb == "off"
+
+
+def test_no_is_a_word_also_where_yaml_reads_false():
+    assert yaml.safe_load("no") is False
+    assert load_recipe("micro", ["train.precision=no"]).train.precision == "no"
