@@ -19,6 +19,7 @@ from refined_bsrnn.training.study import load_study
 
 from .architecture import architecture_markdown
 from .busy import busy_markdown
+from .claim import claim_table
 from .peers import peers_markdown
 from .separation import separation_markdown
 from .step import profile_markdown, step_markdown
@@ -51,6 +52,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bands": lambda: band_table().markdown,
     "busy": lambda: busy_markdown(read_json(RESULTS / "busy.json")),
     "claim": lambda: folder("claim"),
+    "claim-answer": lambda: claim_table(RESULTS / "leftout"),
     "bands-41": lambda: matched_table(41).markdown,
     "compare-methods": lambda: study.table(rows("compare-methods")).markdown,
     "compare-methods-full": lambda: study.against_full(rows("compare-methods")).markdown,
