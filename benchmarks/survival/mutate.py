@@ -8,8 +8,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
-
 TEXTS = [
     *("", " ", "..", "../../etc/passwd", "/etc/passwd", "/tmp/escaped", "~root/x", "CON", "a\nb", "a\0b", "\x1b[31m"),
     *("é" * 150, "x" * 300, "\ud800", "\u202e", "{head}", "{0.__class__}", "%s%s", "null", "nan", "-inf", "1e400"),
@@ -219,8 +217,3 @@ def hostile_pickle(chance: random.Random) -> bytes:
             b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b".",
         ]
     )
-
-
-def yaml_of(text: bytes) -> Any:
-    """The plain values of a seed."""
-    return yaml.safe_load(text)
