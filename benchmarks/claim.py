@@ -4,11 +4,12 @@ It reads the results of a study in which each target is left out of its base (do
 TARGET-v7.sSEED, no-TARGET.sSEED and no-TARGET-to-TARGET[-METHOD].sSEED.
 """
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from refined_bsrnn.evaluation.stats import interval
 from refined_bsrnn.report.study import spread
@@ -22,9 +23,11 @@ TRANSFERS = {  # ending of the run's name → what was trained
     "-full": "head and backbone, all songs",
 }
 HEADER = (
-    "| target | trained | seeds | uSDR, dB | of v7 | missing, dB (95 % over songs) | of the base's time |",
-    "|---|---|---|---:|---:|---:|---:|",
+    "| target | trained | seeds | rendered songs: uSDR, dB | of v7 | missing, dB (95 % over songs) "
+    "| real song: uSDR, dB | all songs: uSDR, dB | of v7 |",
+    "|---|---|---|---:|---:|---:|---:|---:|---:|",
 )
+REAL = "eir_*"  # the test songs that are real recordings: excerpts of one song
 
 
 def claim_table(folder: Path) -> str:
@@ -32,51 +35,43 @@ def claim_table(folder: Path) -> str:
     results = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/results.json"))}
     lines = list(HEADER)
     for target in TARGETS:
-        whole = _by_seed(results, f"{target}-v7")
-        if not whole:
-            continue
-        base = _by_seed(results, f"no-{target}")
-        for ending, what in TRANSFERS.items():
-            runs = _by_seed(results, f"no-{target}-to-{target}{ending}")
-            if seeds := sorted(runs.keys() & whole.keys()):
-                lines.append(_line(target, what, seeds, runs, whole, base))
-        seeds = sorted(whole)
-        alone = spread([_mean(whole[seed], target) for seed in seeds])
-        lines.append(f"| {target} | v7, this target alone, to its end | {_listed(seeds)} | {alone} | | | |")
+        whole = _by_seed(results, f"{target}-v7", target)
+        runs = {what: _by_seed(results, f"no-{target}-to-{target}{end}", target) for end, what in TRANSFERS.items()}
+        for what, scores in {**runs, "v7, this target alone, to its end": whole}.items():
+            if seeds := sorted(scores.keys() & whole.keys()):
+                cells = _cells([scores[seed] for seed in seeds], [whole[seed] for seed in seeds], scores is not whole)
+                lines.append(f"| {' | '.join([target, what, ', '.join(map(str, seeds)), *cells])} |")
     return "\n".join(lines) + "\n"
 
 
-def _by_seed(results: Mapping[str, Any], name: str) -> dict[int, Any]:
-    return {result["training"]["seed"]: result for run, result in results.items() if run.rpartition(".s")[0] == name}
+def _by_seed(results: Mapping[str, Any], name: str, target: str) -> dict[int, dict[str, float]]:
+    """Seed → song → uSDR."""
+    return {
+        result["training"]["seed"]: {
+            song["track"]: song["targets"][target]["estimate"]["usdr"] for song in result["tracks"]
+        }
+        for run, result in results.items()
+        if run.rpartition(".s")[0] == name
+    }
 
 
-def _line(
-    target: str,
-    what: str,
-    seeds: Sequence[int],
-    runs: Mapping[int, Any],
-    whole: Mapping[int, Any],
-    base: Mapping[int, Any],
-) -> str:
-    reached = [_mean(runs[seed], target) for seed in seeds]
-    shares = [100 * mean / _mean(whole[seed], target) for mean, seed in zip(reached, seeds, strict=True)]
-    missing = [_scores(whole[seed], target) - _scores(runs[seed], target) for seed in seeds]  # (songs,) each
-    low, high = interval(np.mean(missing, axis=0), "mean") or (float("nan"),) * 2
-    times = [100 * runs[s]["training"]["seconds"] / base[s]["training"]["seconds"] for s in seeds if s in base]
-    cells = [target, what, _listed(seeds), spread(reached), f"{spread(shares, 0)} %"]
-    cells += [f"{np.mean(missing):.2f} [{low:.2f}, {high:.2f}]", f"{spread(times, 0)} %" if times else "–"]
-    return f"| {' | '.join(cells)} |"
+def _cells(reached: Sequence[Mapping[str, float]], whole: Sequence[Mapping[str, float]], compared: bool) -> list[str]:
+    """The scores over seeds and, if they are to be compared, what they are of those of the v7 network."""
+    names = sorted(whole[0])
+    real = [name for name in names if fnmatch(name, REAL)]
+    rendered = [name for name in names if name not in real]
 
+    def means(runs: Sequence[Mapping[str, float]], songs: Sequence[str]) -> list[float]:
+        return [statistics.fmean(scores[song] for song in songs) for scores in runs]
 
-def _scores(result: Mapping[str, Any], target: str) -> np.ndarray:
-    """uSDR per song, songs in the order of their names."""
-    songs = sorted(result["tracks"], key=lambda song: song["track"])
-    return np.array([song["targets"][target]["estimate"]["usdr"] for song in songs])
+    def shares(songs: Sequence[str]) -> str:
+        pairs = zip(means(reached, songs), means(whole, songs), strict=True)
+        return f"{spread([100 * mean / of for mean, of in pairs], 0)} %" if compared else ""
 
-
-def _mean(result: Mapping[str, Any], target: str) -> float:
-    return float(_scores(result, target).mean())
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
+    lacking = [
+        statistics.fmean(b[song] - a[song] for a, b in zip(reached, whole, strict=True)) for song in rendered
+    ]  # of each song, over seeds
+    low, high = interval(lacking, "mean") or (math.nan, math.nan)
+    missing = f"{statistics.fmean(lacking):.2f} [{low:.2f}, {high:.2f}]" if compared else ""
+    columns = [spread(means(reached, songs)) if songs else "–" for songs in (rendered, real, names)]
+    return [columns[0], shares(rendered), missing, columns[1], columns[2], shares(names)]

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 from ..errors import UserError
 from ..runs.spectrograms import TICKS_HZ, hz_label
@@ -218,7 +219,8 @@ def curves_figure(
             axes.set(xticks=[], yticks=[])
         elif len(panels) > 1:
             axes.legend(fontsize=7)
-        axes.set_xscale("log" if log else "linear")
+        if log:
+            _logarithmic(axes)
         axes.set_title(title)
         axes.set_xlabel(x_label, fontsize=11)
         axes.set_ylabel(y_label if place % columns == 0 else "", fontsize=11)
@@ -229,6 +231,14 @@ def curves_figure(
         below = max(map(len, names)) > 28
         figure.legend(loc="outside lower center" if below else "outside right upper", ncols=2 if below else 1)
     return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic x axis that is labelled at 1, 2 and 5 times each power of ten, also if it spans less than that."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _drawable(points: Points, log: bool) -> Points:

@@ -277,3 +277,15 @@ def test_silence_and_short_or_broken_audio_are_drawn(audio):
 
 def test_long_audio_costs_no_more_pixels():
     assert spectrogram_db(np.zeros((2, 60 * RATE)), RATE).shape[1] <= 801
+
+
+def test_a_logarithmic_axis_is_labelled_at_1_2_and_5():
+    """Also within a power of ten, where matplotlib labels what overlaps."""
+    (axes,) = curves_figure({"drums": {"a": [[(2e12, 1.0), (8e12, 2.0)]]}}, "x", "y", log=True).axes
+    axes.figure.draw_without_rendering()
+    shown = [label.get_text() for label in axes.get_xticklabels(which="both") if label.get_text()]
+    low, high = axes.get_xlim()
+    inside = [round(tick / 1e12, 6) for tick in axes.get_xticks() if low <= tick <= high]
+    assert inside == [2.0, 5.0]
+    assert any("5" in text for text in shown)
+    assert not any("3" in text or "4" in text for text in shown)
