@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job on built-in synthetic stems, in about three minutes on two CPU cores.
+"""The main job on built-in synthetic stems, in three to four minutes on two CPU cores.
 
 Train one generic model on four targets, transfer it and the model in the package to a new source (guitar), train the v7
 single-target baseline for as many steps, evaluate all four, separate a song. Each step is a command as one types it.
